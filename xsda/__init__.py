@@ -1,0 +1,39 @@
+"""Score-based data assimilation on labelled data: from a prior and observations to a posterior ensemble.
+
+``import xsda`` registers the accessor ``ds.sda`` on every xarray Dataset.
+"""
+
+from xsda import accessor as _accessor  # noqa: F401  (registers ds.sda)
+from xsda import diffusion, guidance, metrics, nn, observations, priors, systems
+from xsda.assimilation import assimilate
+from xsda.diffusion import samplers
+from xsda.diffusion.samplers import NonFiniteSampleError
+from xsda.metrics import evaluate
+from xsda.observations import observe
+from xsda.priors import GaussianMixturePrior, GaussianPrior, Prior, load_model, models
+from xsda.training import TrainingError, TrainingOptions, train
+from xsda.version import __version__
+
+__all__ = [
+    "GaussianMixturePrior",
+    "GaussianPrior",
+    "NonFiniteSampleError",
+    "Prior",
+    "TrainingError",
+    "TrainingOptions",
+    "__version__",
+    "assimilate",
+    "diffusion",
+    "evaluate",
+    "guidance",
+    "load_model",
+    "metrics",
+    "models",
+    "nn",
+    "observations",
+    "observe",
+    "priors",
+    "samplers",
+    "systems",
+    "train",
+]

@@ -1,0 +1,79 @@
+"""``ds.sda``: the package at hand on any Dataset. Every method is one call of the function of the same name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import xarray as xr
+
+from xsda.assimilation import assimilate
+from xsda.diffusion.samplers import Sampler
+from xsda.guidance import Guidance
+from xsda.metrics import evaluate
+from xsda.observations import observe
+from xsda.observations.compile import Sources
+from xsda.priors.prior import Prior
+
+
+@xr.register_dataset_accessor("sda")
+class SdaAccessor:
+    """Score-based data assimilation on a Dataset."""
+
+    def __init__(self, ds: xr.Dataset):
+        self._ds = ds
+
+    def assimilate(
+        self,
+        obs: Sources,
+        model: Prior | str | os.PathLike[str],
+        *,
+        members: int = 16,
+        sigma: Any = None,
+        guidance: str | Guidance = "auto",
+        sampler: str | Sampler = "auto",
+        steps: int | None = None,
+        seed: int = 0,
+        chunks: Any = None,
+        batch: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        progress: bool | None = None,
+        derived: Mapping[str, Any] | None = None,
+    ) -> xr.Dataset:
+        """Posterior ensemble on the axes of this Dataset; see ``xsda.assimilate``."""
+        return assimilate(
+            self._ds, obs, model, members=members, sigma=sigma, guidance=guidance, sampler=sampler, steps=steps, seed=seed,
+            chunks=chunks, batch=batch, device=device, precision=precision, progress=progress, derived=derived,
+        )  # fmt: skip
+
+    def observe(
+        self,
+        like: xr.Dataset,
+        *,
+        sigma: Any = None,
+        seed: int | None = None,
+        derived: Mapping[str, Any] | None = None,
+        periodic: tuple[str, ...] = (),
+    ) -> xr.Dataset:
+        """What would be observed of this Dataset at the coordinates of ``like``; see ``xsda.observe``."""
+        return observe(self._ds, like, sigma=sigma, seed=seed, derived=derived, periodic=periodic)
+
+    def evaluate(
+        self,
+        truth: xr.Dataset,
+        *,
+        obs: Any = None,
+        sigma: Any = None,
+        derived: Mapping[str, Any] | None = None,
+        dim: Any = None,
+    ) -> xr.Dataset:
+        """Scores of this ensemble; see ``xsda.metrics.evaluate``."""
+        return evaluate(self._ds, truth, obs=obs, sigma=sigma, derived=derived, dim=dim)
+
+    def plot(self, *, truth: xr.Dataset | None = None, obs: Any = None, **options: Any) -> Any:
+        """Picture of this ensemble with truth and observations; see ``xsda.plot.ensemble``."""
+        from xsda.plot import ensemble
+
+        return ensemble(self._ds, truth=truth, obs=obs, **options)

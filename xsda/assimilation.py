@@ -1,0 +1,110 @@
+"""``assimilate``: labelled observations in, a labelled posterior ensemble out."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import xarray as xr
+
+from xsda.diffusion.samplers import Sampler
+from xsda.guidance import Guidance
+from xsda.layout import Grid
+from xsda.observations.compile import Sources, compile_observations
+from xsda.observations.operator import Derived
+from xsda.priors.prior import Prior
+from xsda.priors.registry import load_model
+from xsda.priors.sampling import default_sampler, draw_ensemble, pick_guidance, pick_sampler
+
+
+def assimilate(
+    ds: xr.Dataset,
+    obs: Sources,
+    model: Prior | str | os.PathLike[str],
+    *,
+    members: int = 16,
+    sigma: Any = None,
+    guidance: str | Guidance = "auto",
+    sampler: str | Sampler = "auto",
+    steps: int | None = None,
+    seed: int = 0,
+    chunks: Any = None,
+    batch: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool | None = None,
+    derived: Mapping[str, Derived] | None = None,
+) -> xr.Dataset:
+    """Draw an ensemble from the posterior p(trajectory | observations).
+
+    Parameters
+    ----------
+    ds
+        The grid: its coordinates say what is estimated. Its values are not read.
+    obs
+        Observations: a Dataset, or a list or mapping of them (several instruments). Their coordinates are the
+        observation operator; NaN is a missing observation.
+    model
+        A prior, the path of one, or a name ("lorenz63").
+    members
+        Size of the ensemble.
+    sigma
+        Standard deviation of the observation error, in the units of the variable: a number, a mapping by variable, an
+        array or a Dataset. Default: the CF ancillary variable ``<standard_name> standard_error``, or the attribute
+        ``error_std``.
+    guidance
+        "auto" (by the prior: "mmps" where the denoiser is a closed form, "calibrated" where it is a network), "mmps",
+        "calibrated", "sda", or a configured object such as ``xsda.guidance.GaussianScore(gamma=0.03)``.
+    sampler, steps
+        "auto", "dpmpp2m", "dpmpp2m_sde", "ddim", "ddpm", "pc", "euler", "heun", or a configured object; number of steps.
+    seed
+        Each member's noise is keyed by (seed, member): the same whatever the chunks, the scheduler or the device.
+    chunks
+        ``{"member": 8}`` gives a lazy, dask-backed result. Default: computed at once, unless ``ds`` is dask-backed.
+    batch
+        Members sampled at once (default: by the size of the state). Smaller needs less memory.
+    device
+        "auto", "cpu", "cuda".
+    precision
+        "auto" (float32), "float32", "float64", "bf16", "fp16".
+    progress
+        Show a progress bar (default: where there is a terminal or a notebook).
+    derived
+        Functions for observed variables that the prior lacks, e.g.
+        ``{"wind_speed": lambda s: (s["u"]**2 + s["v"]**2).sqrt()}``; ``s[name]`` is a tensor (member, time, *space) in the
+        variable's units, axes ascending.
+
+    Returns
+    -------
+    xarray.Dataset
+        The variables of the prior over (member, time, ...), with the coordinates, names and attributes of ``ds``.
+    """
+    if not isinstance(ds, xr.Dataset):
+        raise TypeError(f"the grid must be an xarray.Dataset, got {type(ds).__name__}")
+    prior = load_model(model)
+    chosen = pick_guidance(guidance, prior)
+    how = pick_sampler(sampler, steps, default_sampler(prior, guided=True))
+    grid = prior.bind(_without_ensemble(ds))
+    _check_space(grid, prior)
+    likelihood = compile_observations(grid, obs, sigma, derived)
+    return draw_ensemble(
+        prior, grid, members=members, sampler=how, guidance=chosen, likelihood=likelihood, seed=seed, chunks=chunks,
+        batch=batch, device=device, precision=precision, progress=progress,
+        attrs={"guidance": str(chosen), "observations": int(likelihood.y.numel())},
+    )  # fmt: skip
+
+
+def _without_ensemble(ds: xr.Dataset) -> xr.Dataset:
+    """An ensemble serves as a grid as well: its members are not read."""
+    return ds.isel(member=0, drop=True) if "member" in ds.dims else ds
+
+
+def _check_space(grid: Grid, prior: Prior) -> None:
+    notes = grid.check_spacing()
+    if not notes:
+        return
+    if not prior.any_size:
+        raise ValueError(f"the grid does not fit the prior: {'; '.join(notes)}. Put the grid on the prior's points")
+    warnings.warn(f"the grid is unlike the prior's: {'; '.join(notes)}; the prior extrapolates", stacklevel=3)

@@ -1,0 +1,124 @@
+"""Which dimension is time, which are space, and what their coordinates are worth as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+SPACE_NAMES = {
+    "Y": ("y", "lat", "latitude", "rlat", "nav_lat"),
+    "X": ("x", "lon", "longitude", "rlon", "nav_lon"),
+}
+
+
+def is_datelike(coord: xr.DataArray) -> bool:
+    """Whether the values are datetime64 or cftime dates."""
+    return coord.dtype.kind == "M" or (coord.dtype == object and coord.size > 0 and hasattr(coord.values.flat[0], "calendar"))
+
+
+def axis_numbers(coord: xr.DataArray, origin: Any = None) -> np.ndarray:
+    """Coordinate values in double precision; dates become seconds since ``origin`` (default: the first)."""
+    values = np.asarray(coord.values)
+    if is_datelike(coord):
+        origin = values.flat[0] if origin is None else origin
+        try:
+            if values.dtype.kind == "M":
+                seconds = (values - np.datetime64(origin)) / np.timedelta64(1, "ns") * 1e-9
+                return np.where(np.isnat(values), np.nan, seconds)
+            return np.vectorize(lambda d: (d - origin).total_seconds(), otypes=[float])(values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"the dates of {coord.name!r} ({type(values.flat[0]).__name__}) and those of the grid "
+                f"({type(origin).__name__}) belong to different calendars; convert one with .convert_calendar"
+            ) from error
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the coordinate {coord.name!r} holds {values.dtype}, expected numbers or dates") from error
+
+
+def uniform_step(values: np.ndarray, name: str) -> float:
+    """The step of an evenly spaced axis; raises if it is not."""
+    steps = np.diff(values)
+    step = float(np.median(steps))
+    if not np.isfinite(steps).all() or np.abs(steps - step).max() > 1e-3 * abs(step):
+        raise ValueError(
+            f"the axis {name!r} must be evenly spaced; its steps lie between {steps.min():g} and {steps.max():g}. "
+            "Put the trajectory on a regular axis (observations may lie anywhere)."
+        )
+    return step
+
+
+def find_axes(ds: xr.Dataset, prefer: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
+    """The time dimension and the space dimensions (y before x) of a Dataset.
+
+    Names in ``prefer`` (time first, then space) win; then CF attributes, then customary names and dates.
+    """
+    dims = [str(d) for d in ds.dims]
+    if prefer and all(name in dims for name in prefer):
+        return prefer[0], tuple(prefer[1:])
+    found = _cf_axes(ds)
+    time = next((n for n in (*prefer[:1], "time") if n in dims), None) or found.get("T")
+    if time is None:
+        dated = [d for d in dims if d in ds.coords and is_datelike(ds[d])]
+        if len(dated) != 1:
+            raise ValueError(
+                f"no time dimension found among {dims}; call it 'time' or give its coordinate the attribute axis='T'"
+            )
+        time = dated[0]
+    space = []
+    for letter, names in SPACE_NAMES.items():
+        name = found.get(letter) or next((d for d in dims if d.lower() in names and d != time), None)
+        if name is not None and name != time and name in dims:
+            space.append(name)
+    return time, tuple(space)
+
+
+def _cf_axes(ds: xr.Dataset) -> dict[str, str]:
+    """CF axes with exactly one dimension each; importing cf_xarray only where attributes exist."""
+    if not any({"axis", "standard_name", "units"} & set(ds[d].attrs) for d in ds.dims if d in ds.coords):
+        return {}
+    import cf_xarray  # noqa: F401  (registers ds.cf)
+
+    axes: dict[str, str] = {}
+    for key, names in {**ds.cf.coordinates, **ds.cf.axes}.items():
+        letter = {"latitude": "Y", "longitude": "X", "time": "T"}.get(key, key)
+        dims = [str(n) for n in names if n in ds.dims]
+        if len(dims) == 1:
+            axes[letter] = dims[0]
+    return axes
+
+
+def own_period(ds: xr.Dataset, dim: str, spacing: float) -> float | None:
+    """The period of an axis that says so itself: its attribute ``period``, or longitudes all around the globe."""
+    if dim not in ds.coords:
+        return None
+    attrs, span = ds[dim].attrs, spacing * ds.sizes[dim]
+    if "period" in attrs:
+        return float(attrs["period"])
+    longitude = attrs.get("standard_name") == "longitude" or attrs.get("units") == "degrees_east"
+    return 360.0 if longitude and abs(span - 360) < 0.5 * spacing else None
+
+
+TIME_FEATURES = ("hour_of_day", "day_of_year")
+
+
+def check_time_features(features: Sequence[str], dates: bool) -> None:
+    """Raise unless every feature is known and the time axis holds dates."""
+    for name in features:
+        if name not in TIME_FEATURES:
+            raise ValueError(f"time feature {name!r} is unknown; choose among {TIME_FEATURES}")
+    if features and not dates:
+        raise ValueError(f"time features {tuple(features)} need a time axis of dates")
+
+
+def time_feature_waves(time: xr.DataArray, features: Sequence[str]) -> np.ndarray:
+    """Sine and cosine of each feature, (time, 2 * features)."""
+    date = time.dt
+    hours = date.hour + date.minute / 60
+    phases = {"hour_of_day": hours / 24, "day_of_year": (date.dayofyear - 1 + hours / 24) / 365.25}
+    angles = [2 * np.pi * phases[name].values for name in features]
+    return np.stack([wave(a) for a in angles for wave in (np.sin, np.cos)], axis=1)

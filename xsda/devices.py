@@ -1,0 +1,18 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import torch
+
+
+def pick_device(device: str) -> torch.device:
+    """"auto" takes a GPU if there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is unknown; use 'auto', 'cpu' or 'cuda'") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda' was asked for but torch sees no GPU; use device='auto' or 'cpu'")
+    return chosen

@@ -1,0 +1,26 @@
+"""The diffusion core: schedules, denoisers, losses, samplers, likelihood. Tensors only."""
+
+from xsda.diffusion.denoisers import Denoiser, Preconditioned
+from xsda.diffusion.error import ErrorCurve, measure_error
+from xsda.diffusion.likelihood import elbo, log_prob
+from xsda.diffusion.loss import denoising_loss, training_times
+from xsda.diffusion.noise import MemberNoise
+from xsda.diffusion.schedules import DDPM, VE, VP, Schedule, SubSubVP, SubVP
+
+__all__ = [
+    "DDPM",
+    "VE",
+    "VP",
+    "Denoiser",
+    "ErrorCurve",
+    "MemberNoise",
+    "Preconditioned",
+    "Schedule",
+    "SubSubVP",
+    "SubVP",
+    "denoising_loss",
+    "elbo",
+    "log_prob",
+    "measure_error",
+    "training_times",
+]

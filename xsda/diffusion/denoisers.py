@@ -1,0 +1,103 @@
+r"""Denoisers: E[x_0 | x_t], whatever the network predicts.
+
+A network may be trained to predict the noise (``eps``), the clean state (``x0``), the velocity
+``v = alpha eps - sigma x0`` (Salimans & Ho 2022, arXiv 2202.00512), or the residual of the best linear
+denoiser (``edm``, Karras et al. 2022, arXiv 2206.00364). All four are turned into the same thing, the posterior mean
+E[x_0 | x_t]; noise and score are views of it:
+
+.. math:: \hat\varepsilon = (x_t - \alpha \hat x_0)/\sigma, \qquad \nabla \log p(x_t) = -\hat\varepsilon / \sigma .
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from xsda.diffusion.schedules import Schedule, expand
+
+PARAMETERIZATIONS = ("edm", "v", "x0", "eps")
+
+
+class Denoiser(nn.Module):
+    """Anything that maps a noisy state and a time to E[x_0 | x_t].
+
+    ``forward(x_t, t)``: ``x_t`` has shape (batch, ...); ``t`` is a 0-d tensor, or holds one time per batch item.
+    """
+
+    schedule: Schedule
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """E[x_0 | x_t], of the shape of ``x_t``."""
+        raise TypeError(f"{type(self).__name__} must define forward(x_t, t)")
+
+    def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """E[eps | x_t]."""
+        return noise_estimate(self.schedule, x_t, self(x_t, t), t)
+
+    def score(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The gradient of log p(x_t)."""
+        return -self.eps(x_t, t) / expand(self.schedule.sigma(t), x_t)
+
+    def error(self, noise_level: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+        """Root mean square of x_0 - E[x_0 | x_t] at a noise level, if it is known (see ``ErrorCurve``)."""
+        return None
+
+
+def noise_estimate(schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+    """E[eps | x_t] from E[x_0 | x_t]."""
+    return (x_t - expand(schedule.alpha(t), x_t) * x0) / expand(schedule.sigma(t), x_t)
+
+
+class Preconditioned(Denoiser):
+    """A network and a schedule made into a denoiser.
+
+    Parameters
+    ----------
+    network
+        Called as ``network(inputs, log_noise)``: inputs of the shape of x_t, and ``log(sigma / alpha)`` as a 0-d tensor
+        or one value per batch item.
+    schedule
+        The diffusion process.
+    parameterization
+        What the network predicts: "edm", "v", "x0" or "eps". The first two stay bounded at every noise level.
+    data_std
+        Standard deviation of the (scaled) data, for "edm".
+    """
+
+    def __init__(self, network: nn.Module, schedule: Schedule, parameterization: str = "edm", data_std: float = 1.0):
+        super().__init__()
+        if parameterization not in PARAMETERIZATIONS:
+            raise ValueError(f"parameterization={parameterization!r} is unknown; choose one of {PARAMETERIZATIONS}")
+        self.network = network
+        self.schedule = schedule
+        self.parameterization = parameterization
+        self.data_std = data_std
+        self.context: Tensor | None = None
+
+    def conditioned(self, context: Tensor) -> Preconditioned:
+        """The same denoiser reading ``context`` (batch or 1, time or 1, channel, *space); the weights are shared."""
+        other = copy.copy(self)
+        other.context = context
+        return other
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(skip, out, in) such that E[x_0 | x_t] = skip x_t + out network(in x_t)."""
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        one = torch.ones_like(alpha)
+        if self.parameterization == "edm":
+            total = alpha**2 * self.data_std**2 + sigma**2
+            return alpha * self.data_std**2 / total, sigma * self.data_std / total.sqrt(), total.rsqrt()
+        if self.parameterization == "v":
+            total = alpha**2 + sigma**2
+            return alpha / total, -sigma / total, total.rsqrt()
+        if self.parameterization == "x0":
+            return torch.zeros_like(alpha), one, (alpha**2 + sigma**2).rsqrt()
+        return 1 / alpha, -sigma / alpha, (alpha**2 + sigma**2).rsqrt()
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        skip, out, scale = (expand(c, x_t) for c in self.coefficients(t))
+        log_noise = torch.log(self.schedule.noise_level(t)).to(x_t.dtype)
+        inputs = (scale * x_t, log_noise) if self.context is None else (scale * x_t, log_noise, self.context)
+        return skip * x_t + out * self.network(*inputs).to(x_t.dtype)

@@ -1,0 +1,54 @@
+"""Random numbers that belong to a member, not to a batch.
+
+Each member owns a counter-based stream (Philox) keyed by (seed, member). Whatever the chunks, the scheduler or the
+device, member 7 of seed 0 sees the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class MemberNoise:
+    """Standard normal numbers for a batch of members.
+
+    Parameters
+    ----------
+    seed
+        Seed of the whole ensemble.
+    members
+        The numbers of the members in this batch.
+    shape
+        Shape of one member's state.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        members: Sequence[int],
+        shape: Sequence[int],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.members = [int(m) for m in members]
+        self.shape = tuple(shape)
+        self.device, self.dtype = torch.device(device), dtype
+        self._streams = [
+            np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(m,)))) for m in self.members
+        ]
+
+    def __call__(self) -> Tensor:
+        """The next draw, (members, *shape)."""
+        out = np.empty((len(self.members), *self.shape), np.float64 if self.dtype == torch.float64 else np.float32)
+        for row, stream in zip(out, self._streams, strict=True):
+            stream.standard_normal(out=row, dtype=out.dtype)
+        return torch.from_numpy(out).to(self.device, self.dtype)
+
+    def uniform(self) -> Tensor:
+        """One uniform number per member, (members,)."""
+        return torch.tensor([s.random() for s in self._streams], dtype=self.dtype, device=self.device)

@@ -1,0 +1,32 @@
+"""Samplers of the reverse process; every one works with every denoiser, guided or not."""
+
+from xsda.diffusion.samplers.ancestral import DDIM, DDPM, PredictorCorrector
+from xsda.diffusion.samplers.base import NonFiniteSampleError, Sampler, langevin, time_grid
+from xsda.diffusion.samplers.dpm import DPMpp2M, DPMpp2MSDE
+from xsda.diffusion.samplers.ode import Euler, Heun, velocity
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "dpmpp2m": DPMpp2M,
+    "dpmpp2m_sde": DPMpp2MSDE,
+    "ddim": DDIM,
+    "ddpm": DDPM,
+    "pc": PredictorCorrector,
+    "euler": Euler,
+    "heun": Heun,
+}
+
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "SAMPLERS",
+    "DPMpp2M",
+    "DPMpp2MSDE",
+    "Euler",
+    "Heun",
+    "NonFiniteSampleError",
+    "PredictorCorrector",
+    "Sampler",
+    "langevin",
+    "time_grid",
+    "velocity",
+]

@@ -1,0 +1,43 @@
+r"""Euler and Heun on the probability-flow ODE (Song et al. 2021, arXiv 2011.13456), in its simplest form
+
+.. math:: \dot x = \dot\alpha(t)\, \hat x_0(x, t) + \dot\sigma(t)\, \hat\varepsilon(x, t).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from xsda.diffusion.denoisers import Denoiser
+from xsda.diffusion.samplers.base import Draw, Sampler, predict
+
+
+def velocity(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
+    """dx/dt of the probability flow."""
+    x0, eps = predict(denoiser, x, t)
+    alpha_rate, sigma_rate = denoiser.schedule.rates(t)
+    return alpha_rate.to(x) * x0 + sigma_rate.to(x) * eps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Euler(Sampler):
+    """First order."""
+
+    steps: int = 128
+
+    def transition(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]) -> Tensor:
+        return x + (s - t).to(x) * velocity(denoiser, x, t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heun(Sampler):
+    """Second order; two evaluations a step."""
+
+    evaluations_per_step: ClassVar[int] = 2
+
+    def transition(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]) -> Tensor:
+        h = (s - t).to(x)
+        first = velocity(denoiser, x, t)
+        return x + h / 2 * (first + velocity(denoiser, x + h * first, s))

@@ -1,0 +1,93 @@
+"""Members in blocks: at once with a progress bar, or lazily as a dask array.
+
+A block is computed by a task, ``task(members, advance) -> array (member, ...)``, that depends on nothing but the
+numbers of its members. The task travels once, as one node of the graph.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+from tqdm.auto import tqdm
+
+DEVICE_LOCK = threading.Lock()  # one block at a time in a process: torch uses the cores, or the GPU, by itself
+
+
+class Task(Protocol):
+    """What a block is computed by."""
+
+    shape: tuple[int, ...]
+    steps: int
+
+    def __call__(self, members: Sequence[int], advance: Callable[[int], None] | None = None) -> np.ndarray: ...
+
+
+def member_chunks(members: int, chunks: Any, core_dims: Sequence[str]) -> int | None:
+    """The block size that ``chunks`` asks for; None if it does not ask."""
+    if chunks is None:
+        return None
+    if isinstance(chunks, dict):
+        for dim in chunks:
+            if dim != "member" and dim not in core_dims:
+                raise ValueError(f"chunks names {dim!r}; the result has the dimensions {('member', *core_dims)}")
+        split = {d: -1 for d in core_dims if chunks.get(d, -1) not in (-1, None)}
+        if split:
+            raise ValueError(
+                f"chunks={chunks!r} divides {', '.join(map(repr, split))}, but a trajectory is sampled whole; use {split!r} there"
+            )
+        chunks = chunks.get("member", "auto")
+    if chunks == "auto":
+        return None
+    if not isinstance(chunks, (int, np.integer)) or (chunks < 1 and chunks != -1):
+        raise ValueError(f"chunks={chunks!r} for 'member' must be a positive integer, -1 or 'auto'")
+    return members if chunks == -1 else min(int(chunks), members)
+
+
+def check_core_chunks(ds: xr.Dataset, core_dims: Sequence[str]) -> None:
+    """Raise if a dask-backed grid is divided along a dimension that must be whole."""
+    divided = {d: -1 for d in core_dims for v in ds.data_vars.values() if len(v.chunksizes.get(d, ())) > 1}
+    if divided:
+        raise ValueError(f"the grid is chunked along {list(divided)}, but a trajectory is sampled whole; use .chunk({divided!r})")
+
+
+def compute(task: Task, members: Sequence[int], *, batch: int, progress: bool | None, label: str) -> np.ndarray:
+    """All members now, ``batch`` at a time."""
+    out = np.empty((len(members), *task.shape), np.float32)
+    starts = range(0, len(members), batch)
+    disable = None if progress is None else not progress
+    with tqdm(total=len(starts) * task.steps, desc=label, unit="step", disable=disable) as bar:
+        for start in starts:
+            part = members[start : start + batch]
+            out[start : start + batch] = task(part, lambda _: bar.update() and None)
+    return out
+
+
+def lazy(task: Task, members: Sequence[int], *, chunk: int, batch: int) -> Any:
+    """The same as a dask array with ``chunk`` members a block; nothing runs until it is asked for."""
+    import dask
+    import dask.array as da
+
+    ids = da.from_array(np.asarray(members), chunks=chunk)
+    node = dask.delayed(task, name=f"xsda-task-{uuid.uuid4().hex}", traverse=False)
+    shape = (len(members), *task.shape)
+    return da.map_blocks(
+        _block,
+        ids,
+        task=node,
+        batch=batch,
+        dtype=np.float32,
+        chunks=(ids.chunks[0], *((n,) for n in task.shape)),
+        new_axis=list(range(1, len(shape))),
+        meta=np.empty((0,) * len(shape), np.float32),
+        name=f"xsda-ensemble-{uuid.uuid4().hex}",
+    )
+
+
+def _block(ids: np.ndarray, *, task: Task, batch: int) -> np.ndarray:
+    with DEVICE_LOCK:
+        return compute(task, ids.tolist(), batch=batch, progress=False, label="")

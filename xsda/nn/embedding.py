@@ -1,0 +1,23 @@
+"""Embedding of the noise level: a few sines and cosines of log(sigma / alpha), then a small network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class NoiseEmbedding(nn.Module):
+    """Map log noise levels (any shape) to vectors (..., features)."""
+
+    frequencies: Tensor
+
+    def __init__(self, features: int, waves: int = 16):
+        super().__init__()
+        self.register_buffer("frequencies", torch.pi * torch.logspace(-1.5, 0.5, waves, base=10), persistent=False)
+        self.project = nn.Sequential(
+            nn.Linear(2 * waves, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU()
+        )
+
+    def forward(self, log_noise: Tensor) -> Tensor:
+        angle = log_noise[..., None] * self.frequencies.to(log_noise) / 4
+        return self.project(torch.cat([angle.sin(), angle.cos()], dim=-1))

@@ -1,0 +1,115 @@
+"""A network convolutional in time (and in space, if there is any): each state passes once, for any length.
+
+Dilated residual blocks give a wide reach in time. Their units are gated, a product of two convolutions, because the
+dynamics of fluids is made of products. Normalisation is per position, so that the value at one time depends only on
+the states within ``reach``: a long trajectory is treated like the segments the network was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from xsda.nn.boundary import CONVOLUTIONS, BoundaryConv
+from xsda.nn.embedding import NoiseEmbedding
+from xsda.nn.norm import ChannelNorm
+
+
+class GatedBlock(nn.Module):
+    """Residual block: normalise, modulate by the noise level, convolve, gate, project. Starts as the identity."""
+
+    def __init__(
+        self, width: int, features: int, kernel: Sequence[int], dilation: Sequence[int], boundaries: Sequence[str]
+    ):
+        super().__init__()
+        self.norm = ChannelNorm()
+        self.modulate = nn.Linear(features, 3 * width)
+        self.mix = BoundaryConv(width, 2 * width, kernel, boundaries, dilation=dilation)
+        self.project = CONVOLUTIONS[len(kernel)](width, width, 1)
+        for layer in (self.modulate, self.project):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        scale, shift, gain = self.modulate(emb).reshape(len(emb), -1, *(1,) * (x.ndim - 2)).chunk(3, dim=1)
+        a, b = self.mix(self.norm(x) * (1 + scale) + shift).chunk(2, dim=1)
+        return x + (1 + gain) * self.project(functional.silu(a) * b)
+
+
+class TemporalNet(nn.Module):
+    """Convolutions over (time, *space).
+
+    Parameters
+    ----------
+    channels
+        Channels of a state.
+    boundaries
+        Boundary of each space axis ("periodic", "reflect", "zeros"); empty if states have no space. Time ends in zeros.
+    width
+        Features per position.
+    kernel, dilations
+        Size of the convolutions in time, and their dilation, one block each.
+    space_kernel
+        Size of the convolutions in space.
+    features
+        Size of the noise embedding.
+    context
+        Number of context channels.
+    recompute
+        Recompute activations in the backward pass: less memory, a third more time.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        boundaries: Sequence[str] = (),
+        width: int = 64,
+        kernel: int = 5,
+        dilations: Sequence[int] = (1, 2, 4, 8, 1, 2, 4, 8),
+        space_kernel: int = 3,
+        features: int = 64,
+        context: int = 0,
+        recompute: bool = False,
+    ):
+        super().__init__()
+        rank = 1 + len(boundaries)
+        if rank not in CONVOLUTIONS:
+            raise ValueError(f"at most two space axes are possible, got {len(boundaries)}")
+        self.config = {
+            "channels": channels, "boundaries": list(boundaries), "width": width, "kernel": kernel,
+            "dilations": list(dilations), "space_kernel": space_kernel, "features": features, "context": context,
+        }  # fmt: skip
+        self.recompute = recompute
+        self.reach = sum(d * (kernel - 1) // 2 for d in dilations)
+        self.embed = NoiseEmbedding(features)
+        self.lift = CONVOLUTIONS[rank](channels + context, width, 1)
+        self.blocks = nn.ModuleList(
+            GatedBlock(
+                width,
+                features,
+                (kernel, *(space_kernel,) * (rank - 1)),
+                (dilation, *(1,) * (rank - 1)),
+                ("zeros", *boundaries),
+            )
+            for dilation in dilations
+        )
+        self.norm = ChannelNorm()
+        self.out = CONVOLUTIONS[rank](width, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, log_noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """``x``: (batch, time, channel, *space)."""
+        emb = self.embed(log_noise.reshape(-1))
+        if context is not None:
+            x = torch.cat([x, context.expand(len(x), x.shape[1], *context.shape[2:])], dim=2)
+        h = self.lift(x.transpose(1, 2))
+        for block in self.blocks:
+            save = self.recompute and torch.is_grad_enabled()
+            h = checkpoint(block, h, emb, use_reentrant=False) if save else block(h, emb)
+        return self.out(self.norm(h)).transpose(1, 2)

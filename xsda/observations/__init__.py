@@ -1,0 +1,14 @@
+"""Observations: labelled Datasets whose coordinates are the observation operator."""
+
+from xsda.observations.compile import as_sources, compile_observations, compile_variable
+from xsda.observations.observe import observe
+from xsda.observations.operator import ObservationOperator, VariableOperator
+
+__all__ = [
+    "ObservationOperator",
+    "VariableOperator",
+    "as_sources",
+    "compile_observations",
+    "compile_variable",
+    "observe",
+]

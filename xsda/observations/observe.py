@@ -1,0 +1,111 @@
+"""H applied to labelled Datasets: what an instrument at these coordinates would have seen."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from xsda.layout import Grid, Layout
+from xsda.observations.compile import as_sources, compile_variable, observed_variables
+from xsda.observations.errors import error_std
+from xsda.observations.operator import Derived, State, VariableOperator, derived_field
+
+
+def observe(
+    ds: xr.Dataset,
+    like: xr.Dataset,
+    *,
+    sigma: Any = None,
+    seed: int | None = None,
+    derived: Mapping[str, Derived] | None = None,
+    periodic: tuple[str, ...] = (),
+) -> xr.Dataset:
+    """What would be observed of ``ds`` at the coordinates of ``like``.
+
+    Parameters
+    ----------
+    ds
+        Trajectory or ensemble (extra dimensions stay), numpy- or dask-backed.
+    like
+        Observations whose variables and coordinates say what to observe. Where they are NaN the result is NaN.
+    sigma
+        Standard deviation of the noise to add; None adds none. Number, mapping by variable, array or Dataset.
+    seed
+        Seed of the noise (None: different each time).
+    derived
+        Functions for variables that ``ds`` lacks, as in ``assimilate``.
+    periodic
+        Names of periodic dimensions that do not say so themselves (attribute ``period``, or longitudes all around).
+    """
+    ((source, like),) = as_sources(like).items()
+    grid = Grid.match(Layout.of(ds, periodic=periodic), ds)
+    out = {}
+    for name in observed_variables(like):
+        op = compile_variable(grid, like, name, derived)
+        field = ds[name] if op.derived is None else _derived(ds, grid, op)
+        field = _select_channels(field, like[name], op)
+        descending = frozenset(d for d in grid.core_dims[1:] if op.derived is None and grid.descends(d))
+        values = op.apply_labelled(field, descending)
+        template = like[name]
+        values = values.assign_coords({k: c for k, c in template.coords.items() if set(c.dims) <= set(template.dims)})
+        values = values.where(template.notnull())
+        attrs = {**(ds[name].attrs if name in ds else {}), **template.attrs}
+        if sigma is not None:
+            std = xr.DataArray(error_std(like, name, sigma, source, {source: like}), dims=template.dims)
+            values = values + std * _noise(values, name, seed)
+            attrs |= {"error_std": float(std.values.flat[0])} if std.size and np.ptp(std.values) == 0 else {}
+        out[name] = values.assign_attrs(attrs)
+        if sigma is not None and "error_std" not in attrs:
+            own = attrs.get("standard_name", name)
+            out[name].attrs["ancillary_variables"] = f"{name}_error"
+            out[f"{name}_error"] = std.assign_coords(template.coords).assign_attrs(
+                {"standard_name": f"{own} standard_error", "units": attrs.get("units", "1")}
+            )
+    result = xr.Dataset(out, attrs=dict(like.attrs) or dict(ds.attrs))
+    bounds = {c.attrs["bounds"] for c in like.coords.values() if "bounds" in c.attrs}
+    return result.assign_coords({b: like[b] for b in bounds if b in like})
+
+
+def _select_channels(field: xr.DataArray, template: xr.DataArray, op: VariableOperator) -> xr.DataArray:
+    """Entries of a channel dimension, by label; without one in ``template`` the dimension stays."""
+    return field.sel({op.channel_dim: template[op.channel_dim]}) if op.channel_dim in template.coords else field
+
+
+def _noise(values: xr.DataArray, name: str, seed: int | None) -> xr.DataArray:
+    rng = np.random.default_rng(None if seed is None else [seed, zlib.crc32(name.encode())])
+    return xr.DataArray(rng.standard_normal(values.shape), dims=values.dims)
+
+
+def _derived(ds: xr.Dataset, grid: Grid, op: VariableOperator) -> xr.DataArray:
+    """A derived quantity on the grid, its axes ascending."""
+    assert op.derived is not None
+    function, names = op.derived, [grid.names[v] for v in grid.layout.names]
+    time, *space = grid.core_dims
+
+    def compute(*arrays: np.ndarray) -> np.ndarray:
+        outer = np.broadcast_shapes(*(a.shape[: a.ndim - len(core)] for a, core in zip(arrays, dims, strict=True)))
+        parts = []
+        for a, core in zip(arrays, dims, strict=True):
+            a = np.broadcast_to(a, (*outer, *a.shape[a.ndim - len(core) :]))
+            parts.append(a if len(core) > 1 + len(space) else np.expand_dims(a, len(outer) + 1))
+        x = torch.as_tensor(np.ascontiguousarray(np.concatenate(parts, axis=len(outer) + 1)))
+        flat = x.reshape(-1, *x.shape[len(outer) :])
+        values = derived_field(op.name, function, State(grid.layout, grid.names, flat), flat)
+        return values.reshape(*outer, *values.shape[1:]).numpy()
+
+    variables = [grid.orient(ds[n]) for n in names]
+    dims = [[time, *([v.channel_dim] if v.channel_dim else []), *space] for v in grid.layout.variables]
+    return xr.apply_ufunc(
+        compute,
+        *variables,
+        input_core_dims=dims,
+        output_core_dims=[[time, *space]],
+        dask="parallelized",
+        output_dtypes=[variables[0].dtype],
+        keep_attrs=False,
+    )

@@ -1,0 +1,178 @@
+"""One observed variable as a map from the grid: a chain of stencils, for tensors and for labelled arrays alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from xsda.layout import Layout
+from xsda.names import choose
+from xsda.observations.stencils import Stencil
+
+Derived = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Gather:
+    """Replace the grid dimensions ``source`` by the observed dimensions ``target`` of sizes ``sizes``."""
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    sizes: tuple[int, ...]
+    stencil: Stencil
+
+
+@dataclass(eq=False)
+class VariableOperator:
+    """H for one observed variable.
+
+    ``grid_dims`` are the dimensions of the field it reads (time, [channel], *space); ``dims`` those of the observation.
+    ``channels`` picks the channels of a variable; ``derived`` computes the field from all variables instead.
+    """
+
+    name: str
+    grid_dims: tuple[str, ...]
+    gathers: tuple[Gather, ...]
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    channels: slice | None = None
+    derived: Derived | None = None
+    channel_dim: str | None = None
+    _tensors: dict[tuple[int, str, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def apply(self, values: Tensor) -> Tensor:
+        """``values``: (batch, *grid_dims) -> (batch, *dims)."""
+        names = list(self.grid_dims)
+        for number, g in enumerate(self.gathers):
+            axes = [1 + names.index(d) for d in g.source]
+            rest = [d for d in names if d not in g.source]
+            if len(axes) > 1:  # bring the grouped axes to the end and flatten them
+                keep = [1 + names.index(d) for d in rest]
+                values = values.permute(0, *keep, *axes).flatten(1 + len(rest))
+                names, axis = [*rest, "+".join(g.source)], 1 + len(rest)
+            else:
+                axis = axes[0]
+            index, weight = self._on_device(number, g.stencil, values)
+            values = values.index_select(axis, index)
+            if not g.stencil.trivial:
+                values = values.unflatten(axis, g.stencil.index.shape)
+                shape = [1] * values.ndim
+                shape[axis], shape[axis + 1] = g.stencil.weight.shape
+                values = (values * weight.reshape(shape)).sum(axis + 1)
+            values = values.unflatten(axis, g.sizes) if len(g.sizes) != 1 else values
+            if not g.sizes:
+                values = values.squeeze(axis)
+            names[axis - 1 : axis] = g.target
+        return values.permute(0, *(1 + names.index(d) for d in self.dims))
+
+    def _on_device(self, number: int, stencil: Stencil, like: Tensor) -> tuple[Tensor, Tensor]:
+        key = (number, str(like.device), like.dtype)
+        if key not in self._tensors:
+            index = torch.as_tensor(stencil.index.ravel().copy(), device=like.device)
+            self._tensors[key] = index, torch.as_tensor(stencil.weight, dtype=like.dtype, device=like.device)
+        return self._tensors[key]
+
+    def apply_labelled(self, da: xr.DataArray, descending: frozenset[str]) -> xr.DataArray:
+        """The same on a labelled array, eagerly or lazily; dimensions that are not of the grid stay."""
+        outer = [d for d in da.dims if d not in self.grid_dims]
+        for g in self.gathers:
+            if not set(g.source) <= set(da.dims):
+                continue
+            stencils = _split(g.stencil, [da.sizes[d] for d in g.source])
+            indexers = {}
+            for d, s in zip(g.source, stencils, strict=True):
+                s = s.reversed() if d in descending else s
+                indexers[d] = xr.DataArray(s.index.reshape(*g.sizes, -1), dims=(*g.target, "_point"))
+            da = da.drop_vars([c for c in da.coords if set(da[c].dims) & set(g.source)]).isel(indexers)
+            if g.stencil.trivial:
+                da = da.isel(_point=0)
+            else:
+                weight = xr.DataArray(g.stencil.weight.reshape(*g.sizes, -1).astype(da.dtype), dims=(*g.target, "_point"))
+                da = (da * weight).sum("_point", skipna=False)
+        return da.transpose(*outer, *self.dims)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tensors": {}}
+
+
+def _split(stencil: Stencil, sizes: list[int]) -> list[Stencil]:
+    """The indices of a stencil on flattened axes, axis by axis."""
+    parts = np.unravel_index(stencil.index, sizes)
+    return [Stencil(part, stencil.weight, size) for part, size in zip(parts, sizes, strict=True)]
+
+
+class State(Mapping[str, Tensor]):
+    """What a derived quantity is computed from: variables in their own units, each (member, time, [channel], *space)."""
+
+    def __init__(self, layout: Layout, names: Mapping[str, str], x: Tensor):
+        self._slices = {names[v.name]: (layout.slices()[v.name], v) for v in layout.variables}
+        self._x = x
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._slices:
+            raise KeyError(f"the state has no variable {name!r}; {choose(name, self._slices)}")
+        channels, v = self._slices[name]
+        part = self._x[:, :, channels]
+        shape = (-1, *(1,) * (part.ndim - 3))
+        part = part * part.new_tensor(v.std).reshape(shape) + part.new_tensor(v.mean).reshape(shape)
+        return part if v.channel_dim is not None else part[:, :, 0]
+
+    def __iter__(self) -> Any:
+        return iter(self._slices)
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+
+class ObservationOperator:
+    """H of all sources together: standardised trajectories (batch, time, channel, *space) -> (batch, M).
+
+    Variables of the prior are returned standardised, derived ones in their own units. ``picks`` holds, for each
+    variable, the positions in its flattened values that were observed.
+    """
+
+    def __init__(self, layout: Layout, names: Mapping[str, str], operators: list[VariableOperator], picks: list[np.ndarray]):
+        self.layout, self.names, self.operators = layout, dict(names), operators
+        self.picks = [torch.as_tensor(p) for p in picks]
+
+    @property
+    def linear(self) -> bool:
+        return all(op.derived is None for op in self.operators)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        parts = []
+        for op, pick in zip(self.operators, self.picks, strict=True):
+            if op.derived is not None:
+                values = derived_field(op.name, op.derived, State(self.layout, self.names, x), x)
+            else:
+                assert op.channels is not None
+                values = x[:, :, op.channels]
+                values = values if op.channel_dim is not None else values[:, :, 0]
+            flat = op.apply(values).flatten(1)
+            parts.append(flat if len(pick) == flat.shape[1] else flat.index_select(1, pick.to(x.device)))
+        return torch.cat(parts, dim=1)
+
+    def transpose(self, y: Tensor, like: Tensor) -> Tensor:
+        """H' y for (batch, M), of the shape of ``like`` (batch, time, channel, *space); at ``like`` if H is nonlinear."""
+        with torch.enable_grad():
+            x = like.detach().requires_grad_()
+            return torch.autograd.grad(self(x), x, y)[0]
+
+
+def derived_field(name: str, function: Derived, state: State, x: Tensor) -> Tensor:
+    """Evaluate a derived quantity and check what came back."""
+    values = function(state)
+    expected = (*x.shape[:2], *x.shape[3:])
+    if not isinstance(values, Tensor) or tuple(values.shape) != expected:
+        came = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(
+            f"the derived variable {name!r} must be a tensor of shape (member, time, *space) = {expected}, got {came}; "
+            "compute it with torch functions, without reducing or dropping dimensions"
+        )
+    return values

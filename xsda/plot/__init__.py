@@ -1,0 +1,23 @@
+"""Pictures of ensembles. Importing this package imports matplotlib."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import xarray as xr
+
+from xsda.axes import find_axes
+from xsda.plot.fields import fields
+from xsda.plot.series import series
+
+
+def ensemble(post: xr.Dataset, *, truth: xr.Dataset | None = None, obs: Any = None, **options: Any) -> Any:
+    """Time series where states have no space, maps where they do; returns the matplotlib Figure.
+
+    Options are those of ``series`` or ``fields``.
+    """
+    _, space = find_axes(post)
+    return (fields if space else series)(post, truth=truth, obs=obs, **options)
+
+
+__all__ = ["ensemble", "fields", "series"]

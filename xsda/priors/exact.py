@@ -1,0 +1,87 @@
+r"""Priors whose denoiser is known in closed form: a Gaussian and a mixture of Gaussians.
+
+For x_0 ~ N(m, C) with C = U diag(l) U',
+
+.. math:: E[x_0 | x_t] = m + U \,\mathrm{diag}\!\left(\frac{\alpha l}{\alpha^2 l + \sigma^2}\right) U' (x_t - \alpha m),
+
+and for a mixture the same, averaged over the components with their probabilities given x_t. The posterior of a
+Gaussian prior under linear observations is known too, which makes it the yardstick of every guidance method.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from xsda.diffusion.denoisers import Denoiser
+from xsda.diffusion.schedules import VE, Schedule
+
+EXACT_SCHEDULE = VE(sigma_min=1e-3, sigma_max=100.0)
+
+
+class MixtureDenoiser(Denoiser):
+    """Exact denoiser of a mixture of Gaussians over flattened states.
+
+    ``means`` (component, N), ``covs`` (component, N, N), ``weights`` (component,); ``shape`` is that of one state.
+    """
+
+    means: Tensor
+    values: Tensor
+    vectors: Tensor
+    weights: Tensor
+    shape: Tensor
+
+    def __init__(self, means: Tensor, values: Tensor, vectors: Tensor, weights: Tensor, shape: Tensor, schedule: Schedule):
+        super().__init__()
+        self.schedule = schedule
+        for name, value in (("means", means), ("values", values), ("vectors", vectors), ("weights", weights)):
+            self.register_buffer(name, value)
+        self.register_buffer("shape", shape)
+
+    @classmethod
+    def of(
+        cls, means: Tensor, covs: Tensor, weights: Tensor, shape: tuple[int, ...], schedule: Schedule = EXACT_SCHEDULE
+    ) -> MixtureDenoiser:
+        """From means and covariances."""
+        values, vectors = torch.linalg.eigh(covs.double())
+        parts = (means.double(), values.clamp(min=0), vectors, weights.double())
+        return cls(*(p.float() for p in parts), torch.tensor(shape, dtype=torch.int64), schedule)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor], schedule: Schedule) -> MixtureDenoiser:
+        return cls(**{k: state[k] for k in ("means", "values", "vectors", "weights", "shape")}, schedule=schedule)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        alpha = self.schedule.alpha(t).to(x_t).reshape(-1, 1, 1)
+        sigma = self.schedule.sigma(t).to(x_t).reshape(-1, 1, 1)
+        flat = x_t.flatten(1)
+        # coordinates along each component's eigenvectors, (batch, component, N)
+        along = torch.einsum("kij,bki->bkj", self.vectors, flat[:, None] - alpha * self.means)
+        total = alpha**2 * self.values + sigma**2
+        x0 = self.means + torch.einsum("kij,bkj->bki", self.vectors, alpha * self.values / total * along)
+        if len(self.weights) == 1:
+            return x0[:, 0].reshape(x_t.shape)
+        log_p = -(along**2 / total + total.log()).sum(-1) / 2 + self.weights.log()
+        return torch.einsum("bk,bki->bi", log_p.softmax(1), x0).reshape(x_t.shape)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Exact samples of x_0, (count, *shape)."""
+        which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        z = torch.randn(count, self.means.shape[1], generator=generator) * self.values[which].sqrt()
+        x = self.means[which] + torch.einsum("bij,bj->bi", self.vectors[which], z) if len(self.weights) > 1 else (
+            self.means[0] + z @ self.vectors[0].T
+        )
+        return x.reshape(count, *self.shape.tolist())
+
+    def log_prob(self, x0: Tensor) -> Tensor:
+        """log p of states, in closed form."""
+        along = torch.einsum("kij,bki->bkj", self.vectors.double(), x0.double().flatten(1)[:, None] - self.means.double())
+        values = self.values.double()
+        each = -(along**2 / values + values.log() + math.log(2 * math.pi)).sum(-1) / 2 + self.weights.double().log()
+        return each.logsumexp(1)
+
+
+class GaussianDenoiser(MixtureDenoiser):
+    """The mixture of one component."""

@@ -1,0 +1,227 @@
+"""A prior: a denoiser of trajectories, the layout of its world, and where it comes from, in one file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from xsda.diffusion.denoisers import Denoiser, Preconditioned
+from xsda.diffusion.error import ErrorCurve
+from xsda.diffusion.schedules import SCHEDULES, Schedule
+from xsda.files import replacing
+from xsda.layout import Grid, Layout
+from xsda.nn import WindowMLP, build_network, network_config
+from xsda.priors.exact import GaussianDenoiser, MixtureDenoiser
+from xsda.version import __version__
+
+FORMAT = 1
+
+
+class Prior:
+    """A diffusion model of labelled trajectories.
+
+    Parameters
+    ----------
+    denoiser
+        E[x_0 | x_t] of standardised trajectories (batch, time, channel, *space).
+    layout
+        Variables, scaling and axes.
+    window
+        Shortest trajectory the denoiser accepts.
+    length
+        The only length it accepts, if there is only one.
+    error
+        The denoiser's own error at each noise level.
+    info
+        Provenance: how it was made, by what data, with which validation loss.
+    name
+        How to call it in results.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        layout: Layout,
+        *,
+        window: int = 1,
+        length: int | None = None,
+        error: ErrorCurve | None = None,
+        info: Mapping[str, Any] | None = None,
+        name: str = "unnamed",
+    ):
+        self.denoiser = denoiser.eval().requires_grad_(False)
+        self.layout = layout
+        self.window = window
+        self.length = length
+        self.error = error
+        self.info = dict(info or {})
+        self.name = name
+        self.path: Path | None = None
+        self._hash: str | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """The diffusion process."""
+        return self.denoiser.schedule
+
+    @property
+    def exact(self) -> bool:
+        """Whether the denoiser is a closed form rather than a network."""
+        return not isinstance(self.denoiser, Preconditioned)
+
+    @property
+    def any_size(self) -> bool:
+        """Whether the denoiser takes fields of any size (convolutions do)."""
+        network = getattr(self.denoiser, "network", None)
+        return network is not None and not isinstance(getattr(network, "local", network), WindowMLP)
+
+    @property
+    def hash(self) -> str:
+        """A fingerprint of the weights and the description."""
+        if self._hash is None:
+            digest = hashlib.sha256(json.dumps(self._description(), sort_keys=True).encode())
+            for key, value in sorted(self._tensors().items()):
+                digest.update(key.encode())
+                digest.update(value.contiguous().numpy().tobytes())
+            self._hash = digest.hexdigest()[:16]
+        return self._hash
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return type(self).__name__, self.hash
+
+    def __repr__(self) -> str:
+        lines = [f"<xsda.Prior {self.name!r} ({self.hash})>", f"  variables  {', '.join(self.layout.names)}"]
+        if self.layout.space:
+            lines.append(f"  space      {', '.join(f'{a.name}: {a.size}' for a in self.layout.space)}")
+        if self.layout.dt is not None:
+            lines.append(f"  time step  {self.layout.dt:g}{' s' if self.layout.dates else ''}")
+        lines.append(f"  denoiser   {type(getattr(self.denoiser, 'network', self.denoiser)).__name__}, {self.schedule}")
+        return "\n".join(lines + [f"  {k:<10} {v}" for k, v in self.info.items()])
+
+    def bind(self, ds: xr.Dataset) -> Grid:
+        """Match a user's Dataset with this prior; raises where they do not fit."""
+        grid = self.layout.bind(ds)
+        grid.check_time()
+        length = grid.shape[0]
+        if self.length is not None and length != self.length:
+            raise ValueError(f"this prior describes trajectories of exactly {self.length} states, the grid has {length}")
+        if length < self.window:
+            raise ValueError(
+                f"the grid has {length} states along {grid.core_dims[0]!r}, fewer than the window of this prior "
+                f"({self.window}); extend the time axis"
+            )
+        return grid
+
+    def sample(self, like: xr.Dataset, *, members: int = 16, **options: Any) -> xr.Dataset:
+        """Unconditional trajectories on the axes of ``like``; options as for ``xsda.assimilate``.
+
+        Values of ``like`` are not read; it may be a Dataset of coordinates only.
+        """
+        from xsda.priors.sampling import sample
+
+        return sample(self, like, members=members, **options)
+
+    def log_prob(self, ds: xr.Dataset, *, steps: int = 128, exact: bool | None = None, seed: int = 0) -> xr.DataArray:
+        """log p of labelled trajectories through the probability-flow ODE, in the variables' own units.
+
+        ``exact``: compute the trace exactly (the default for states of up to 1,024 numbers) or by Hutchinson's estimator.
+        """
+        from xsda.priors.sampling import log_prob
+
+        return log_prob(self, ds, steps=steps, exact=exact, seed=seed)
+
+    def elbo(self, ds: xr.Dataset, *, samples: int = 64, seed: int = 0) -> xr.DataArray:
+        """A lower bound of log p, by Monte Carlo over the noise levels; much cheaper than ``log_prob``."""
+        from xsda.priors.sampling import elbo
+
+        return elbo(self, ds, samples=samples, seed=seed)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"denoiser.{k}": v.detach().cpu() for k, v in self.denoiser.state_dict().items()}
+        if self.error is not None:
+            tensors |= {"error.levels": self.error.levels, "error.rms": self.error.rms}
+        return tensors
+
+    def _description(self) -> dict[str, Any]:
+        d = self.denoiser
+        kind: dict[str, Any] = {"kind": type(d).__name__, "schedule": d.schedule.config()}
+        if isinstance(d, Preconditioned):
+            kind |= {
+                "network": network_config(d.network),
+                "parameterization": d.parameterization,
+                "data_std": d.data_std,
+            }
+        return {
+            "format": FORMAT, "denoiser": kind, "layout": self.layout.to_json(), "window": self.window,
+            "length": self.length, "info": self.info,
+        }  # fmt: skip
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write one safetensors file with JSON metadata."""
+        path = Path(path)
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
+        meta = {**self._description(), "name": self.name, "xsda": __version__}
+        with replacing(path) as temporary:
+            save_file({k: v.contiguous() for k, v in self._tensors().items()}, temporary, {"xsda": json.dumps(meta)})
+        return path
+
+
+def read_prior(path: str | os.PathLike[str]) -> Prior:
+    """Read what ``Prior.save`` wrote; nothing is ever unpickled."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no prior at {path}")
+    try:
+        with safe_open(os.fspath(path), "pt") as file:
+            header = (file.metadata() or {}).get("xsda")
+            tensors = {k: file.get_tensor(k) for k in file.keys()} if header else {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or is truncated ({error}); get it again") from error
+    if header is None:
+        raise ValueError(f"{path} is a safetensors file but not a prior of xsda; make one with Prior.save")
+    meta = json.loads(header)
+    if meta.get("format", 0) > FORMAT:
+        raise ValueError(
+            f"{path} has format {meta['format']}, this xsda {__version__} reads up to {FORMAT}; upgrade xsda"
+        )
+    try:
+        prior = _build(meta, tensors)
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"the prior in {path} is incomplete or damaged: {error}") from error
+    prior.path = path.resolve()
+    return prior
+
+
+def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
+    kind = meta["denoiser"]
+    options = dict(kind["schedule"])
+    schedule = SCHEDULES[options.pop("name")](**options)
+    state = {k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")}
+    denoiser: Denoiser
+    if kind["kind"] == "Preconditioned":
+        denoiser = Preconditioned(build_network(kind["network"]), schedule, kind["parameterization"], kind["data_std"])
+        denoiser.load_state_dict(state)
+    else:
+        exact = {c.__name__: c for c in (GaussianDenoiser, MixtureDenoiser)}[kind["kind"]]
+        denoiser = exact.from_state(state, schedule)
+    error = ErrorCurve(tensors["error.levels"], tensors["error.rms"]) if "error.levels" in tensors else None
+    return Prior(
+        denoiser,
+        Layout.from_json(meta["layout"]),
+        window=meta["window"],
+        length=meta["length"],
+        error=error,
+        info=meta["info"],
+        name=meta["name"],
+    )

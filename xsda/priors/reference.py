@@ -1,0 +1,59 @@
+"""A prior by reference: workers get a path and a fingerprint, and read the file once."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from xsda.priors.prior import Prior, read_prior
+
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class PriorReference:
+    """Where a prior lies, and what its fingerprint must be."""
+
+    path: str
+    hash: str
+
+    def load(self) -> Prior:
+        """The prior; read once per process."""
+        with _LOCK:
+            return _read(self.path, self.hash)
+
+
+@lru_cache(maxsize=4)
+def _read(path: str, fingerprint: str) -> Prior:
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"the prior {path} is not visible from this worker; save it on a file system that all workers share and load it "
+            "from there with xsda.load_model(path), or set XSDA_CACHE to such a place"
+        )
+    prior = read_prior(path)
+    if prior.hash != fingerprint:
+        raise ValueError(f"the prior {path} has changed (fingerprint {prior.hash}, expected {fingerprint})")
+    return prior
+
+
+def cache_dir() -> Path:
+    """Where downloaded and implicitly saved priors go: ``$XSDA_CACHE``, or the user's cache folder."""
+    if "XSDA_CACHE" in os.environ:
+        return Path(os.environ["XSDA_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "xsda"
+
+
+def refer(prior: Prior) -> PriorReference:
+    """A reference to a prior; one that is only in memory is saved in the cache first."""
+    if prior.path is not None and prior.path.is_file():
+        return PriorReference(str(prior.path), prior.hash)
+    folder = cache_dir() / "priors"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{prior.hash}.safetensors"
+    if not path.is_file():
+        prior.save(path, overwrite=True)
+    return PriorReference(str(path), prior.hash)

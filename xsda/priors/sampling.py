@@ -1,0 +1,212 @@
+"""Sampling a prior, with or without observations: the task that a block of members runs, and its labels."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from xsda.devices import pick_device
+from xsda.diffusion.denoisers import Denoiser, Preconditioned
+from xsda.diffusion.likelihood import elbo as elbo_of
+from xsda.diffusion.likelihood import log_prob as log_prob_of
+from xsda.diffusion.noise import MemberNoise
+from xsda.diffusion.samplers import SAMPLERS, DPMpp2M, DPMpp2MSDE, Sampler
+from xsda.ensemble import check_core_chunks, compute, lazy, member_chunks
+from xsda.guidance import GUIDANCE, MMPS, Calibrated, GaussianLikelihood, Guidance
+from xsda.layout import Grid
+from xsda.names import choose
+from xsda.priors.prior import Prior
+from xsda.priors.reference import PriorReference, refer
+from xsda.version import __version__
+
+PRECISIONS = ("auto", "float32", "float64", "bf16", "fp16")
+BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingTask:
+    """Draw members of the prior, or of the posterior if there is a likelihood."""
+
+    prior: Prior | PriorReference
+    shape: tuple[int, ...]
+    sampler: Sampler
+    guidance: Guidance | None
+    likelihood: GaussianLikelihood | None
+    context: Tensor | None
+    seed: int
+    device: str
+    precision: str
+
+    @property
+    def steps(self) -> int:
+        return self.sampler.steps
+
+    def __call__(self, members: Sequence[int], advance: Callable[[int], None] | None = None) -> np.ndarray:
+        prior = self.prior.load() if isinstance(self.prior, PriorReference) else self.prior
+        device = pick_device(self.device)
+        dtype = torch.float64 if self.precision == "float64" else torch.float32
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        denoiser = place(prior.denoiser, self.context, device, dtype)
+        if self.likelihood is not None:
+            assert self.guidance is not None
+            denoiser = self.guidance.guide(denoiser, self.likelihood.to(device, dtype), prior.error)
+        draw = MemberNoise(self.seed, members, self.shape, device=device, dtype=dtype)
+        precision: Any = torch.autocast(device.type, dtype=half) if half else contextlib.nullcontext()
+        with precision:
+            x = self.sampler.sample(denoiser, draw, callback=advance)
+        return x.float().cpu().numpy()
+
+
+def place(denoiser: Denoiser, context: Tensor | None, device: torch.device, dtype: torch.dtype) -> Denoiser:
+    """The denoiser on a device, in a precision, reading its context; the prior's own stays where it is."""
+    if device.type != "cpu" or dtype != torch.float32:
+        denoiser = copy.deepcopy(denoiser).to(device, dtype)
+    if context is not None and isinstance(denoiser, Preconditioned):
+        denoiser = denoiser.conditioned(context.to(device, dtype))
+    return denoiser
+
+
+def pick_sampler(sampler: str | Sampler, steps: int | None, default: Sampler) -> Sampler:
+    """A sampler by name, configured by hand, or the default; ``steps`` overrides its number of steps."""
+    if isinstance(sampler, str):
+        if sampler != "auto" and sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {sampler!r}; {choose(sampler, SAMPLERS)}")
+        sampler = default if sampler == "auto" else SAMPLERS[sampler]()
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler must be a name or an xsda Sampler, got {type(sampler).__name__}")
+    if steps is None:
+        return sampler
+    return type(sampler)(**{**vars(sampler), "steps": steps})
+
+
+def pick_guidance(guidance: str | Guidance, prior: Prior) -> Guidance:
+    """A guidance by name, configured by hand, or what suits the prior."""
+    if isinstance(guidance, Guidance):
+        return guidance
+    if not isinstance(guidance, str):
+        raise TypeError(f"guidance must be a name or an xsda Guidance, got {type(guidance).__name__}")
+    if guidance == "auto":
+        return MMPS() if prior.exact or prior.error is None else Calibrated()
+    if guidance not in GUIDANCE:
+        raise ValueError(f"unknown guidance {guidance!r}; {choose(guidance, GUIDANCE)}")
+    return GUIDANCE[guidance]()
+
+
+def default_sampler(prior: Prior, guided: bool) -> Sampler:
+    """What passes the yardsticks at the least cost (docs/benchmarks): closed forms need 32 evaluations."""
+    if prior.exact:
+        return DPMpp2M(steps=32)
+    return DPMpp2M(steps=32, corrections=2) if guided else DPMpp2MSDE(steps=64)
+
+
+def draw_ensemble(
+    prior: Prior,
+    grid: Grid,
+    *,
+    members: int,
+    sampler: Sampler,
+    guidance: Guidance | None,
+    likelihood: GaussianLikelihood | None,
+    seed: int,
+    chunks: Any,
+    batch: int | None,
+    device: str,
+    precision: str,
+    progress: bool | None,
+    attrs: Mapping[str, Any],
+) -> xr.Dataset:
+    """Plan, run (or defer), label."""
+    if isinstance(members, bool) or int(members) != members or members < 1:
+        raise ValueError(f"members={members!r} must be an integer of at least 1")
+    if int(seed) != seed or seed < 0:
+        raise ValueError(f"seed={seed!r} must be a non-negative integer")
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; {choose(precision, PRECISIONS)}")
+    pick_device(device)
+    check_core_chunks(grid.template, grid.core_dims)
+    chunk = member_chunks(members, chunks, grid.core_dims)
+    defer = chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
+    batch = batch or int(np.clip(BATCH_NUMBERS // int(np.prod(grid.shape)), 1, 512))
+    task = SamplingTask(
+        refer(prior) if defer else prior, grid.shape, sampler, guidance, likelihood, grid.context(), seed, device, precision
+    )
+    numbers = range(members)
+    if defer:
+        values = lazy(task, numbers, chunk=chunk or min(batch, members), batch=batch)
+    else:
+        values = compute(task, numbers, batch=batch, progress=progress, label="assimilating" if likelihood else "sampling")
+    member = xr.DataArray(np.arange(members), dims="member", attrs={"standard_name": "realization", "units": "1"})
+    ds = grid.to_dataset(values, {"member": member})
+    return describe(ds, grid, {"prior": prior.name, "prior_hash": prior.hash, "sampler": str(sampler),
+                               "steps": sampler.steps, "denoiser_evaluations": sampler.evaluations,
+                               "seed": seed, **attrs})  # fmt: skip
+
+
+def describe(ds: xr.Dataset, grid: Grid, attrs: Mapping[str, Any]) -> xr.Dataset:
+    """Attributes and encodings of a result."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    line = f"{now} xsda {__version__}: " + ", ".join(f"{k}={v}" for k, v in attrs.items())
+    earlier = grid.template.attrs.get("history")
+    history = f"{line}\n{earlier}" if earlier else line
+    ds.attrs = {**grid.template.attrs, "Conventions": "CF-1.11", **attrs, "xsda_version": __version__, "history": history}
+    for name in ds.coords:
+        kept = {k: v for k, v in ds[name].encoding.items() if k in ("units", "calendar", "dtype")}
+        ds[name].encoding = {**kept, "_FillValue": None}
+    return ds
+
+
+def sample(
+    prior: Prior,
+    like: xr.Dataset,
+    *,
+    members: int = 16,
+    sampler: str | Sampler = "auto",
+    steps: int | None = None,
+    seed: int = 0,
+    chunks: Any = None,
+    batch: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Unconditional trajectories on the axes of ``like``."""
+    grid = prior.bind(like)
+    return draw_ensemble(
+        prior, grid, members=members, sampler=pick_sampler(sampler, steps, default_sampler(prior, guided=False)),
+        guidance=None, likelihood=None, seed=seed, chunks=chunks, batch=batch, device=device, precision=precision,
+        progress=progress, attrs={"guidance": "none"},
+    )  # fmt: skip
+
+
+def log_prob(prior: Prior, ds: xr.Dataset, *, steps: int, exact: bool | None, seed: int) -> xr.DataArray:
+    """log p of labelled trajectories, through the probability-flow ODE."""
+    generator = torch.Generator().manual_seed(seed)
+    return _density(prior, ds, lambda d, x: log_prob_of(d, x, steps=steps, exact=exact, generator=generator), "log_prob")
+
+
+def elbo(prior: Prior, ds: xr.Dataset, *, samples: int, seed: int) -> xr.DataArray:
+    """The variational bound of log p of labelled trajectories."""
+    generator = torch.Generator().manual_seed(seed)
+    return _density(prior, ds, lambda d, x: elbo_of(d, x, samples=samples, curve=prior.error, generator=generator), "elbo")
+
+
+def _density(prior: Prior, ds: xr.Dataset, function: Callable[[Denoiser, Tensor], Tensor], name: str) -> xr.DataArray:
+    grid = prior.bind(ds)
+    x = grid.to_tensor(ds)
+    outer = [d for d in ds[grid.names[prior.layout.names[0]]].dims if d not in grid.core_dims]
+    outer = [d for d in outer if d not in {v.channel_dim for v in prior.layout.variables}]
+    flat = x.reshape(-1, *grid.shape)
+    denoiser = place(prior.denoiser, grid.context(), torch.device("cpu"), torch.float32)
+    scale = float(np.log(prior.layout.std).sum()) * flat[0].numel() / prior.layout.channels
+    values = (function(denoiser, flat) - scale).numpy().reshape(x.shape[: len(outer)])
+    coords = {d: ds[d] for d in outer if d in ds.coords}
+    return xr.DataArray(values, coords, outer, name=name, attrs={"units": "1", "long_name": "log density"})

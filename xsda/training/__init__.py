@@ -1,0 +1,154 @@
+"""Train a prior on your own data: ``xsda.train(ds)``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from xsda.devices import pick_device
+from xsda.diffusion.denoisers import Denoiser, Preconditioned
+from xsda.diffusion.error import measure_error
+from xsda.diffusion.schedules import VE, Schedule
+from xsda.layout import Layout
+from xsda.names import choose
+from xsda.nn import MarkovNet, TemporalNet, WindowMLP, WindowUNet
+from xsda.priors.prior import Prior
+from xsda.training.loop import Callback, Trainer, TrainingError, TrainingOptions, run
+from xsda.training.windows import Windows, fit_scaling, split
+
+NETWORK_NAMES = ("temporal", "markov")
+
+
+def train(
+    ds: xr.Dataset,
+    *,
+    window: int = 5,
+    network: str | nn.Module = "temporal",
+    width: int | None = None,
+    periodic: Sequence[str] = (),
+    space: Sequence[str] | None = None,
+    context: Sequence[str] = (),
+    time_features: Sequence[str] = (),
+    validation: xr.Dataset | None = None,
+    schedule: Schedule | None = None,
+    parameterization: str = "edm",
+    checkpoint: str | os.PathLike[str] | None = None,
+    log: str | os.PathLike[str] | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+    device: str = "auto",
+    name: str = "unnamed",
+    **options: Any,
+) -> Prior:
+    """Train a diffusion prior of trajectories.
+
+    Parameters
+    ----------
+    ds
+        Variables over ``time``, up to two space dimensions and optionally ``trajectory``. Data backed by dask, NetCDF,
+        Zarr or HDF5 are read in pieces.
+    window
+        Number of consecutive states of a training sample.
+    network
+        "temporal": convolutional in time, trained on segments of ``window`` states, applied to any length from there
+        on (or from ``shortest``). "markov": a network on windows of ``window`` states (an odd number), composed.
+        Or a network of your own, called as ``network(x, log_noise)`` on (batch, time, channel, *space).
+    width
+        Features of the network (default 64; 128 for "markov" without space).
+    periodic, space
+        Names of the periodic dimensions; names of the space dimensions where attributes do not tell.
+    context
+        Variables of ``ds`` without time that the network reads but does not predict (an orography, a land mask).
+    time_features
+        "hour_of_day", "day_of_year".
+    validation
+        Validation data; without it the data are split 80/10/10 into training, validation and (unused) test.
+    schedule, parameterization
+        Diffusion process and what the network predicts ("edm", "v", "x0", "eps").
+    checkpoint
+        File for checkpoints. If it exists the training goes on from there, exactly as if it had not been interrupted.
+    log
+        CSV file for the losses.
+    callback
+        Called as ``callback(step, values)`` at each validation: hang your tracker here.
+    device
+        "auto", "cpu", "cuda".
+    options
+        Fields of ``xsda.training.TrainingOptions``: steps, batch_size, learning_rate, ema, patience, precision, seed, ...
+    """
+    unknown = [k for k in options if k not in TrainingOptions.__dataclass_fields__]
+    if unknown:
+        raise TypeError(f"unknown option {unknown[0]!r}; {choose(unknown[0], TrainingOptions.__dataclass_fields__)}")
+    if window < 1:
+        raise ValueError(f"window={window} must be at least 1")
+    settings = TrainingOptions(**options)
+    layout = Layout.of(ds, periodic=periodic, space=space, context=context, time_features=time_features)
+    if validation is None:
+        ds, validation, _ = split(ds, layout, window)
+    layout = fit_scaling(ds, layout)
+    torch.manual_seed(settings.seed)  # initial weights
+    net = make_network(network, layout, window, width)
+    denoiser = Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization)
+    target = pick_device(device)
+    trainer = Trainer(denoiser, settings, target)
+    training, held_out = Windows(ds, layout, window), Windows(validation, layout, window)
+    summary = run(
+        trainer,
+        training,
+        held_out,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        log=None if log is None else Path(log),
+        progress=progress,
+        callback=callback,
+    )
+    final = trainer.average
+    error = measure_error(final, _batches(final, held_out, target))
+    parameters = sum(p.numel() for p in net.parameters())
+    return Prior(
+        final.cpu(),
+        layout,
+        window=window if isinstance(net, MarkovNet) else (settings.shortest or window),
+        error=error,
+        info={
+            "parameters": parameters, "training_steps": summary["steps"], "batch_size": settings.batch_size,
+            "training_window": window, "seed": settings.seed, "validation_loss": round(summary["validation_loss"], 6),
+        },  # fmt: skip
+        name=name,
+    )
+
+
+def make_network(network: str | nn.Module, layout: Layout, window: int, width: int | None) -> nn.Module:
+    """The network that ``train`` was asked for."""
+    if isinstance(network, nn.Module):
+        return network
+    boundaries = tuple("periodic" if a.period else "zeros" for a in layout.space)
+    context = layout.context_channels
+    if network == "temporal":
+        return TemporalNet(layout.channels, boundaries=boundaries, width=width or 64, context=context)
+    if network != "markov":
+        raise ValueError(f"network={network!r} is unknown; {choose(network, NETWORK_NAMES)}")
+    if window % 2 == 0 or window < 3:
+        raise ValueError(f"window={window} must be odd and at least 3 for network='markov': the centre and its neighbours")
+    if not boundaries:
+        return MarkovNet(WindowMLP(layout.channels, window, width=width or 128, context=context), window // 2)
+    base = width or 64
+    local = WindowUNet(
+        layout.channels, window, boundaries=boundaries, hidden=(base, 2 * base, 4 * base), context=context
+    )
+    return MarkovNet(local, window // 2)
+
+
+def _batches(denoiser: Preconditioned, windows: Windows, device: torch.device) -> Iterator[tuple[Denoiser, Tensor]]:
+    source = windows.batches(64, seed=2)
+    for _ in range(4):
+        x0, context = next(source)
+        yield denoiser if context is None else denoiser.conditioned(context.to(device)), x0.to(device)
+
+
+__all__ = ["TrainingError", "TrainingOptions", "train"]

@@ -1,0 +1,159 @@
+"""Windows of training trajectories, streamed: the data set is read in pieces and never loaded whole.
+
+The data are cut into pieces (some trajectories, a stretch of time), a few pieces are held in memory at once, and their
+windows are shuffled together. Which windows make up batch n is a function of the seed and n alone, so that an
+interrupted training continues exactly where it stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from xsda.layout import Grid, Layout
+
+SAMPLE_DIMS = ("trajectory", "member")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Trajectories ``rows`` over the times ``start`` to ``stop``."""
+
+    rows: slice
+    start: int
+    stop: int
+
+    def windows(self, window: int) -> int:
+        return (self.rows.stop - self.rows.start) * (self.stop - self.start - window + 1)
+
+
+class Windows:
+    """All windows of ``window`` consecutive states of a Dataset.
+
+    Parameters
+    ----------
+    ds
+        Variables over ``time`` and the layout's space dimensions, and optionally ``trajectory`` (or ``member``).
+    layout
+        The prior's layout, with its scaling.
+    window
+        Number of consecutive states.
+    piece_bytes
+        Size of a piece in memory; ``held`` pieces are held at once.
+    """
+
+    def __init__(self, ds: xr.Dataset, layout: Layout, window: int, *, piece_bytes: int = 2**26, held: int = 4):
+        self.sample_dim = next((d for d in SAMPLE_DIMS if d in ds.dims), None)
+        self.ds = ds if self.sample_dim else ds.expand_dims("trajectory")
+        self.sample_dim = self.sample_dim or "trajectory"
+        self.window = window
+        self.grid = Grid.match(layout, self.ds)
+        self.held = held
+        time = self.grid.core_dims[0]
+        length, rows = self.ds.sizes[time], self.ds.sizes[self.sample_dim]
+        if length < window:
+            raise ValueError(f"the trajectories have {length} states, fewer than window={window}; use a smaller window")
+        state = 4 * math.prod(self.grid.shape[1:])
+        span = min(length, max(2 * window, piece_bytes // state))
+        per_piece = max(1, min(rows, piece_bytes // (state * span)))
+        self.pieces = [
+            Piece(slice(r, min(r + per_piece, rows)), s, min(s + span, length))
+            for r in range(0, rows, per_piece)
+            for s in range(0, length - window + 1, span - window + 1)
+        ]
+        context = self.grid.context()
+        self.context = None if context is None else context[0]
+
+    def __len__(self) -> int:
+        return sum(p.windows(self.window) for p in self.pieces)
+
+    def read(self, piece: Piece) -> Tensor:
+        """The standardised states of a piece, (row, time, channel, *space)."""
+        time = self.grid.core_dims[0]
+        part = self.ds[list(self.grid.names.values())].isel(
+            {self.sample_dim: piece.rows, time: slice(piece.start, piece.stop)}
+        )
+        values = self.grid.to_tensor(part)
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError(
+                f"the training data hold NaN or infinite values (trajectories {piece.rows.start} to {piece.rows.stop - 1}, "
+                f"times {piece.start} to {piece.stop - 1}); fill or drop them"
+            )
+        return values
+
+    def batches(self, size: int, seed: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Endless batches (states, context) of ``size`` windows; ``skip`` the first so many without reading them."""
+        epoch = 0
+        cached: dict[int, Tensor] = {}
+        while True:
+            order = np.random.default_rng([seed, epoch, 0]).permutation(len(self.pieces))
+            for first in range(0, len(order), self.held):
+                group = order[first : first + self.held].tolist()
+                counts = [self.pieces[p].windows(self.window) for p in group]
+                # every group gives at least one batch; an incomplete last batch is left out
+                size_here = min(size, sum(counts))
+                number = sum(counts) // size_here
+                if skip >= number:
+                    skip -= number
+                    continue
+                cached = {p: cached[p] if p in cached else self.read(self.pieces[p]) for p in group}
+                shuffled = np.random.default_rng([seed, epoch, 1, first]).permutation(sum(counts))
+                ends = np.cumsum(counts)
+                for b in range(skip, number):
+                    yield self._gather(shuffled[b * size_here : (b + 1) * size_here], group, ends, cached)
+                skip = 0
+            epoch += 1
+
+    def _gather(
+        self, picked: np.ndarray, group: list[int], ends: np.ndarray, cached: dict[int, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        states, contexts = [], []
+        for index in picked:
+            which = int(np.searchsorted(ends, index, side="right"))
+            piece = self.pieces[group[which]]
+            inside = int(index) - (int(ends[which - 1]) if which else 0)
+            row, start = divmod(inside, piece.stop - piece.start - self.window + 1)
+            states.append(cached[group[which]][row, start : start + self.window])
+            if self.context is not None:
+                here = piece.start + start if len(self.context) > 1 else 0
+                contexts.append(self.context[here : here + self.window])
+        return torch.stack(states), torch.stack(contexts) if contexts else None
+
+
+def fit_scaling(ds: xr.Dataset, layout: Layout) -> Layout:
+    """The layout with the mean and standard deviation of each channel, computed in one streamed pass."""
+    windows = Windows(ds, layout, 1)
+    count, total, square = 0, torch.zeros(layout.channels), torch.zeros(layout.channels)
+    total, square = total.double(), square.double()
+    shift: Tensor | None = None
+    for piece in windows.pieces:
+        values = windows.read(piece).double().transpose(1, 2).transpose(0, 1).flatten(1)
+        shift = values.mean(1) if shift is None else shift
+        count += values.shape[1]
+        total += (values - shift[:, None]).sum(1)
+        square += (values - shift[:, None]).square().sum(1)
+    assert shift is not None  # there is at least one piece
+    std = torch.sqrt((square / count - (total / count) ** 2).clamp(min=0))
+    if bool((std == 0).any()):
+        constant = [n for n, s in layout.slices().items() if bool((std[s] == 0).any())]
+        raise ValueError(f"the variables {constant} are constant in the training data; drop them or pass them as context")
+    return layout.scaled((shift + total / count).tolist(), std.tolist())
+
+
+def split(ds: xr.Dataset, layout: Layout, window: int) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
+    """Training, validation and test parts, 80/10/10: by trajectory where there are ten or more, otherwise in time."""
+    dim = next((d for d in SAMPLE_DIMS if ds.sizes.get(d, 0) >= 10), layout.time)
+    n = ds.sizes[dim]
+    if dim == layout.time and n // 10 < window:
+        raise ValueError(
+            f"{n} time steps are too few for an 80/10/10 split with window={window}; "
+            "give a longer Dataset, a smaller window, or validation=... yourself"
+        )
+    a, b = n * 8 // 10, n * 9 // 10
+    return ds.isel({dim: slice(0, a)}), ds.isel({dim: slice(a, b)}), ds.isel({dim: slice(b, n)})
