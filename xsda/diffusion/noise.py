@@ -43,12 +43,8 @@ class MemberNoise:
         ]
 
     def __call__(self) -> Tensor:
-        """The next draw, (members, *shape)."""
-        out = np.empty((len(self.members), *self.shape), np.float64 if self.dtype == torch.float64 else np.float32)
+        """The next draw, (members, *shape); single-precision numbers whatever the precision computed in."""
+        out = np.empty((len(self.members), *self.shape), np.float32)
         for row, stream in zip(out, self._streams, strict=True):
-            stream.standard_normal(out=row, dtype=out.dtype)
+            stream.standard_normal(out=row, dtype=np.float32)
         return torch.from_numpy(out).to(self.device, self.dtype)
-
-    def uniform(self) -> Tensor:
-        """One uniform number per member, (members,)."""
-        return torch.tensor([s.random() for s in self._streams], dtype=self.dtype, device=self.device)

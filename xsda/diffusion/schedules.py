@@ -89,26 +89,34 @@ class _Decay(Schedule):
             return torch.cos(math.acos(math.sqrt(self.eta)) * t) ** 2
         return torch.exp(math.log(self.eta) * t**2)
 
+    def lost(self, t: Tensor) -> Tensor:
+        """``1 - alpha``, without the cancellation that would spoil a small sigma in single precision."""
+        if self.decay == "linear":
+            return (1 - self.eta) * t
+        if self.decay == "cosine":
+            return torch.sin(math.acos(math.sqrt(self.eta)) * t) ** 2
+        return -torch.expm1(math.log(self.eta) * t**2)
+
 
 class VP(_Decay):
     """Variance preserving: sigma^2 = 1 - alpha^2 + eta^2."""
 
     def sigma(self, t: Tensor) -> Tensor:
-        return torch.sqrt(1 - self.alpha(t) ** 2 + self.eta**2)
+        return torch.sqrt(self.lost(t) * (1 + self.alpha(t)) + self.eta**2)
 
 
 class SubVP(_Decay):
     """Sub-variance preserving: sigma = 1 - alpha^2 + eta."""
 
     def sigma(self, t: Tensor) -> Tensor:
-        return 1 - self.alpha(t) ** 2 + self.eta
+        return self.lost(t) * (1 + self.alpha(t)) + self.eta
 
 
 class SubSubVP(_Decay):
     """Sub-sub-variance preserving: sigma = 1 - alpha + eta."""
 
     def sigma(self, t: Tensor) -> Tensor:
-        return 1 - self.alpha(t) + self.eta
+        return self.lost(t) + self.eta
 
 
 @dataclass(frozen=True)

@@ -89,10 +89,10 @@ def conjugate_gradients(
     u = torch.zeros_like(target) if start is None else start
     image, applied = product(u)
     residual = target - applied
-    worse = dot(residual, residual) > dot(target, target)  # a start worse than none
-    u = torch.where(worse, 0, u)
-    residual = torch.where(worse, target, residual)
-    image = image * _shape(~worse, image)
+    better = dot(residual, residual) <= dot(target, target)  # otherwise the start is worse than none, or not finite
+    u = torch.where(better, u, 0)
+    residual = torch.where(better, residual, target)
+    image = torch.where(_shape(better, image), image, 0)
     direction, size = residual, dot(residual, residual)
     for _ in range(iterations):
         active = size > goal

@@ -3,7 +3,9 @@ r"""The Gaussian score of SDA (Rozet & Louppe 2023, arXiv 2306.10574) and its ca
 .. math:: p(y | x_t) \approx N(y;\, H(\hat x_0),\, \mathrm{diag}(\mathrm{std}^2 + v_t))
 
 with :math:`v_t = \gamma\,\sigma^2/\alpha^2` in the paper. ``Calibrated`` needs no gamma: v_t is the denoiser's own mean
-squared error at that noise level, measured on validation data and stored with the prior.
+squared error at that noise level, measured on validation data and stored with the prior. That is an average; where a
+trajectory is about to branch the error is far larger and innovations of many standard deviations occur, which would
+overshoot, and blow up in few steps. They are therefore taken at most ``limit`` standard deviations long.
 """
 
 from __future__ import annotations
@@ -47,12 +49,9 @@ class _GaussianScore(GuidedDenoiser):
         super().__init__(denoiser, likelihood)
         self.gamma, self.detach = gamma, detach
 
-    def variance(self, t: Tensor, x0: Tensor) -> Tensor:
-        """What is added to the variance of the observations."""
-        return (self.gamma * self.schedule.noise_level(t) ** 2).to(x0)
-
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
-        weight = (self.likelihood.y - predicted.detach()) / (self.likelihood.std**2 + self.variance(t, x0.detach()))
+        variance = self.likelihood.std**2 + (self.gamma * self.schedule.noise_level(t) ** 2).to(x0)
+        weight = (self.likelihood.y - predicted.detach()) / variance
         if self.detach:
             return self.gain(t, x0) * torch.autograd.grad(predicted, x0, weight)[0] / self.schedule.alpha(t).to(x0)
         return self.gain(t, x0) * torch.autograd.grad(predicted, x_t, weight)[0]
@@ -60,7 +59,19 @@ class _GaussianScore(GuidedDenoiser):
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated(Guidance):
-    """Variance of the observations plus the denoiser's own error at each noise level, from the prior's error curve."""
+    """Variance of the observations plus the denoiser's own error at each noise level, from the prior's error curve.
+
+    Parameters
+    ----------
+    limit
+        Innovations count at most this many standard deviations.
+    """
+
+    limit: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.limit > 0:
+            raise ValueError(f"limit={self.limit} must be positive: it is a number of standard deviations")
 
     def guide(self, denoiser: Denoiser, likelihood: GaussianLikelihood, error: ErrorCurve | None) -> Denoiser:
         if error is None:
@@ -68,13 +79,18 @@ class Calibrated(Guidance):
                 "guidance='calibrated' needs the prior's error curve, which this prior does not store; use guidance='mmps' "
                 "or 'sda', or make the prior with xsda.train"
             )
-        return _Calibrated(denoiser, likelihood, error)
+        return _Calibrated(denoiser, likelihood, error, self.limit)
 
 
-class _Calibrated(_GaussianScore):
-    def __init__(self, denoiser: Denoiser, likelihood: GaussianLikelihood, error: ErrorCurve):
-        super().__init__(denoiser, likelihood, 0.0, False)
-        self.curve = error
+class _Calibrated(GuidedDenoiser):
+    def __init__(self, denoiser: Denoiser, likelihood: GaussianLikelihood, error: ErrorCurve, limit: float):
+        super().__init__(denoiser, likelihood)
+        self.curve, self.limit = error, limit
 
-    def variance(self, t: Tensor, x0: Tensor) -> Tensor:
-        return self.likelihood.spread(x0, self.curve(self.schedule.noise_level(t))) ** 2
+    def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
+        own = self.likelihood.spread(x0.detach(), self.curve(self.schedule.noise_level(t)))
+        variance = self.likelihood.std**2 + own**2
+        innovation = self.likelihood.y - predicted.detach()
+        reach = self.limit * variance.sqrt()
+        weight = innovation.clamp(-reach, reach) / variance
+        return self.gain(t, x0) * torch.autograd.grad(predicted, x_t, weight)[0]

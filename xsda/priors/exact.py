@@ -47,7 +47,7 @@ class MixtureDenoiser(Denoiser):
         """From means and covariances."""
         values, vectors = torch.linalg.eigh(covs.double())
         parts = (means.double(), values.clamp(min=0), vectors, weights.double())
-        return cls(*(p.float() for p in parts), torch.tensor(shape, dtype=torch.int64), schedule)
+        return cls(*(p.float().contiguous() for p in parts), torch.tensor(shape, dtype=torch.int64), schedule)
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], schedule: Schedule) -> MixtureDenoiser:

@@ -156,8 +156,12 @@ class Prior:
         d = self.denoiser
         kind: dict[str, Any] = {"kind": type(d).__name__, "schedule": d.schedule.config()}
         if isinstance(d, Preconditioned):
+            try:
+                network = network_config(d.network)
+            except ValueError:  # a network of the user's own: usable, but not to be written
+                network = {"name": type(d.network).__name__, "storable": False}
             kind |= {
-                "network": network_config(d.network),
+                "network": network,
                 "parameterization": d.parameterization,
                 "data_std": d.data_std,
             }
@@ -171,6 +175,8 @@ class Prior:
         path = Path(path)
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
+        if isinstance(self.denoiser, Preconditioned):
+            network_config(self.denoiser.network)  # raises for a network that could not be read back
         meta = {**self._description(), "name": self.name, "xsda": __version__}
         with replacing(path) as temporary:
             save_file({k: v.contiguous() for k, v in self._tensors().items()}, temporary, {"xsda": json.dumps(meta)})

@@ -40,7 +40,7 @@ class TrainingOptions:
         Windows per step (per accumulation).
     accumulate
         Batches whose gradients are added up before a step.
-    learning_rate, schedule, warmup, weight_decay
+    learning_rate, decay, warmup, weight_decay
         AdamW; the rate rises over ``warmup`` steps and falls along "cosine" or "linear", or stays "constant".
     clip
         Largest gradient norm.
@@ -64,7 +64,7 @@ class TrainingOptions:
     batch_size: int = 64
     accumulate: int = 1
     learning_rate: float = 1e-3
-    schedule: str = "cosine"
+    decay: str = "cosine"
     warmup: int = 200
     weight_decay: float = 1e-3
     clip: float = 1.0
@@ -84,8 +84,8 @@ class TrainingOptions:
         for name in ("steps", "batch_size", "accumulate", "validate_every", "validation_batches", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.schedule not in ("cosine", "linear", "constant"):
-            raise ValueError(f"schedule={self.schedule!r} is unknown; choose 'cosine', 'linear' or 'constant'")
+        if self.decay not in ("cosine", "linear", "constant"):
+            raise ValueError(f"decay={self.decay!r} is unknown; choose 'cosine', 'linear' or 'constant'")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} is unknown; choose one of {tuple(PRECISIONS)}")
         if self.weighting not in WEIGHTINGS:
@@ -97,7 +97,7 @@ class TrainingOptions:
         """Learning rate of a step."""
         ramp = min(1.0, (step + 1) / max(self.warmup, 1))
         done = step / self.steps
-        fall = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[self.schedule]
+        fall = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[self.decay]
         return self.learning_rate * ramp * fall
 
 

@@ -50,7 +50,8 @@ class Windows:
 
     def __init__(self, ds: xr.Dataset, layout: Layout, window: int, *, piece_bytes: int = 2**26, held: int = 4):
         self.sample_dim = next((d for d in SAMPLE_DIMS if d in ds.dims), None)
-        self.ds = ds if self.sample_dim else ds.expand_dims("trajectory")
+        variables = {n: v if self.sample_dim else v.expand_dims("trajectory") for n, v in ds[list(layout.names)].items()}
+        self.ds = ds.assign(variables)
         self.sample_dim = self.sample_dim or "trajectory"
         self.window = window
         self.grid = Grid.match(layout, self.ds)

@@ -26,7 +26,7 @@ from xsda.diffusion.denoisers import Denoiser, noise_estimate
 from xsda.diffusion.schedules import Schedule
 
 Draw = Callable[[], Tensor]
-GRIDS = ("log_snr", "linear", "karras")
+GRIDS = ("log_snr", "centered", "linear", "karras")
 
 
 class NonFiniteSampleError(FloatingPointError):
@@ -36,7 +36,9 @@ class NonFiniteSampleError(FloatingPointError):
 def time_grid(schedule: Schedule, steps: int, grid: str = "log_snr", *, dtype: torch.dtype = torch.float64) -> Tensor:
     """``steps`` decreasing times from 1 to 0.
 
-    "log_snr": uniform in log(sigma / alpha); "linear": uniform in t; "karras": uniform in (sigma / alpha)^(1/7).
+    "log_snr": uniform in log(sigma / alpha); "centered": the same but up to four times denser around noise as large as
+    the (standardised) data, where observations decide between different futures; "linear": uniform in t; "karras":
+    uniform in (sigma / alpha)^(1/7).
     """
     if steps < 2:
         raise ValueError(f"steps={steps} must be at least 2")
@@ -46,6 +48,12 @@ def time_grid(schedule: Schedule, steps: int, grid: str = "log_snr", *, dtype: t
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     if grid == "log_snr":
         levels = torch.exp(math.log(high) + ramp * (math.log(low) - math.log(high)))
+    elif grid == "centered":
+        fine = torch.linspace(math.log(high), math.log(low), 4097, dtype=torch.float64)
+        density = 1 + 3 * torch.exp(-((fine / 1.5) ** 2) / 2)
+        share = torch.cumulative_trapezoid(density) / torch.trapezoid(density)
+        place = torch.searchsorted(share, ramp).clamp(max=len(share) - 1)
+        levels = fine[1:][place].exp()
     elif grid == "karras":
         levels = (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
     else:
@@ -64,7 +72,7 @@ class Sampler(ABC):
     steps
         Number of times on the grid.
     grid
-        Spacing of the times: "log_snr", "linear" or "karras".
+        Spacing of the times: "log_snr", "centered", "linear" or "karras"; see ``time_grid``.
     corrections
         Langevin corrections after each transition; each costs one evaluation.
     tau

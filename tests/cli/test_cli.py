@@ -1,0 +1,120 @@
+"""The command line as a user types it."""
+
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+from click.testing import CliRunner
+
+import xsda
+from xsda.cli import main
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A truth, observations of it, and where they are."""
+    call("simulate", "lorenz63", "--length", 32, "--seed", 3, "--out", tmp_path / "truth.nc")
+    truth = xr.load_dataset(tmp_path / "truth.nc")
+    obs = truth.sda.observe(truth.isel(time=slice(None, None, 4))[["x"]], sigma=0.5, seed=4)
+    obs.to_netcdf(tmp_path / "obs.nc")
+    return tmp_path
+
+
+def test_simulate_assimilate_evaluate(files):
+    call("assimilate", files / "obs.nc", "--model", "lorenz63", "--members", 4, "--steps", 8, "--out", files / "post.nc", "--quiet")
+    post = xr.load_dataset(files / "post.nc")
+    assert dict(post.sizes) == {"member": 4, "time": 29}
+    call(
+        "assimilate", files / "obs.nc", "--model", "lorenz63", "--grid", files / "truth.nc", "--members", 4, "--steps", 8,
+        "--out", files / "post.nc", "--quiet", "--overwrite",
+    )  # fmt: skip
+    table = call("evaluate", files / "post.nc", files / "truth.nc", "--obs", files / "obs.nc")
+    for word in ("rmse", "crps", "spread_skill", "chi_square"):
+        assert word in table
+    truth = xr.load_dataset(files / "truth.nc")
+    same = xsda.assimilate(truth, xr.load_dataset(files / "obs.nc"), "lorenz63", members=4, steps=8, progress=False)
+    np.testing.assert_allclose(xr.load_dataset(files / "post.nc").x, same.x, rtol=1e-4, atol=1e-3)
+
+
+def test_train(tmp_path):
+    call("simulate", "dampedspring", "--length", 60, "--members", 12, "--set", "noise=0.2", "--out", tmp_path / "data.zarr")
+    out = call(
+        "train", tmp_path / "data.zarr", "--out", tmp_path / "spring.safetensors", "--window", 4, "--width", 8, "--steps", 5, "--quiet"
+    )
+    assert "spring" in out
+    assert xsda.load_model(tmp_path / "spring.safetensors").info["training_steps"] == 5
+    call("train", tmp_path / "data.zarr", "--out", tmp_path / "spring.safetensors", code=2)
+
+
+def test_models():
+    out = call("models")
+    assert "lorenz63" in out
+    assert "lorenz96" in out
+
+
+def test_demo(tmp_path):
+    start = time.perf_counter()
+    out = call("demo", "--members", 8, "--folder", tmp_path, "--quiet")
+    assert time.perf_counter() - start < 60
+    lines = {line[:18].strip(): line for line in out.splitlines()}
+    assert {"prior", "posterior", "observations only"} <= set(lines)
+    assert float(lines["posterior"].split()[1]) < float(lines["prior"].split()[1]) / 3
+    assert (tmp_path / "posterior.png").stat().st_size > 20_000
+    assert xr.load_dataset(tmp_path / "posterior.nc").sizes["member"] == 8
+    assert "overwrite" in call("demo", "--folder", tmp_path, code=2)
+
+
+@pytest.mark.parametrize("command", ["", "demo", "simulate", "train", "assimilate", "evaluate", "models"])
+def test_help(command):
+    out = call(*([command] if command else []), "--help")
+    assert "Usage" in out
+
+
+BAD = {
+    "system": (["simulate", "lorentz63", "--out", "{}/a.nc"], "did you mean 'lorenz63'"),
+    "setting": (["simulate", "lorenz63", "--set", "rho", "--out", "{}/a.nc"], "name=value"),
+    "unknown setting": (["simulate", "lorenz63", "--set", "rhoo=3", "--out", "{}/a.nc"], "rhoo"),
+    "length": (["simulate", "lorenz63", "--length", "0", "--out", "{}/a.nc"], "length=0"),
+    "suffix": (["simulate", "lorenz63", "--out", "{}/a.txt"], "must end in"),
+    "folder": (["simulate", "lorenz63", "--out", "{}/no/a.nc"], "does not exist"),
+    "missing": (["evaluate", "{}/a.nc", "{}/b.nc"], "no file"),
+    "exists": (["simulate", "lorenz63", "--out", "{}/truth.nc"], "--overwrite"),
+    "model": (["assimilate", "{}/obs.nc", "--model", "lorenz6", "--out", "{}/p.nc"], "did you mean"),
+    "sigma": (["assimilate", "{}/obs.nc", "--model", "lorenz63", "--sigma", "x=a", "--out", "{}/p.nc"], "name=number"),
+    "observations": (["assimilate", "{}/text.nc", "--model", "lorenz63", "--out", "{}/p.nc"], "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_ends_with_two_and_one_line(files, name):
+    (files / "text.nc").write_text("hello")
+    arguments, message = BAD[name]
+    before = sorted(p.name for p in files.iterdir())
+    out = call(*(a.format(files) for a in arguments), code=2)
+    assert message in out
+    assert len(out.strip().splitlines()) == 1
+    assert sorted(p.name for p in files.iterdir()) == before
+
+
+def test_debug_shows_the_traceback():
+    result = CliRunner().invoke(main, ["--debug", "simulate", "lorentz", "--out", "a.nc"])
+    assert isinstance(result.exception, ValueError)
+
+
+def test_an_interrupted_write_leaves_no_half_file(files, monkeypatch):
+    def broken(self, path, **options):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    before = (files / "truth.nc").read_bytes()
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", broken)
+    assert "disk full" in call("simulate", "lorenz63", "--out", files / "truth.nc", "--overwrite", code=2)
+    assert (files / "truth.nc").read_bytes() == before
+    assert not list(files.glob(".*"))

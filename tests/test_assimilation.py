@@ -1,0 +1,309 @@
+"""The whole path, against posteriors that are known."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import xsda
+from xsda.diffusion.samplers import DPMpp2M
+from xsda.guidance import GaussianScore
+
+
+def exact_posterior(cov, rows, y, sigma):
+    """Mean and covariance of x given rows @ x + error = y."""
+    gain = cov @ rows.T @ np.linalg.inv(rows @ cov @ rows.T + sigma**2 * np.eye(len(rows)))
+    return gain @ y, cov - gain @ rows @ cov
+
+
+def ravel(ds):
+    return np.concatenate([ds[v].transpose("member", ...).values.reshape(ds.sizes["member"], -1) for v in ("u", "v")], 1)
+
+
+def cases(grid):
+    """Observation templates of the five operators, with their errors."""
+    late = xr.DataArray(np.arange(10) * 3 + 0.37, dims="time")
+    means = grid.coarsen(time=4).mean()
+    for v in means.data_vars:
+        means[v].attrs["cell_methods"] = "time: mean"
+    return {
+        "every 4th step, one component": (grid.isel(time=slice(None, None, 4))[["u"]], 0.1),
+        "everywhere": (grid, 0.01),
+        "every second component": (grid[["u"]], 0.3),
+        "block means": (means, 0.1),
+        "off-grid times": (grid[["u"]].interp(time=late), 0.1),
+    }
+
+
+@pytest.mark.parametrize("name", ["every 4th step, one component", "everywhere", "every second component", "block means", "off-grid times"])
+@pytest.mark.parametrize("guidance", ["auto", "mmps"])
+def test_posterior_of_a_gaussian_prior_is_exact(rotation, name, guidance):
+    grid, cov, prior = rotation
+    like, sigma = cases(grid)[name]
+    n = cov.shape[0]
+    basis = xr.Dataset(
+        {v: (("member", "time"), np.eye(n)[:, i * 32 : (i + 1) * 32]) for i, v in enumerate(("u", "v"))}, grid.coords
+    )
+    seen = basis.sda.observe(like)
+    rows = np.concatenate([seen[v].values for v in seen.data_vars], axis=1).T
+    rng = np.random.default_rng(7)
+    y = rows @ np.linalg.cholesky(cov + 1e-9 * np.eye(n)) @ rng.standard_normal(n) + sigma * rng.standard_normal(len(rows))
+    obs, start = like.copy(deep=True), 0
+    for v in obs.data_vars:
+        obs[v] = obs[v].copy(data=y[start : start + obs[v].size].reshape(obs[v].shape))
+        start += obs[v].size
+    post = grid.sda.assimilate(obs, prior, members=2000, sigma=sigma, guidance=guidance, seed=1, progress=False)
+    assert post.attrs["denoiser_evaluations"] <= 32
+    mean, covariance = exact_posterior(cov, rows, y, sigma)
+    x = ravel(post)
+    assert np.linalg.norm(x.mean(0) - mean) < 0.03 * np.linalg.norm(mean)
+    assert x.var(0, ddof=1).sum() == pytest.approx(np.trace(covariance), rel=0.05)
+
+
+def test_members_do_not_depend_on_chunks_or_scheduler(lorenz):
+    truth, obs = lorenz
+    eager = truth.sda.assimilate(obs, "lorenz63", members=16, steps=8, seed=5, progress=False)
+    for chunk, scheduler in ((1, "threads"), (5, "synchronous"), (16, "threads"), (5, "processes")):
+        lazy = truth.sda.assimilate(obs, "lorenz63", members=16, steps=8, seed=5, chunks={"member": chunk})
+        assert lazy.x.chunks is not None
+        xr.testing.assert_allclose(lazy.compute(scheduler=scheduler), eager, rtol=1e-4, atol=1e-3)
+
+
+def test_members_on_a_cluster(lorenz):
+    distributed = pytest.importorskip("distributed")
+    truth, obs = lorenz
+    eager = truth.sda.assimilate(obs, "lorenz63", members=6, steps=8, seed=5, progress=False)
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster),
+    ):
+        lazy = truth.sda.assimilate(obs, "lorenz63", members=6, steps=8, seed=5, chunks={"member": 2})
+        xr.testing.assert_allclose(lazy.compute(), eager, rtol=1e-4, atol=1e-3)
+
+
+def test_a_member_never_depends_on_its_batch_mates(rotation):
+    grid, _, prior = rotation
+    obs = grid.isel(time=slice(None, None, 4))[["u"]] + 1
+    many = grid.sda.assimilate(obs, prior, members=12, sigma=0.1, progress=False)
+    few = grid.sda.assimilate(obs, prior, members=12, sigma=0.1, batch=5, progress=False)
+    xr.testing.assert_allclose(many, few, rtol=1e-4, atol=1e-5)
+    other = grid.sda.assimilate(obs, prior, members=3, sigma=0.1, progress=False)
+    xr.testing.assert_allclose(many.isel(member=slice(3)), other, rtol=1e-4, atol=1e-5)
+
+
+def test_seeds(rotation):
+    grid, _, prior = rotation
+    a, b, c = (prior.sample(grid, members=4, seed=s, progress=False) for s in (0, 0, 1))
+    assert a.identical(a.assign_attrs(b.attrs)) or np.array_equal(a.u, b.u)
+    assert np.array_equal(a.u, b.u)
+    assert not np.allclose(a.u, c.u)
+
+
+def test_splitting_and_repeating_observations(rotation):
+    grid, _, prior = rotation
+    u, v = (grid.isel(time=slice(None, None, 4))[[n]] + k for n, k in (("u", 1.0), ("v", -1.0)))
+    one = grid.sda.assimilate(xr.merge([u, v]), prior, members=4, sigma=0.3, progress=False)
+    two = grid.sda.assimilate({"a": u, "b": v}, prior, members=4, sigma=0.3, progress=False)
+    xr.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
+    once = grid.sda.assimilate(u, prior, members=500, sigma=0.3, progress=False)
+    again = grid.sda.assimilate([u, u, u, u], prior, members=500, sigma=0.6, progress=False)
+    assert float(abs(once.mean("member") - again.mean("member")).to_array().max()) < 0.02
+    assert float(once.u.var("member").sum()) == pytest.approx(float(again.u.var("member").sum()), rel=0.02)
+
+
+def test_units_do_not_matter(rotation):
+    grid, cov, prior = rotation
+    scale = np.repeat([1000.0, 0.01], 32)
+    offset = {"u": 273.15, "v": -5.0}
+    other = xr.Dataset({v: grid[v] + offset[v] for v in ("u", "v")})
+    rescaled = xsda.GaussianPrior(other, cov * np.outer(scale, scale))
+    obs = grid.isel(time=slice(None, None, 4))[["u"]] + 1
+    a = grid.sda.assimilate(obs, prior, members=4, sigma=0.1, progress=False)
+    b = other.sda.assimilate(obs * 1000 + 273.15, rescaled, members=4, sigma=100.0, progress=False)
+    np.testing.assert_allclose((b.u - 273.15) / 1000, a.u, atol=2e-3)
+    np.testing.assert_allclose((b.v + 5) / 0.01, a.v, atol=2e-3)
+
+
+def test_graph_of_a_thousand_members_is_small_and_runs_nothing(lorenz, monkeypatch):
+    import time
+
+    import cloudpickle
+
+    truth, obs = lorenz
+    monkeypatch.setattr("xsda.nn.temporal.TemporalNet.forward", lambda *a: pytest.fail("the network ran"))
+    start = time.perf_counter()
+    post = truth.sda.assimilate(obs, "lorenz63", members=1000, chunks={"member": 1})
+    seconds = time.perf_counter() - start
+    assert seconds < 1
+    assert post.sizes["member"] == 1000
+    assert len(post.x.chunks[0]) == 1000
+    assert len(cloudpickle.dumps(dict(post.x.__dask_graph__()))) < 1_000_000
+
+
+def test_a_dask_backed_grid_gives_a_lazy_result(lorenz):
+    truth, obs = lorenz
+    post = truth.chunk().sda.assimilate(obs, "lorenz63", members=2, steps=4)
+    assert post.x.chunks is not None
+    with pytest.raises(ValueError, match=r"\.chunk\(\{'time': -1\}\)"):
+        truth.chunk({"time": 8}).sda.assimilate(obs, "lorenz63")
+    with pytest.raises(ValueError, match="sampled whole"):
+        truth.sda.assimilate(obs, "lorenz63", chunks={"time": 8})
+    with pytest.raises(ValueError, match="'members'"):
+        truth.sda.assimilate(obs, "lorenz63", chunks={"members": 8})
+
+
+def test_netcdf_round_trip(lorenz, tmp_path):
+    truth, obs = lorenz
+    dates = np.datetime64("2026-01-01", "ns") + np.arange(32) * np.timedelta64(1, "h").astype("timedelta64[ns]")
+    grid = truth.assign_coords(time=dates).assign_attrs(institution="here")
+    grid["x"].attrs.update(units="K", long_name="warmth")
+    cov = np.eye(96)
+    prior = xsda.GaussianPrior(grid, cov)
+    post = grid.sda.assimilate(grid[["x"]].isel(time=[3, 9]), prior, members=3, sigma=1.0, progress=False)
+    assert post.x.dtype == np.float32
+    post.to_netcdf(tmp_path / "post.nc")
+    with xr.open_dataset(tmp_path / "post.nc") as back:
+        xr.testing.assert_equal(back.load(), post)
+        assert back.x.attrs == {"units": "K", "long_name": "warmth"}
+        assert back.attrs["institution"] == "here"
+        assert back.attrs["prior_hash"] == prior.hash
+        assert back.attrs["guidance"].startswith("MMPS")
+        assert back.member.attrs["standard_name"] == "realization"
+        assert "_FillValue" not in back.time.encoding
+        assert "_FillValue" not in back.member.encoding
+    post.to_netcdf(tmp_path / "again.nc")
+
+
+def test_the_users_names_survive():
+    lat, lon = np.linspace(60, 50, 5), np.linspace(0, 4, 4)
+    shape = (6, 5, 4)
+    dates = xr.date_range("2019-03-01", periods=6, freq="1h", use_cftime=True)
+    coords = {
+        "t": ("t", dates, {"axis": "T"}),
+        "breite": ("breite", lat, {"standard_name": "latitude", "units": "degrees_north"}),
+        "laenge": ("laenge", lon, {"standard_name": "longitude", "units": "degrees_east"}),
+    }
+    grid = xr.Dataset({"T2": (("t", "breite", "laenge"), np.zeros(shape))}, coords)
+    prior = xsda.GaussianPrior(grid, np.eye(120))
+    obs = grid.isel(t=[0], breite=[1]) + 2
+    post = grid.sda.assimilate(obs, prior, members=200, sigma=0.1, progress=False)
+    assert post.T2.dims == ("member", "t", "breite", "laenge")
+    xr.testing.assert_equal(post.breite, grid.breite)
+    mean = post.T2.mean("member")
+    assert float(abs(mean.isel(t=0, breite=1) - 2 / 1.01).max()) < 0.05
+    assert float(abs(mean.isel(t=0, breite=3)).max()) < 0.4
+
+
+def test_nan_is_a_missing_observation(rotation):
+    grid, _, prior = rotation
+    obs = grid.isel(time=slice(None, None, 4))[["u"]] + 1
+    holes = obs.where(obs.time != 8)
+    a = grid.sda.assimilate(holes, prior, members=3, sigma=0.1, progress=False)
+    b = grid.sda.assimilate(holes.dropna("time"), prior, members=3, sigma=0.1, progress=False)
+    xr.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_derived_observations_pull_towards_them(rotation):
+    grid, _, prior = rotation
+    speed = {"speed": lambda s: (s["u"] ** 2 + s["v"] ** 2).sqrt()}
+    obs = xr.Dataset({"speed": ("time", np.full(32, 3.0))}, {"time": grid.time})
+    post = grid.sda.assimilate(obs, prior, members=64, sigma=0.3, derived=speed, guidance="calibrated", steps=64, progress=False)
+    came = np.sqrt(post.u**2 + post.v**2)
+    assert float(came.mean()) == pytest.approx(3.0, abs=0.15)
+
+
+@pytest.mark.parametrize("guidance", ["calibrated", "mmps", GaussianScore(gamma=0.1), GaussianScore(gamma=0.1, detach=True)])
+def test_every_guidance_with_every_sampler_follows_the_observations(rotation, guidance):
+    grid, _, prior = rotation
+    obs = grid.isel(time=slice(None, None, 4))[["u"]] + 1
+    free = prior.sample(grid, members=32, progress=False)
+    for sampler in xsda.samplers.SAMPLERS:
+        post = grid.sda.assimilate(obs, prior, members=32, sigma=0.5, guidance=guidance, sampler=sampler, steps=64, progress=False)
+        misfit = [float(((d.u - obs.u) ** 2).mean()) for d in (post, free)]
+        assert misfit[0] < 0.4 * misfit[1], (sampler, misfit)
+
+
+def test_non_finite_members_raise(rotation):
+    grid, cov, _ = rotation
+    prior = xsda.GaussianPrior(grid, cov)
+    broken = prior.denoiser.forward
+
+    def forward(x, t):
+        out = broken(x, t)
+        out[1:2] = torch.where(prior.schedule.noise_level(t) < 1, torch.nan, out[1:2])
+        return out
+
+    prior.denoiser.forward = forward
+    with pytest.raises(xsda.NonFiniteSampleError, match=r"member 1 became non-finite at step \d+ of 16"):
+        prior.sample(grid, members=3, sampler=DPMpp2M(steps=16), progress=False)
+
+
+def test_precision(rotation):
+    grid, _, prior = rotation
+    obs = grid.isel(time=slice(None, None, 4))[["u"]] + 1
+    single, double = (grid.sda.assimilate(obs, prior, members=3, sigma=0.1, precision=p, progress=False) for p in ("float32", "float64"))
+    assert double.u.dtype == np.float32
+    assert 0 < float(abs(single - double).to_array().max()) < 1e-2
+    assert prior.denoiser.means.dtype == torch.float32
+
+
+GRID_ERRORS = {
+    "backwards": (lambda g: g.isel(time=slice(None, None, -1)), "runs backwards"),
+    "unsorted": (lambda g: g.isel(time=[0, 2, 1, *range(3, 32)]), "neither ascending nor descending"),
+    "nan": (lambda g: g.assign_coords(time=np.where(np.arange(32) == 3, np.nan, np.arange(32.0))), "NaN"),
+    "step": (lambda g: g.assign_coords(time=np.arange(32) * 2.0), "time step of the grid is 2"),
+    "dates": (lambda g: g.assign_coords(time=np.datetime64("2020-01-01", "ns") + np.arange(32)), "holds dates"),
+    "short": (lambda g: g.isel(time=slice(9)), "exactly 32 states"),
+    "variables": (lambda g: g.rename(u="uu"), "'u' is not in the Dataset"),
+}
+
+
+@pytest.mark.parametrize("name", GRID_ERRORS)
+def test_grids_that_do_not_fit(rotation, name):
+    grid, _, prior = rotation
+    change, message = GRID_ERRORS[name]
+    obs = grid.isel(time=[0])[["u"]]
+    with pytest.raises((ValueError, KeyError), match=message):
+        change(grid).sda.assimilate(obs, prior, sigma=1.0)
+
+
+def test_shorter_than_the_window(lorenz):
+    truth, obs = lorenz
+    window = xsda.load_model("lorenz63").window
+    with pytest.raises(ValueError, match=f"window of this prior \\({window}\\)"):
+        truth.isel(time=slice(window - 1)).sda.assimilate(obs.isel(time=[0]), "lorenz63")
+
+
+def test_other_space_sizes_warn_or_raise():
+    system = xsda.systems.Lorenz96(n=20)
+    truth = system.simulate(8, seed=0)
+    obs = truth.isel(time=[0, 4])
+    with pytest.warns(UserWarning, match="20 points along 'x' where the prior was trained with 40"):
+        truth.sda.assimilate(obs, "lorenz96", sigma=1.0, members=1, steps=2, progress=False)
+    fields = xr.Dataset({"u": (("time", "x"), np.zeros((3, 4)))}, {"time": np.arange(3), "x": np.arange(4.0)})
+    prior = xsda.GaussianPrior(fields, np.eye(12))
+    wider = fields.assign_coords(x=np.arange(4) * 2.0)
+    with pytest.raises(ValueError, match="spacing 2"):
+        wider.sda.assimilate(wider.isel(time=[0]), prior, sigma=1.0)
+
+
+CALL_ERRORS = {
+    "members": ({"members": 0}, "members=0"),
+    "guidance": ({"guidance": "mmsp"}, "did you mean 'mmps'"),
+    "sampler": ({"sampler": "dpm2m"}, "did you mean 'dpmpp2m'"),
+    "model": ({"model": "lorenz36"}, "did you mean 'lorenz"),
+    "file": ({"model": "nowhere/prior.safetensors"}, "no prior at"),
+    "sigma": ({"sigma": -1.0}, "must be positive"),
+    "precision": ({"precision": "float31"}, "did you mean 'float32'"),
+    "device": ({"device": "gpu"}, "use 'auto', 'cpu' or 'cuda'"),
+    "seed": ({"seed": -1}, "non-negative"),
+    "steps": ({"steps": 1}, "at least 2"),
+}
+
+
+@pytest.mark.parametrize("name", CALL_ERRORS)
+def test_calls_that_cannot_be(lorenz, name):
+    truth, obs = lorenz
+    options, message = CALL_ERRORS[name]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        truth.sda.assimilate(obs, **{"model": "lorenz63", **options})

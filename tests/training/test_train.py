@@ -1,0 +1,248 @@
+"""Training: it learns what is known, streams what is large, and resumes exactly."""
+
+import csv
+import errno
+
+import dask
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import xsda
+from xsda.diffusion import VE, Preconditioned, denoising_loss
+from xsda.nn import MarkovNet, TemporalNet
+from xsda.training.loop import Trainer
+from xsda.training.windows import Windows, fit_scaling, split
+from xsda.layout import Layout
+
+QUICK = {"batch_size": 16, "warmup": 5, "validate_every": 20, "checkpoint_every": 10, "validation_batches": 2, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def spring():
+    return xsda.systems.DampedSpring().simulate(80, 20, seed=0).rename(member="trajectory")
+
+
+def network():
+    return TemporalNet(2, width=12, dilations=(1, 2), features=16)
+
+
+def test_learns_the_best_denoiser_of_a_linear_gaussian_chain():
+    """After a little training the loss is near the exact one, and far from that of knowing nothing."""
+    system = xsda.systems.DampedSpring()
+    data = system.simulate(64, 200, seed=1)
+    prior = xsda.train(
+        data, window=16, network=TemporalNet(2, width=24, dilations=(1, 2, 4, 1), features=32), steps=500, learning_rate=5e-3,
+        **{**QUICK, "batch_size": 32, "validate_every": 250},
+    )  # fmt: skip
+    test = system.simulate(16, 400, seed=2)
+    x = Layout.of(test).scaled(prior.layout.mean, prior.layout.std).bind(test).to_tensor(test)
+    cov = np.cov(prior.bind(test).to_tensor(system.simulate(16, 20_000, seed=3)).flatten(1).T.numpy())
+    exact = xsda.priors.exact.GaussianDenoiser.of(
+        torch.zeros(1, 32), torch.as_tensor(cov)[None], torch.ones(1), (16, 2), prior.schedule
+    )
+    generator = torch.Generator().manual_seed(0)
+    for s in (0.1, 0.5, 2.0):
+        t = prior.schedule.time(torch.tensor(s)).expand(len(x))
+        noise = torch.randn(x.shape, generator=generator)
+        learned, best = (float(denoising_loss(d, x, t, noise, weighting="eps")) for d in (prior.denoiser, exact))
+        linear = 1 / (1 + s**2)  # each number on its own
+        assert learned - best < 0.15 * (linear - best)
+        # and the stored error curve says the same
+        stored = prior.error(torch.tensor(s)).square().mean() / s**2
+        assert float(stored) == pytest.approx(learned, rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_resumed_run_equals_an_uninterrupted_one(spring, tmp_path, precision):
+    class Stop(Exception):
+        pass
+
+    def interrupt(step, values):
+        if step == 40:
+            raise Stop
+
+    torch.manual_seed(0)
+    start = network().state_dict()
+
+    def train(**options):
+        net = network()
+        net.load_state_dict(start)
+        return xsda.train(
+            spring, window=8, network=net, steps=60, shortest=4, accumulate=2, learning_rate=5e-3, precision=precision, **QUICK, **options
+        )
+
+    whole = train(checkpoint=tmp_path / "whole.checkpoint", log=tmp_path / "whole.csv")
+    with pytest.raises(Stop):
+        train(checkpoint=tmp_path / "part.checkpoint", callback=interrupt)
+    resumed = train(checkpoint=tmp_path / "part.checkpoint")
+    assert resumed.hash == whole.hash
+    rows = list(csv.DictReader((tmp_path / "whole.csv").open()))
+    assert [r["step"] for r in rows] == ["20", "40", "60"]
+    assert float(rows[-1]["validation_loss"]) < float(rows[0]["validation_loss"])
+
+
+def test_a_checkpoint_of_another_training_is_refused(spring, tmp_path):
+    path = tmp_path / "a.checkpoint"
+    xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
+    with pytest.raises(ValueError, match="learning_rate: 0.001 then, 0.1 now"):
+        xsda.train(spring, window=8, network=network(), steps=10, learning_rate=0.1, checkpoint=path, **QUICK)
+    with pytest.raises(ValueError, match="another network"):
+        xsda.train(spring, window=8, network=TemporalNet(2, width=9), steps=10, checkpoint=path, **QUICK)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="damaged"):
+        xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(spring, tmp_path, monkeypatch):
+    path = tmp_path / "a.checkpoint"
+    import xsda.training.checkpoint as module
+
+    save, calls = module.save_file, []
+
+    def full(tensors, name, meta):
+        calls.append(name)
+        if len(calls) == 2:
+            with open(name, "wb") as file:
+                file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(tensors, name, meta)
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        xsda.train(spring, window=8, network=network(), steps=30, checkpoint=path, **QUICK)
+    assert module.load_checkpoint(path)[1]["step"] == 10
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_non_finite_loss_stops_with_the_step(spring, tmp_path, monkeypatch):
+    path = tmp_path / "a.checkpoint"
+    original = Trainer._loss
+    monkeypatch.setattr(Trainer, "_loss", lambda self, *a: original(self, *a) * (float("nan") if self.step == 15 else 1))
+    with pytest.raises(xsda.TrainingError, match=r"step 15.*last good checkpoint is .*a\.checkpoint"):
+        xsda.train(spring, window=8, network=network(), steps=30, checkpoint=path, **QUICK)
+
+
+def test_patience_stops_early(spring):
+    seen = []
+    xsda.train(
+        spring, window=8, network=network(), steps=500, patience=2, learning_rate=1e-12, decay="constant",
+        callback=lambda step, values: seen.append(step), **QUICK,
+    )  # fmt: skip
+    assert seen[-1] <= 80
+
+
+def test_windows_cover_everything_once_and_skip_exactly(spring):
+    layout = fit_scaling(spring, Layout.of(spring))
+    windows = Windows(spring, layout, 8, piece_bytes=8 * 30 * 3, held=3)  # forced into small pieces
+    assert len(windows.pieces) > 5
+    assert len(windows) == 20 * 73
+    number = sum(1 for _ in zip(range(10_000), windows.pieces)) and len(windows) // 16
+    first = [b[0] for _, b in zip(range(number + 5), windows.batches(16, seed=4), strict=False)]
+    again = [b[0] for _, b in zip(range(3), windows.batches(16, seed=4, skip=number + 2), strict=False)]
+    for a, b in zip(first[number + 2 :], again, strict=False):
+        assert torch.equal(a, b)
+    heads = torch.cat(first[: number - 20])[:, 0, 0]
+    assert len(torch.unique(heads)) == len(heads)
+
+
+@pytest.mark.parametrize("kind", ["netcdf", "zarr", "h5", "dask"])
+def test_files_are_read_in_pieces_and_give_the_same_batches(spring, tmp_path, kind):
+    if kind == "dask":
+        data = spring.chunk({"trajectory": 3, "time": 17})
+    elif kind == "zarr":
+        spring.to_zarr(tmp_path / "s.zarr")
+        data = xr.open_zarr(tmp_path / "s.zarr")
+    else:
+        spring.to_netcdf(tmp_path / "s.nc", engine="h5netcdf" if kind == "h5" else "netcdf4")
+        data = xr.open_dataset(tmp_path / "s.nc", engine="h5netcdf" if kind == "h5" else "netcdf4")
+    layout = fit_scaling(data, Layout.of(data))
+    assert np.allclose(layout.mean, [float(spring[v].mean()) for v in layout.names])
+    assert np.allclose(layout.std, [float(spring[v].std()) for v in layout.names])
+    a, b = (next(Windows(d, layout, 8, piece_bytes=4000).batches(8, seed=0))[0] for d in (data, spring))
+    torch.testing.assert_close(a, b)
+    if kind == "dask":
+        read = []
+        with dask.config.set(scheduler=lambda dsk, keys, **k: read.append(1) or dask.get(dsk, keys, **k)):
+            windows = Windows(data, layout, 8, piece_bytes=4000)
+            assert not read  # nothing is read to plan
+            next(windows.batches(8, seed=0))
+        assert 0 < len(read) <= 2 * windows.held  # one read a piece and variable
+
+
+def test_split():
+    data = xsda.systems.DampedSpring().simulate(100, 30, seed=0)
+    parts = split(data, Layout.of(data), 5)
+    assert [p.sizes["member"] for p in parts] == [24, 3, 3]
+    alone = data.isel(member=0, drop=True)
+    assert [p.sizes["time"] for p in split(alone, Layout.of(alone), 5)] == [80, 10, 10]
+    with pytest.raises(ValueError, match="too few"):
+        split(alone, Layout.of(alone), 11)
+
+
+def test_fields_with_context_and_dates():
+    """A field whose mean follows a static map and the hour of the day is learnt from them."""
+    rng = np.random.default_rng(0)
+    time = np.datetime64("2020-01-01", "ns") + np.arange(240) * np.timedelta64(3600 * 10**9, "ns")
+    mask = np.indices((6, 6)).sum(0) % 2
+    day = np.sin(2 * np.pi * np.arange(240) / 24)[:, None, None]
+    values = 280 + 3 * mask * day + 0.1 * rng.standard_normal((240, 6, 6))
+    data = xr.Dataset(
+        {"T": (("time", "lat", "lon"), values, {"units": "K"}), "mask": (("lat", "lon"), mask.astype(float))},
+        {"time": time, "lat": np.linspace(55, 50, 6), "lon": np.arange(6.0)},
+    )
+    prior = xsda.train(
+        data, window=3, context=["mask"], time_features=["hour_of_day"], width=16, steps=150, learning_rate=5e-3, **QUICK
+    )
+    assert prior.layout.context_channels == 3
+    grid = data.isel(time=slice(0, 24))
+    sample = prior.sample(grid, members=4, steps=12, progress=False)
+    assert sample["T"].attrs["units"] == "K"
+    expected = 280 + 3 * mask * day[:24]
+    error = float(((sample["T"].mean("member") - expected) ** 2).mean() ** 0.5)
+    assert error < 0.5 * float((3 * mask * day[:24]).std())
+    with pytest.raises(KeyError, match="static field 'mask'"):
+        prior.sample(grid.drop_vars("mask"))
+
+
+def test_markov_network():
+    data = xsda.systems.DampedSpring().simulate(60, 12, seed=0)
+    prior = xsda.train(data, window=3, network="markov", width=16, steps=20, **QUICK)
+    assert isinstance(prior.denoiser.network, MarkovNet)
+    assert prior.window == 3
+    with pytest.raises(ValueError, match="must be odd"):
+        xsda.train(data, window=4, network="markov", steps=2, **QUICK)
+
+
+ERRORS = {
+    "option": ({"step": 3}, TypeError, "did you mean 'steps'"),
+    "network": ({"network": "temporl"}, ValueError, "did you mean 'temporal'"),
+    "window": ({"window": 100}, ValueError, "100"),
+    "context": ({"context": ["mask"]}, KeyError, "mask"),
+    "features": ({"time_features": ["hour_of_day"]}, ValueError, "dates"),
+    "rate": ({"learning_rate": 0}, ValueError, "positive"),
+    "schedule": ({"schedule": VE(), "precision": "half"}, ValueError, "float32"),
+    "periodic": ({"periodic": ["x"]}, ValueError, "no dimension 'x'"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(spring, name):
+    options, kind, message = ERRORS[name]
+    with pytest.raises(kind, match=message):
+        xsda.train(spring, **options)
+
+
+def test_nan_in_the_data(spring):
+    broken = spring.where(spring.time != spring.time[7])
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        xsda.train(broken, window=4, steps=2, **QUICK)
+
+
+def test_schedule_and_parameterization(spring):
+    schedule = xsda.diffusion.VP(eta=1e-2)
+    prior = xsda.train(spring, window=4, network=network(), steps=5, parameterization="v", **QUICK, width=None)
+    assert prior.denoiser.parameterization == "v"
+    again = Preconditioned(network(), schedule)
+    assert again.schedule == schedule

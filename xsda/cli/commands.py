@@ -1,0 +1,216 @@
+"""The commands that read and write files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import xarray as xr
+
+from xsda.files import replacing
+from xsda.names import choose
+
+FORMATS = {".nc": "netcdf", ".nc4": "netcdf", ".zarr": "zarr"}
+out_option = click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write (.nc or .zarr).")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
+
+
+def read(path: str) -> xr.Dataset:
+    """Open a NetCDF or Zarr file."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        return xr.open_dataset(path) if Path(path).suffix != ".zarr" else xr.open_zarr(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as NetCDF or Zarr: {error}") from error
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Fail before a long computation rather than after it."""
+    if path.suffix not in FORMATS:
+        raise ValueError(f"--out {path} must end in one of {', '.join(FORMATS)}")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; give --overwrite to replace it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent} does not exist")
+    if path.suffix != ".zarr":
+        with replacing(path.parent / f".{path.name}.probe"):
+            pass
+        (path.parent / f".{path.name}.probe").unlink()
+
+
+def write(ds: xr.Dataset, path: Path) -> None:
+    """Write to a temporary name and move."""
+    if path.suffix != ".zarr":
+        with replacing(path) as temporary:
+            ds.to_netcdf(temporary, engine="netcdf4")
+        return
+    import shutil
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        ds.to_zarr(folder / "part", mode="w")
+        if path.exists():
+            shutil.rmtree(path)
+        (folder / "part").rename(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def parse_settings(pairs: tuple[str, ...], what: str) -> dict[str, Any]:
+    """``name=value`` pairs; values are read as JSON where they can be."""
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise ValueError(f"{what} {pair!r} must have the form name=value")
+        try:
+            out[name] = json.loads(value)
+        except json.JSONDecodeError:
+            out[name] = value
+    return out
+
+
+def parse_sigma(values: tuple[str, ...]) -> float | dict[str, float] | None:
+    """One number for everything, or name=number pairs."""
+    if not values:
+        return None
+    try:
+        if len(values) == 1 and "=" not in values[0]:
+            return float(values[0])
+        return {k: float(v) for k, v in parse_settings(values, "--sigma").items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--sigma {' '.join(values)}: give one number, or name=number for each variable") from error
+
+
+@click.command()
+@click.argument("system")
+@click.option("--length", default=256, show_default=True, help="Number of states kept.")
+@click.option("--members", default=None, type=int, help="Number of independent trajectories [default: one].")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--burn-in", default=None, type=int, help="Steps before the first kept state [default: the system's own].")
+@click.option("--every", default=1, show_default=True, help="Keep every so many-th step.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Parameter of the system, e.g. --set rho=28.")
+@out_option
+@overwrite_option
+def simulate(
+    system: str, length: int, members: int | None, seed: int, burn_in: int | None, every: int,
+    settings: tuple[str, ...], out: Path, overwrite: bool,
+) -> None:  # fmt: skip
+    """Simulate labelled trajectories of a SYSTEM: lorenz63, lorenz96, lotkavolterra, dampedspring."""
+    from xsda import systems
+
+    known = {name.lower(): getattr(systems, name) for name in ("Lorenz63", "Lorenz96", "LotkaVolterra", "DampedSpring")}
+    if system.lower() not in known:
+        raise ValueError(f"unknown system {system!r}; {choose(system, known)}")
+    check_output(out, overwrite)
+    try:
+        simulator = known[system.lower()](**parse_settings(settings, "--set"))
+    except TypeError as error:
+        raise ValueError(f"{system} does not take these settings: {error}") from error
+    write(simulator.simulate(length, members, seed=seed, burn_in=burn_in, every=every), out)
+    click.echo(f"wrote {out}")
+
+
+@click.command()
+@click.argument("data")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File of the prior (.safetensors).")
+@click.option("--window", default=5, show_default=True, help="Consecutive states in a training sample.")
+@click.option("--network", default="temporal", show_default=True, help="temporal or markov.")
+@click.option("--width", default=None, type=int, help="Features of the network.")
+@click.option("--periodic", multiple=True, help="Name of a periodic dimension; may be repeated.")
+@click.option("--context", multiple=True, help="Static field that the network reads; may be repeated.")
+@click.option("--steps", default=10_000, show_default=True, help="Optimiser steps.")
+@click.option("--batch-size", default=64, show_default=True)
+@click.option("--learning-rate", default=1e-3, show_default=True)
+@click.option("--patience", default=0, show_default=True, help="Validations without improvement before stopping; 0: never.")
+@click.option("--precision", default="float32", show_default=True, help="float32, bf16 or fp16 (GPU).")
+@click.option("--checkpoint", default=None, type=click.Path(path_type=Path), help="Checkpoint file; goes on from it if it exists.")
+@click.option("--log", default=None, type=click.Path(path_type=Path), help="CSV file of losses.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--name", default=None, help="Name of the prior [default: the output's].")
+@overwrite_option
+@quiet_option
+def train(data: str, out: Path, window: int, network: str, width: int | None, periodic: tuple[str, ...], context: tuple[str, ...],
+          steps: int, batch_size: int, learning_rate: float, patience: int, precision: str, checkpoint: Path | None,
+          log: Path | None, seed: int, device: str, name: str | None, overwrite: bool, quiet: bool) -> None:  # fmt: skip
+    """Train a prior on trajectories in DATA (NetCDF or Zarr: time, space, optionally trajectory)."""
+    from xsda.training import train as fit
+
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} exists; give --overwrite to replace it")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"the folder {out.parent} does not exist")
+    prior = fit(
+        read(data), window=window, network=network, width=width, periodic=periodic, context=context, steps=steps,
+        batch_size=batch_size, learning_rate=learning_rate, patience=patience, precision=precision, checkpoint=checkpoint,
+        log=log, seed=seed, device=device, name=name or out.stem, progress=not quiet,
+    )  # fmt: skip
+    prior.info["data"] = Path(data).name
+    prior.save(out, overwrite=overwrite)
+    click.echo(prior)
+    click.echo(f"wrote {out}")
+
+
+@click.command()
+@click.argument("observations", nargs=-1, required=True)
+@click.option("--model", required=True, help="Name of a prior (see `xsda models`) or its file.")
+@click.option("--grid", default=None, help="File whose coordinates say what is estimated [default: the prior's step from the first to the last observation].")  # fmt: skip
+@click.option("--members", default=16, show_default=True)
+@click.option("--sigma", multiple=True, metavar="S | NAME=S", help="Standard deviation of the observation error.")
+@click.option("--guidance", default="auto", show_default=True)
+@click.option("--sampler", default="auto", show_default=True)
+@click.option("--steps", default=None, type=int, help="Steps of the sampler.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@out_option
+@overwrite_option
+@quiet_option
+def assimilate(observations: tuple[str, ...], model: str, grid: str | None, members: int, sigma: tuple[str, ...], guidance: str,
+               sampler: str, steps: int | None, seed: int, device: str, out: Path, overwrite: bool, quiet: bool) -> None:  # fmt: skip
+    """Draw a posterior ensemble given OBSERVATIONS (one or several NetCDF or Zarr files)."""
+    from xsda.assimilation import assimilate as run
+    from xsda.cli.grid import default_grid
+    from xsda.priors import load_model
+
+    check_output(out, overwrite)
+    prior = load_model(model)
+    sources = {Path(p).stem: read(p) for p in observations}
+    if len(sources) < len(observations):
+        raise ValueError("two observation files have the same name; rename one")
+    target = read(grid) if grid else default_grid(prior, list(sources.values()))
+    post = run(
+        target, sources if len(sources) > 1 else next(iter(sources.values())), prior, members=members,
+        sigma=parse_sigma(sigma), guidance=guidance, sampler=sampler, steps=steps, seed=seed, device=device,
+        progress=False if quiet else None,
+    )  # fmt: skip
+    write(post.compute(), out)
+    click.echo(f"wrote {out}: {dict(post.sizes)}")
+
+
+@click.command()
+@click.argument("ensemble")
+@click.argument("truth")
+@click.option("--obs", default=None, help="Observations, for the chi-square.")
+@click.option("--sigma", multiple=True, metavar="S | NAME=S", help="Standard deviation of the observation error.")
+def evaluate(ensemble: str, truth: str, obs: str | None, sigma: tuple[str, ...]) -> None:
+    """Print the scores of an ENSEMBLE file against a TRUTH file."""
+    from xsda.metrics import evaluate as score
+
+    table = score(read(ensemble), read(truth), obs=read(obs) if obs else None, sigma=parse_sigma(sigma))
+    click.echo(table.to_dataframe().to_string(float_format=lambda v: f"{v:.4g}"))
+
+
+@click.command()
+def models() -> None:
+    """List the priors that can be loaded by name."""
+    from xsda.priors import load_model
+    from xsda.priors import models as known
+
+    for name, where in known().items():
+        click.echo(repr(load_model(name)) if where == "embedded" else f"{name}: {where}")
