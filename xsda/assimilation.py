@@ -73,7 +73,7 @@ def assimilate(
         Show a progress bar (default: where there is a terminal or a notebook).
     derived
         Functions for observed variables that the prior lacks, e.g.
-        ``{"wind_speed": lambda s: (s["u"]**2 + s["v"]**2).sqrt()}``; ``s[name]`` is a tensor (member, time, *space) in the
+        ``{"wind_speed": lambda s: (s["u"]**2 + s["v"]**2).sqrt()}``; ``s[name]`` is a tensor ``(member, time, *space)`` in the
         variable's units, axes ascending.
 
     Returns

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+TIME_NAMES = ("time", "t")
 SPACE_NAMES = {
     "Y": ("y", "lat", "latitude", "rlat", "nav_lat"),
     "X": ("x", "lon", "longitude", "rlon", "nav_lon"),
@@ -20,24 +22,43 @@ def is_datelike(coord: xr.DataArray) -> bool:
 
 
 def axis_numbers(coord: xr.DataArray, origin: Any = None) -> np.ndarray:
-    """Coordinate values in double precision; dates become seconds since ``origin`` (default: the first)."""
+    """Coordinate values in double precision; dates become seconds since ``origin`` (default: the first), lags seconds."""
     values = np.asarray(coord.values)
     if is_datelike(coord):
         origin = values.flat[0] if origin is None else origin
         try:
             if values.dtype.kind == "M":
-                seconds = (values - np.datetime64(origin)) / np.timedelta64(1, "ns") * 1e-9
-                return np.where(np.isnat(values), np.nan, seconds)
+                return (values - np.datetime64(origin)) / np.timedelta64(1, "s")
             return np.vectorize(lambda d: (d - origin).total_seconds(), otypes=[float])(values)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"the dates of {coord.name!r} ({type(values.flat[0]).__name__}) and those of the grid "
                 f"({type(origin).__name__}) belong to different calendars; convert one with .convert_calendar"
             ) from error
+    if values.dtype.kind == "m":
+        return values / np.timedelta64(1, "s")
     try:
         return values.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the coordinate {coord.name!r} holds {values.dtype}, expected numbers or dates") from error
+
+
+def axis_text(value: float, origin: Any = None) -> str:
+    """A position on an axis as the user wrote it: a number, or a date."""
+    if origin is None or not np.isfinite(value):
+        return f"{value:g}"
+    if isinstance(origin, np.datetime64):
+        return str((origin + np.timedelta64(round(value), "s")).astype("datetime64[s]"))
+    return str(origin + datetime.timedelta(seconds=round(value)))
+
+
+def check_sorted(values: np.ndarray, name: str) -> None:
+    """Raise unless every grid point has a position and they ascend or descend."""
+    if not np.isfinite(values).all():
+        raise ValueError(f"the coordinate {name!r} of the grid holds NaN or NaT; every grid point needs a position")
+    steps = np.diff(values)
+    if len(steps) and not ((steps > 0).all() or (steps < 0).all()):
+        raise ValueError(f"the coordinate {name!r} of the grid is neither ascending nor descending; use .sortby({name!r})")
 
 
 def uniform_step(values: np.ndarray, name: str) -> float:
@@ -92,6 +113,13 @@ def _cf_axes(ds: xr.Dataset) -> dict[str, str]:
     return axes
 
 
+def is_longitude(coord: xr.DataArray) -> bool:
+    """Whether the values are longitudes in degrees: by standard name, by units, or by name where no units are given."""
+    units = coord.attrs.get("units")
+    named = units is None and str(coord.name).lower() in ("lon", "longitude")
+    return coord.attrs.get("standard_name") == "longitude" or units in ("degrees_east", "degree_east") or named
+
+
 def own_period(ds: xr.Dataset, dim: str, spacing: float) -> float | None:
     """The period of an axis that says so itself: its attribute ``period``, or longitudes all around the globe."""
     if dim not in ds.coords:
@@ -99,8 +127,7 @@ def own_period(ds: xr.Dataset, dim: str, spacing: float) -> float | None:
     attrs, span = ds[dim].attrs, spacing * ds.sizes[dim]
     if "period" in attrs:
         return float(attrs["period"])
-    longitude = attrs.get("standard_name") == "longitude" or attrs.get("units") == "degrees_east"
-    return 360.0 if longitude and abs(span - 360) < 0.5 * spacing else None
+    return 360.0 if is_longitude(ds[dim]) and abs(span - 360) < 0.5 * spacing else None
 
 
 TIME_FEATURES = ("hour_of_day", "day_of_year")

@@ -21,8 +21,11 @@ DEVICE_LOCK = threading.Lock()  # one block at a time in a process: torch uses t
 class Task(Protocol):
     """What a block is computed by."""
 
-    shape: tuple[int, ...]
-    steps: int
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def steps(self) -> int: ...
 
     def __call__(self, members: Sequence[int], advance: Callable[[int], None] | None = None) -> np.ndarray: ...
 

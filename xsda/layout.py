@@ -7,7 +7,7 @@ A ``Layout`` belongs to a prior: which variables, how scaled, on which axes. Bou
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -16,10 +16,20 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from xsda.axes import axis_numbers, check_time_features, find_axes, is_datelike, own_period, time_feature_waves, uniform_step
+from xsda.axes import (
+    axis_numbers,
+    check_sorted,
+    check_time_features,
+    find_axes,
+    is_datelike,
+    own_period,
+    time_feature_waves,
+    uniform_step,
+)
 from xsda.names import choose
 
 KEPT_ATTRS = ("units", "standard_name", "long_name")
+SAMPLE_DIMS = ("trajectory", "member")
 
 
 @dataclass(frozen=True)
@@ -87,29 +97,34 @@ class Layout:
         space: Sequence[str] | None = None,
         context: Sequence[str] = (),
         time_features: Sequence[str] = (),
-        sample_dims: Sequence[str] = ("trajectory", "member"),
+        sample_dims: Sequence[str] = SAMPLE_DIMS,
+        even: bool = True,
     ) -> Layout:
-        """Read a layout off a Dataset; the scaling is left at mean 0 and standard deviation 1."""
+        """Read a layout off a Dataset; the scaling is left at mean 0 and standard deviation 1.
+
+        The time axis must be evenly spaced, as a prior's is, unless ``even`` is False: then there is no time step.
+        """
         time, found = find_axes(ds)
         dims = tuple(space) if space is not None else found
         for name in (*dims, *periodic):
             if name not in ds.dims:
                 raise ValueError(f"no dimension {name!r} in the Dataset, which has {tuple(ds.sizes)}; {choose(name, ds.dims)}")
         numbers = axis_numbers(ds[time]) if time in ds.coords else np.arange(ds.sizes[time], dtype=float)
-        dt = uniform_step(numbers, time) if len(numbers) > 1 else None
+        check_sorted(numbers, time)
+        dt = uniform_step(numbers, time) if even and len(numbers) > 1 else None
         axes = []
         for name in dims:
             x = np.sort(axis_numbers(ds[name])) if name in ds.coords else np.arange(ds.sizes[name], dtype=float)
             spacing = float(np.median(np.diff(x))) if len(x) > 1 else 1.0
             axes.append(Axis(name, len(x), spacing, spacing * len(x) if name in periodic else own_period(ds, name, spacing)))
-        variables = [_variable(ds[v], {time, *dims, *sample_dims}) for v in ds.data_vars if v not in context]
+        fixed = tuple(_context(ds, v, dims) for v in context)
+        others = {*context, *(v.attrs.get("bounds") for v in ds.variables.values())}
+        variables = [_variable(ds[v], (time, *dims), sample_dims) for v in ds.data_vars if v not in others]
         if not variables:
-            raise ValueError("the Dataset has no variables to learn")
+            raise ValueError(f"the Dataset has no variables over {(time, *dims)}")
         dates = time in ds.coords and is_datelike(ds[time])
         check_time_features(time_features, dates)
-        return cls(
-            tuple(variables), tuple(axes), time, dt, dates, tuple(_context(ds, v, dims) for v in context), tuple(time_features)
-        )
+        return cls(tuple(variables), tuple(axes), time, dt, dates, fixed, tuple(time_features))
 
     @property
     def channels(self) -> int:
@@ -165,8 +180,14 @@ class Layout:
         return Grid.match(self, ds)
 
 
-def _variable(da: xr.DataArray, known: set[Hashable]) -> Variable:
-    extra = [str(d) for d in da.dims if d not in known]
+def _variable(da: xr.DataArray, core: Sequence[str], sample_dims: Sequence[str]) -> Variable:
+    lacking = [d for d in core if d not in da.dims]
+    if lacking:
+        raise ValueError(
+            f"variable {da.name!r} lacks the dimension {lacking[0]!r} of the trajectory; drop it, or pass it as context=... "
+            "if it is a static field"
+        )
+    extra = [str(d) for d in da.dims if d not in {*core, *sample_dims}]
     if len(extra) > 1:
         raise ValueError(
             f"variable {da.name!r} has the dimensions {extra} beside time and space; at most one (its channels) is "
@@ -214,6 +235,9 @@ class Grid:
         grid = cls(layout, ds, dims, names)
         for name in grid.core_dims:
             grid.numbers(name)  # raises if the coordinate is not usable
+        for v in layout.variables:
+            if names[v.name] in ds:
+                _check_variable(v, ds[names[v.name]], grid.core_dims)
         return grid
 
     @property
@@ -236,12 +260,8 @@ class Grid:
         if dim not in self.template.coords:
             return np.arange(self.template.sizes[dim], dtype=float)
         values = axis_numbers(self.template[dim], self.origin if dim == self.core_dims[0] else None)
-        if not np.isfinite(values).all():
-            raise ValueError(f"the coordinate {dim!r} of the grid holds NaN or NaT; every grid point needs a position")
-        steps = np.diff(values)
-        if len(steps) and not ((steps > 0).all() or (steps < 0).all()):
-            raise ValueError(f"the coordinate {dim!r} of the grid is neither ascending nor descending; use .sortby({dim!r})")
-        if dim == self.core_dims[0] and len(steps) and steps[0] < 0:
+        check_sorted(values, dim)
+        if dim == self.core_dims[0] and len(values) > 1 and values[1] < values[0]:
             raise ValueError(f"the time axis {dim!r} runs backwards; use .sortby({dim!r})")
         return values
 
@@ -317,10 +337,13 @@ class Grid:
             name = self.names[v.name]
             source = self.template.get(name)
             attrs = dict(source.attrs) if source is not None else dict(v.attrs)
-            data[name] = self.orient(xr.DataArray(block * std + mean, dims=dims, attrs=attrs))
+            da = self.orient(xr.DataArray(block * std + mean, dims=dims, attrs=attrs))
+            order = [d for d in (source.dims if source is not None else ()) if d in dims and d not in outer]
+            data[name] = da.transpose(*outer, *order) if order else da
+        labels = {v.channel_dim: list(v.labels) for v in self.layout.variables if v.channel_dim and v.labels}
         keep = {*self.core_dims, *(v.channel_dim for v in self.layout.variables)}
         coords = {k: c for k, c in self.template.coords.items() if set(c.dims) <= keep}
-        return xr.Dataset(data).assign_coords({**coords, **outer})
+        return xr.Dataset(data).assign_coords({**labels, **coords, **outer})
 
     def check_spacing(self) -> list[str]:
         """Differences to the prior's own grid that a network may or may not bear, as sentences."""
@@ -356,7 +379,7 @@ class Grid:
 
 
 def _match_variable(v: Variable, ds: xr.Dataset) -> str:
-    if v.name in ds:
+    if v.name in ds.data_vars:
         return v.name
     wanted = v.attrs.get("standard_name")
     for name, da in ds.data_vars.items():
@@ -365,3 +388,18 @@ def _match_variable(v: Variable, ds: xr.Dataset) -> str:
     if len(ds.data_vars) == 0:
         return v.name
     raise KeyError(f"the prior's variable {v.name!r} is not in the Dataset, which has {list(ds.data_vars)}; {choose(v.name, ds)}")
+
+
+def _check_variable(v: Variable, da: xr.DataArray, core: Sequence[str]) -> None:
+    """Raise unless a variable of the grid has the prior's dimensions and channels."""
+    expected = (*core, *([v.channel_dim] if v.channel_dim else []))
+    if {*da.dims} - {*SAMPLE_DIMS} != {*expected}:
+        raise ValueError(f"variable {da.name!r} of the grid has the dimensions {da.dims}, the prior expects {expected}")
+    if v.channel_dim is None:
+        return
+    own = da[v.channel_dim].values.tolist() if v.channel_dim in da.coords else []
+    if da.sizes[v.channel_dim] != v.channels or (own and v.labels and own != list(v.labels)):
+        raise ValueError(
+            f"variable {da.name!r} of the grid has {v.channel_dim} = {own or da.sizes[v.channel_dim]}, the prior was trained "
+            f"with {list(v.labels) or v.channels}; use .sel({v.channel_dim}=...) to pick them in that order"
+        )

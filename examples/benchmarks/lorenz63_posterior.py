@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 import xsda
-from xsda.guidance import Calibrated, GaussianScore
+from xsda.guidance import MMPS, Calibrated, GaussianScore
 from xsda.diffusion.samplers import DDIM, DPMpp2M, DPMpp2MSDE, PredictorCorrector
 from xsda.systems import Lorenz63
 
@@ -26,16 +26,16 @@ LENGTH, SCALE = 65, 8.0
 SYSTEM = Lorenz63()
 METHODS = {
     "default": {},
-    "default, 64 steps": {"steps": 64},
-    "sda, gamma 1e-2, paper's sampler": {
-        "guidance": GaussianScore(gamma=1e-2), "sampler": PredictorCorrector(steps=256, corrections=1, tau=0.25)},
-    "calibrated, no correction": {"guidance": Calibrated(), "sampler": DPMpp2M(steps=32)},
-    "calibrated, 2 corrections tau .1": {"guidance": Calibrated(), "sampler": DPMpp2M(steps=32, corrections=2, tau=0.1)},
-    "calibrated, 3 corrections tau .2": {"guidance": Calibrated(), "sampler": DPMpp2M(steps=32, corrections=3, tau=0.2)},
-    "calibrated, SDE 64": {"guidance": Calibrated(), "sampler": DPMpp2MSDE(steps=64)},
-    "calibrated, SDE 96": {"guidance": Calibrated(), "sampler": DPMpp2MSDE(steps=96)},
-    "calibrated, SDE 32, 1 correction": {"guidance": Calibrated(), "sampler": DPMpp2MSDE(steps=32, corrections=1, tau=0.1)},
-    "calibrated, ancestral 64": {"guidance": Calibrated(), "sampler": DDIM(steps=64, eta=1.0)},
+    "default, 32 steps": {"steps": 32},
+    "default, 96 steps": {"steps": 96},
+    "paper's recipe": {"guidance": GaussianScore(gamma=1e-2), "sampler": PredictorCorrector(steps=256, corrections=1, tau=0.25)},
+    "calibrated, SDE 64, uniform grid": {"sampler": DPMpp2MSDE(steps=64)},
+    "calibrated, SDE 64, no limit": {"guidance": Calibrated(limit=1e9)},
+    "calibrated, ODE 32, 2 corrections": {"sampler": DPMpp2M(steps=32, corrections=2, grid="centered")},
+    "calibrated, ODE 64": {"sampler": DPMpp2M(steps=64, grid="centered")},
+    "calibrated, ancestral 64": {"sampler": DDIM(steps=64, eta=1.0, grid="centered")},
+    "gamma 1e-2, SDE 64": {"guidance": GaussianScore(gamma=1e-2)},
+    "mmps, SDE 64": {"guidance": MMPS()},
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 import xsda
 from xsda.diffusion import VE, Preconditioned, denoising_loss
 from xsda.nn import MarkovNet, TemporalNet
+from xsda.training import make_network
 from xsda.training.loop import Trainer
 from xsda.training.windows import Windows, fit_scaling, split
 from xsda.layout import Layout
@@ -152,8 +153,8 @@ def test_files_are_read_in_pieces_and_give_the_same_batches(spring, tmp_path, ki
     if kind == "dask":
         data = spring.chunk({"trajectory": 3, "time": 17})
     elif kind == "zarr":
-        spring.to_zarr(tmp_path / "s.zarr")
-        data = xr.open_zarr(tmp_path / "s.zarr")
+        spring.to_zarr(tmp_path / "s.zarr", consolidated=False)
+        data = xr.open_zarr(tmp_path / "s.zarr", consolidated=False)
     else:
         spring.to_netcdf(tmp_path / "s.nc", engine="h5netcdf" if kind == "h5" else "netcdf4")
         data = xr.open_dataset(tmp_path / "s.nc", engine="h5netcdf" if kind == "h5" else "netcdf4")
@@ -246,3 +247,12 @@ def test_schedule_and_parameterization(spring):
     assert prior.denoiser.parameterization == "v"
     again = Preconditioned(network(), schedule)
     assert again.schedule == schedule
+
+
+@pytest.mark.parametrize("window", [1, 3, 5, 8, 24, 96, 500])
+def test_the_reach_of_the_default_network_is_half_its_window(window):
+    data = xsda.systems.DampedSpring().simulate(window + 1, seed=0)
+    net = make_network("temporal", Layout.of(data), window, 8)
+    assert net.reach <= (window - 1) // 2
+    assert net.reach >= min((window - 1) // 2, 60) - 1
+    assert 6 <= len(net.blocks) <= 12

@@ -53,7 +53,7 @@ def write(ds: xr.Dataset, path: Path) -> None:
 
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        ds.to_zarr(folder / "part", mode="w")
+        ds.to_zarr(folder / "part", mode="w", consolidated=False)
         if path.exists():
             shutil.rmtree(path)
         (folder / "part").rename(path)

@@ -1,8 +1,8 @@
 r"""Denoisers: E[x_0 | x_t], whatever the network predicts.
 
 A network may be trained to predict the noise (``eps``), the clean state (``x0``), the velocity
-``v = alpha eps - sigma x0`` (Salimans & Ho 2022, arXiv 2202.00512), or the residual of the best linear
-denoiser (``edm``, Karras et al. 2022, arXiv 2206.00364). All four are turned into the same thing, the posterior mean
+``v = (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2)`` (Salimans & Ho 2022, arXiv 2202.00512), or the residual of
+the best linear denoiser (``edm``, Karras et al. 2022, arXiv 2206.00364). All four are turned into the same thing, the posterior mean
 E[x_0 | x_t]; noise and score are views of it:
 
 .. math:: \hat\varepsilon = (x_t - \alpha \hat x_0)/\sigma, \qquad \nabla \log p(x_t) = -\hat\varepsilon / \sigma .
@@ -91,7 +91,7 @@ class Preconditioned(Denoiser):
             return alpha * self.data_std**2 / total, sigma * self.data_std / total.sqrt(), total.rsqrt()
         if self.parameterization == "v":
             total = alpha**2 + sigma**2
-            return alpha / total, -sigma / total, total.rsqrt()
+            return alpha / total, -sigma * total.rsqrt(), total.rsqrt()
         if self.parameterization == "x0":
             return torch.zeros_like(alpha), one, (alpha**2 + sigma**2).rsqrt()
         return 1 / alpha, -sigma / alpha, (alpha**2 + sigma**2).rsqrt()

@@ -1,12 +1,13 @@
 r"""The likelihood of clean states under a diffusion model.
 
 ``log_prob`` follows the probability-flow ODE from data to noise, carrying the change of volume (Song et al. 2021,
-arXiv 2011.13456):
+arXiv 2011.13456). In the coordinates u = x_t / sqrt(alpha^2 + sigma^2) and with s = sigma / alpha, r^2 = 1 + s^2, it
+reads the same for every schedule, and stands still where the data are standard normal:
 
-.. math:: \log p_0(x) = \log p_1(x_1) + \int_0^1 \nabla\!\cdot v(x_t, t)\, dt, \qquad
-   v = \dot\alpha \hat x_0 + \dot\sigma \hat\varepsilon .
+.. math:: \frac{du}{d\log s} = \frac1r \left(\frac ur - \hat x_0\right), \qquad
+   \log p_0(x) = \log p_1(u_1) + \int \nabla\!\cdot\frac{du}{d\log s}\, d\log s - \tfrac N2 \log r_{\min}^2 .
 
-``elbo`` is the variational bound in continuous time (Kingma et al. 2021, arXiv 2107.00630): with s = sigma / alpha,
+``elbo`` is the variational bound in continuous time (Kingma et al. 2021, arXiv 2107.00630):
 
 .. math:: -\log p(x_0) \le \tfrac N2 \left(1 + \log 2\pi s_{\min}^2\right)
    + \int E\lVert x_0 - \hat x_0 \rVert^2 s^{-3}\, ds + KL(p(x_1 | x_0) \,\|\, p_1).
@@ -23,8 +24,6 @@ from torch import Tensor
 
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
-from xsda.diffusion.samplers.base import time_grid
-from xsda.diffusion.samplers.ode import velocity
 
 EXACT_LIMIT = 1024  # largest state whose divergence is computed exactly by default
 
@@ -41,41 +40,52 @@ def log_prob(
     probe = None
     if not exact:
         probe = torch.randint(0, 2, x0.shape, generator=generator).to(x0) * 2 - 1
-    times = time_grid(schedule, steps + 1).flip(0).to(x0.device)
-    x = schedule.alpha(times[0]).to(x0) * x0
+    low, high = _log_levels(denoiser)
+    h = (high - low) / steps
+    # the two ends and the middle of every step
+    levels = torch.exp(torch.linspace(low, high, 2 * steps + 1, dtype=torch.float64))
+    times = schedule.time(levels).to(x0.device)
+    u = x0 / math.sqrt(1 + math.exp(2 * low))
     volume = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
-    for a, b in zip(times[:-1], times[1:], strict=True):
-        h, middle = (b - a).to(x), (a + b) / 2
-        k1, d1 = _flow(denoiser, x, a, probe)
-        k2, d2 = _flow(denoiser, x + h / 2 * k1, middle, probe)
-        k3, d3 = _flow(denoiser, x + h / 2 * k2, middle, probe)
-        k4, d4 = _flow(denoiser, x + h * k3, b, probe)
-        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-        volume = volume + (b - a) / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    for a, middle, b in zip(times[:-2:2], times[1::2], times[2::2], strict=True):
+        k1, d1 = _flow(denoiser, u, a, probe)
+        k2, d2 = _flow(denoiser, u + h / 2 * k1, middle, probe)
+        k3, d3 = _flow(denoiser, u + h / 2 * k2, middle, probe)
+        k4, d4 = _flow(denoiser, u + h * k3, b, probe)
+        u = u + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        volume = volume + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
+    n = x0[0].numel()
     variance = _final_variance(denoiser)
-    flat = x.double().flatten(1)
-    final = -(flat.square().sum(1) / variance + flat.shape[1] * math.log(2 * math.pi * variance)) / 2
-    # the first rescaling by alpha(0) is a change of volume too
-    return final + volume + flat.shape[1] * math.log(float(schedule.alpha(times[0])))
+    final = -(u.double().flatten(1).square().sum(1) / variance + n * math.log(2 * math.pi * variance)) / 2
+    # the first rescaling is a change of volume too
+    return final + volume - n / 2 * math.log1p(math.exp(2 * low))
+
+
+def _log_levels(denoiser: Denoiser) -> tuple[float, float]:
+    """The ends of the schedule, as log(sigma / alpha)."""
+    low, high = denoiser.schedule.noise_level(torch.tensor([0.0, 1.0], dtype=torch.float64)).log().tolist()
+    return low, high
 
 
 def _final_variance(denoiser: Denoiser) -> float:
-    one = torch.ones((), dtype=torch.float64)
-    std = getattr(denoiser, "data_std", 1.0)
-    return float((denoiser.schedule.alpha(one) * std) ** 2 + denoiser.schedule.sigma(one) ** 2)
+    """The variance of u at t = 1."""
+    level = math.exp(_log_levels(denoiser)[1])
+    return (getattr(denoiser, "data_std", 1.0) ** 2 + level**2) / (1 + level**2)
 
 
-def _flow(denoiser: Denoiser, x: Tensor, t: Tensor, probe: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Velocity and its divergence."""
+def _flow(denoiser: Denoiser, u: Tensor, t: Tensor, probe: Tensor | None) -> tuple[Tensor, Tensor]:
+    """du/dlog s and its divergence."""
+    schedule = denoiser.schedule
+    r = torch.sqrt(1 + schedule.noise_level(t) ** 2).to(u)
     with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        v = velocity(denoiser, x, t)
+        u = u.detach().requires_grad_()
+        v = (u / r - denoiser(schedule.alpha(t).to(u) * r * u, t)) / r
         if probe is not None:
-            divergence = (torch.autograd.grad(v, x, probe)[0] * probe).flatten(1).double().sum(1)
+            divergence = (torch.autograd.grad(v, u, probe)[0] * probe).flatten(1).double().sum(1)
         else:
-            n = x[0].numel()
-            basis = torch.eye(n, dtype=x.dtype, device=x.device).reshape(n, 1, *x.shape[1:]).expand(n, *x.shape)
-            rows = torch.autograd.grad(v, x, basis, is_grads_batched=True)[0].reshape(n, len(x), n)
+            n = u[0].numel()
+            basis = torch.eye(n, dtype=u.dtype, device=u.device).reshape(n, 1, *u.shape[1:]).expand(n, *u.shape)
+            rows = torch.autograd.grad(v, u, basis, is_grads_batched=True)[0].reshape(n, len(u), n)
             divergence = torch.diagonal(rows, dim1=0, dim2=2).double().sum(1)
     return v.detach(), divergence
 
@@ -95,8 +105,7 @@ def elbo(
     usual the drawn noise is. With the denoiser's error ``curve`` it does so at all levels; the expectation is the same.
     """
     schedule, n = denoiser.schedule, x0[0].numel()
-    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    low, high = schedule.noise_level(ends).log().tolist()
+    low, high = _log_levels(denoiser)
     # strata keep a random position of their own in each state
     offsets = torch.rand(samples, len(x0), generator=generator, dtype=torch.float64)
     levels = torch.exp(low + (torch.arange(samples)[:, None] + offsets) / samples * (high - low))
@@ -105,13 +114,14 @@ def elbo(
         t = schedule.time(s).to(x0.device)
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         error = denoiser(schedule.add_noise(x0, t, noise), t) - x0
-        share = (curve(s) / s.clamp(min=1e-12)[:, None]).square().mean(1) if curve is not None else 1 / (1 + s**2) ** 2
+        share = (curve(s) / s[:, None]).pow(4).mean(1) if curve is not None else 1 / (1 + s**2) ** 2
         excess = noise.double().flatten(1).square().sum(1) - n
         loss += error.double().flatten(1).square().sum(1) / s.to(x0.device) ** 2 - share.to(x0.device) * excess
     diffusion = loss * (high - low) / samples
     reconstruction = n / 2 * (1 + math.log(2 * math.pi) + 2 * low)
-    variance, one = _final_variance(denoiser), torch.ones((), dtype=torch.float64)
-    alpha, sigma = float(schedule.alpha(one)), float(schedule.sigma(one))
-    square = x0.double().flatten(1).square().sum(1) * alpha**2
-    prior = (square / variance + n * (sigma**2 / variance - 1 - math.log(sigma**2 / variance))) / 2
+    # p(x_1 | x_0) and p_1 in the coordinates u: normal with variances 1 - kept and the final one
+    kept, variance = 1 / (1 + math.exp(2 * high)), _final_variance(denoiser)
+    square = kept * x0.double().flatten(1).square().sum(1)
+    ratio = (1 - kept) / variance
+    prior = (square / variance + n * (ratio - 1 - math.log(ratio))) / 2
     return -(reconstruction + diffusion + prior)

@@ -48,7 +48,7 @@ class GaussianLikelihood:
             return shared.abs()
         generator = torch.Generator().manual_seed(0)
         signs = torch.randint(0, 2, (8, *x0.shape[1:]), generator=generator).to(x0) * 2 - 1
-        independent = sum(self.tangent(x0, field * s).square() for s in signs) / len(signs)
+        independent = torch.stack([self.tangent(x0, field * s).square() for s in signs]).mean(0)
         return torch.maximum(shared.square(), independent).sqrt()
 
     def to(self, device: torch.device, dtype: torch.dtype) -> GaussianLikelihood:

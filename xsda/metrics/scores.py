@@ -8,7 +8,7 @@ The expected values of a calibrated ensemble of M members: spread/skill 1, flat 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ from xsda.observations.errors import error_std
 from xsda.observations.observe import observe
 
 Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
-Dim = str | Iterable[Hashable] | None
+Dim = str | Collection[Hashable] | None
 
 
 def _pair(ensemble: Labelled, truth: Labelled, *, least: int = 1) -> tuple[Labelled, Labelled]:

@@ -59,7 +59,7 @@ def _unfold(x: Tensor, width: int) -> Tensor:
 class MarkovNet(nn.Module):
     """A network on windows of ``2 * order + 1`` states, applied to trajectories of any length from there on.
 
-    ``local(x, log_noise, context)`` takes (batch, window, channel, *space) and returns the same shape. ``windows`` is
+    ``local(x, log_noise, context)`` takes ``(batch, window, channel, *space)`` and returns the same shape. ``windows`` is
     the number of windows evaluated at once (None: all).
     """
 

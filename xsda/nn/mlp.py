@@ -28,7 +28,7 @@ class ResMLP(nn.Module):
 
 
 class WindowMLP(nn.Module):
-    """A ResMLP on a window of states without space, or of few numbers: (batch, window, channel, *space)."""
+    """A ResMLP on a window of states without space, or of few numbers: ``(batch, window, channel, *space)``."""
 
     def __init__(self, channels: int, window: int, *, size: int = 1, width: int = 128, depth: int = 5, features: int = 32,
                  context: int = 0):  # fmt: skip

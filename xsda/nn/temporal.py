@@ -41,7 +41,7 @@ class GatedBlock(nn.Module):
 
 
 class TemporalNet(nn.Module):
-    """Convolutions over (time, *space).
+    """Convolutions over ``(time, *space)``.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class TemporalNet(nn.Module):
     width
         Features per position.
     kernel, dilations
-        Size of the convolutions in time, and their dilation, one block each.
+        Size of the convolutions in time, and their dilation, one block each; 0 is a block without reach in time.
     space_kernel
         Size of the convolutions in space.
     features
@@ -92,8 +92,8 @@ class TemporalNet(nn.Module):
             GatedBlock(
                 width,
                 features,
-                (kernel, *(space_kernel,) * (rank - 1)),
-                (dilation, *(1,) * (rank - 1)),
+                (kernel if dilation else 1, *(space_kernel,) * (rank - 1)),
+                (dilation or 1, *(1,) * (rank - 1)),
                 ("zeros", *boundaries),
             )
             for dilation in dilations
@@ -104,7 +104,7 @@ class TemporalNet(nn.Module):
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, log_noise: Tensor, context: Tensor | None = None) -> Tensor:
-        """``x``: (batch, time, channel, *space)."""
+        """``x``: ``(batch, time, channel, *space)``."""
         emb = self.embed(log_noise.reshape(-1))
         if context is not None:
             x = torch.cat([x, context.expand(len(x), x.shape[1], *context.shape[2:])], dim=2)

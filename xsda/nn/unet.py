@@ -94,7 +94,7 @@ class UNet(nn.Module):
         nn.init.zeros_(self.out.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, log_noise: Tensor) -> Tensor:
-        """``x``: (batch, channel, *space); ``log_noise``: one value, or one per batch item."""
+        """``x``: ``(batch, channel, *space)``; ``log_noise``: one value, or one per batch item."""
         emb = self.embed(log_noise.reshape(-1))
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -117,7 +117,7 @@ class UNet(nn.Module):
 
 
 class WindowUNet(nn.Module):
-    """A UNet on windows of fields: the states of a window are its channels, (batch, window, channel, *space)."""
+    """A UNet on windows of fields: the states of a window are its channels, ``(batch, window, channel, *space)``."""
 
     def __init__(
         self,

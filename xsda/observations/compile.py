@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 
-from xsda.axes import SPACE_NAMES, axis_numbers, is_datelike
+from xsda.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, is_datelike, is_longitude, own_period
 from xsda.guidance.likelihood import GaussianLikelihood
-from xsda.layout import Grid
+from xsda.layout import Grid, Variable
 from xsda.names import choose
-from xsda.observations.errors import error_std, helper_variables
+from xsda.observations.errors import check_positive, error_std, helper_variables
 from xsda.observations.operator import Derived, Gather, ObservationOperator, VariableOperator
 from xsda.observations.stencils import GridAxis, Stencil
 
+SYNONYMS = (("lat", "latitude", "nav_lat"), ("lon", "longitude", "nav_lon"))
 Sources = xr.Dataset | xr.DataArray | Sequence[xr.Dataset] | Mapping[str, xr.Dataset]
 
 
@@ -34,7 +37,9 @@ def as_sources(obs: Sources) -> dict[str, xr.Dataset]:
         obs = obs.to_dataset()
     if isinstance(obs, xr.Dataset):
         return {"obs": obs}
-    named = dict(obs) if isinstance(obs, Mapping) else {f"obs[{i}]": o for i, o in enumerate(obs)}
+    named: dict[str, Any] = (
+        {str(k): o for k, o in obs.items()} if isinstance(obs, Mapping) else {f"obs[{i}]": o for i, o in enumerate(obs)}
+    )
     for name, source in named.items():
         if not isinstance(source, xr.Dataset):
             raise TypeError(f"{name} is a {type(source).__name__}, expected an xarray.Dataset")
@@ -45,12 +50,25 @@ def as_sources(obs: Sources) -> dict[str, xr.Dataset]:
 
 def grid_axis(grid: Grid, dim: str) -> GridAxis:
     """An axis of the grid with what makes positions on it equivalent."""
-    axes = {d: a for d, a in zip(grid.core_dims[1:], grid.layout.space, strict=True)}
     points = grid.numbers(dim)
-    period = axes[dim].period if dim in axes else None
-    attrs = grid.template[dim].attrs if dim in grid.template.coords else {}
-    wrap = 360.0 if attrs.get("standard_name") == "longitude" or attrs.get("units") == "degrees_east" else None
-    return GridAxis(dim, points, period, wrap)
+    if dim == grid.core_dims[0]:
+        return GridAxis(dim, points, origin=grid.origin)
+    axis = grid.layout.space[grid.core_dims[1:].index(dim)]
+    period = axis.period
+    if period is not None and len(points) > 1:
+        spacing = float(np.median(np.diff(points)))
+        period = own_period(grid.template, dim, spacing) or spacing * len(points)
+    longitude = dim in grid.template.coords and is_longitude(grid.template[dim])
+    return GridAxis(dim, points, period, 360.0 if longitude else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where the observations lie along the grid dimension ``dim``: a stencil position by position of ``dims``."""
+
+    dim: str
+    dims: tuple[str, ...]
+    stencil: Stencil
 
 
 def compile_variable(
@@ -58,108 +76,135 @@ def compile_variable(
 ) -> VariableOperator:
     """H for the variable ``name`` of the observations ``ds``."""
     da = ds[name]
-    known = {user: prior for prior, user in grid.names.items()}
-    channels, channel_dim = None, None
-    if derived and name in derived:
-        function = derived[name]
-    elif name in known:
-        function = None
-        channels = grid.layout.slices()[known[name]]
-        channel_dim = next(v.channel_dim for v in grid.layout.variables if v.name == known[name])
-    else:
-        options = [*known, *(derived or {})]
-        raise KeyError(
-            f"observed variable {name!r} is neither a variable of the prior nor in derived=...; {choose(name, options)}"
-        )
-    gathers: list[Gather] = []
-    pointwise: dict[tuple[str, ...], list[tuple[str, Stencil]]] = {}
-    used: set[str] = set()
-    for dim in grid.core_dims:
-        coord = _matching_coordinate(ds, da, grid, dim)
-        axis = grid_axis(grid, dim)
-        if coord is None:
-            gathers.append(_without_coordinate(da, dim, axis))
-            used.update(gathers[-1].target)
-            continue
-        dims = tuple(str(d) for d in coord.dims)
-        stencil = _stencil(ds, da, coord, axis, grid)
-        used.update(dims)
-        if dims == (dim,) or not dims:
-            gathers.append(Gather((dim,), dims, tuple(coord.shape), stencil))
-        else:
-            pointwise.setdefault(dims, []).append((dim, stencil))
-    for dims, parts in pointwise.items():
-        joined = parts[0][1]
-        for _, stencil in parts[1:]:
-            joined = joined.joined(stencil)
-        gathers.append(Gather(tuple(d for d, _ in parts), dims, tuple(da.sizes[d] for d in dims), joined))
-    grid_dims = grid.core_dims
-    if channel_dim is not None:
-        gathers.append(_channel_gather(grid, da, known[name], channel_dim))
-        used.update(gathers[-1].target)
+    function = (derived or {}).get(name)
+    variable = None if function else _variable(grid, name, derived or {})
+    places = [_place(grid, ds, da, dim) for dim in grid.core_dims]
+    grid_dims, channels, channel_dim = grid.core_dims, None, None
+    if variable is not None:
+        channels, channel_dim = grid.layout.slices()[variable.name], variable.channel_dim
+    if variable is not None and channel_dim is not None:
+        places.append(_place_channels(da, variable, channel_dim))
         grid_dims = (grid_dims[0], channel_dim, *grid_dims[1:])
-    gathers.sort(key=lambda g: int(np.prod(g.stencil.index.shape[0])) / np.prod([_size(grid, d) for d in g.source]))
-    strange = [d for d in da.dims if d not in used]
+    strange = [d for d in da.dims if not any(d in p.dims for p in places)]
     if strange:
         raise ValueError(
             f"observed variable {name!r} has the dimension {strange[0]!r}, which the grid ({', '.join(grid.core_dims)}) lacks; "
             f"give it coordinates of the grid along {strange[0]!r} (stations), or reduce it"
         )
+    gathers = [_gather(da, group) for group in _groups(places)]
+    gathers.sort(key=lambda g: len(g.stencil.index) / g.stencil.size)  # what shrinks the field most comes first
     dims = tuple(str(d) for d in da.dims)
     return VariableOperator(name, grid_dims, tuple(gathers), dims, da.shape, channels, function, channel_dim)
 
 
-def _size(grid: Grid, dim: str) -> int:
-    return grid.template.sizes.get(dim, 1)
+def _variable(grid: Grid, name: str, derived: Mapping[str, Derived]) -> Variable:
+    """The prior's variable that the user calls ``name``."""
+    for v in grid.layout.variables:
+        if grid.names[v.name] == name:
+            return v
+    options = [*grid.names.values(), *derived]
+    raise KeyError(f"observed variable {name!r} is neither a variable of the prior nor in derived=...; {choose(name, options)}")
 
 
-def _matching_coordinate(ds: xr.Dataset, da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | None:
-    """The coordinate of the observations that belongs to a grid dimension: by name, standard name, or custom."""
+def _groups(places: list[Place]) -> list[list[Place]]:
+    """Grid dimensions whose observed dimensions overlap belong together: stations, tracks."""
+    groups: list[list[Place]] = []
+    for place in places:
+        shared = [g for g in groups if any(set(place.dims) & set(p.dims) for p in g)]
+        groups = [g for g in groups if g not in shared]
+        groups.append([*(p for g in shared for p in g), place])
+    return groups
+
+
+def _gather(da: xr.DataArray, group: list[Place]) -> Gather:
+    """One stencil for the grid dimensions of a group, over the observed dimensions that any of them has."""
+    dims = tuple(str(d) for d in da.dims if any(d in p.dims for p in group))
+    sizes = {d: da.sizes[d] for d in dims}
+    joined = reduce(Stencil.joined, [_spread(p, sizes) for p in group])
+    return Gather(tuple(p.dim for p in group), dims, tuple(sizes.values()), joined)
+
+
+def _spread(place: Place, sizes: Mapping[str, int]) -> Stencil:
+    """The stencil repeated along the dimensions that its coordinate lacks."""
+    rows = np.arange(len(place.stencil.index)).reshape([sizes[d] for d in place.dims])
+    own = [d for d in sizes if d in place.dims]
+    rows = rows.transpose([place.dims.index(d) for d in own]).reshape([sizes[d] if d in own else 1 for d in sizes])
+    return place.stencil.take(np.broadcast_to(rows, tuple(sizes.values())).ravel())
+
+
+def _place(grid: Grid, ds: xr.Dataset, da: xr.DataArray, dim: str) -> Place:
+    axis, coord = grid_axis(grid, dim), _matching_coordinate(da, grid, dim)
+    template = grid.template.get(da.name)
+    names = {dim} if coord is None else {dim, str(coord.name), str(coord.attrs.get("standard_name", dim))}
+    method, own = _method(da, names), None if template is None else _method(template, names)
+    kept = method == own and coord is not None  # the grid's values are made that way already
+    if method not in (None, "point", "mean") and not kept:
+        raise ValueError(
+            f"observed variable {da.name!r} has the cell method '{dim}: {method}'; only 'mean' can be observed. "
+            "Compute it with derived=..., or correct the attribute cell_methods"
+        )
+    if coord is None:
+        return _place_without_coordinate(da, dim, axis)
+    dims = tuple(str(d) for d in coord.dims)
+    if dim == grid.core_dims[0] and is_datelike(coord) != (axis.origin is not None):
+        kinds = ("plain numbers", "dates")
+        raise ValueError(
+            f"the observations' {coord.name!r} holds {kinds[is_datelike(coord)]}, the grid's {dim!r} "
+            f"{kinds[axis.origin is not None]}; make them alike"
+        )
+    if method == "mean" and not (kept and "bounds" not in coord.attrs):
+        return Place(dim, dims, axis.average(*_bounds(ds, coord, axis.origin)))
+    stencil = axis.locate(axis_numbers(coord, axis.origin))
+    if method == "mean" and not stencil.contiguous:
+        raise ValueError(
+            f"both the grid's values of {da.name!r} and the observations are means along {dim!r} (cell_methods), and nothing "
+            f"says over which cells the observations are: give {coord.name!r} 'bounds', or delete the attribute "
+            "cell_methods of the observations to select"
+        )
+    return Place(dim, dims, stencil)
+
+
+def _matching_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | None:
+    """The coordinate of the observations that belongs to a grid dimension: by name, CF attributes, or custom."""
     if dim in da.coords:
         return da[dim]
+    others = [c for c in da.coords.values() if c.name not in grid.core_dims]
     attrs = grid.template[dim].attrs if dim in grid.template.coords else {}
     for key in ("standard_name", "axis"):
-        for coord in da.coords.values():
+        for coord in others:
             if key in attrs and coord.attrs.get(key) == attrs[key]:
                 return coord
-    for names in SPACE_NAMES.values():
-        if dim.lower() in names:
-            for coord in da.coords.values():
-                if str(coord.name).lower() in names and coord.name not in grid.core_dims:
-                    return coord
-    return None
+    if dim == grid.core_dims[0]:
+        named = [c for c in others if str(c.name).lower() in TIME_NAMES] or [c for c in others if c.ndim and is_datelike(c)]
+        return named[0] if len(named) == 1 else None
+    near = next((n for n in SPACE_NAMES.values() if dim.lower() in n), ())
+    same = next((n for n in SYNONYMS if dim.lower() in n), ())
+    found = next((c for c in others if str(c.name).lower() in same), None)
+    foreign = next((c for c in others if str(c.name).lower() in near), None)
+    if found is None and foreign is not None and dim not in da.dims:
+        raise ValueError(
+            f"observed variable {da.name!r} has the coordinate {foreign.name!r} where the grid has {dim!r}; .rename it if they "
+            f"are the same, otherwise give it the coordinate {dim!r} of the grid (or drop {foreign.name!r} to average)"
+        )
+    return found
 
 
-def _without_coordinate(da: xr.DataArray, dim: str, axis: GridAxis) -> Gather:
+def _place_without_coordinate(da: xr.DataArray, dim: str, axis: GridAxis) -> Place:
     size = len(axis.points)
     if dim not in da.dims:
-        return Gather((dim,), (), (), Stencil.mean(size))
+        return Place(dim, (), Stencil.mean(size))
     if da.sizes[dim] != size:
         raise ValueError(
             f"observed variable {da.name!r} has {da.sizes[dim]} values along {dim!r} but no coordinate there, and the grid "
             f"has {size}; assign_coords({dim}=...) to say where they are"
         )
-    return Gather((dim,), (dim,), (size,), Stencil.identity(size))
+    return Place(dim, (dim,), Stencil.identity(size))
 
 
-def _stencil(ds: xr.Dataset, da: xr.DataArray, coord: xr.DataArray, axis: GridAxis, grid: Grid) -> Stencil:
-    time = axis.name == grid.core_dims[0]
-    origin = grid.origin if time else None
-    if time and is_datelike(coord) != (origin is not None):
-        kinds = ("plain numbers", "dates")
-        raise ValueError(
-            f"the observations' {coord.name!r} holds {kinds[is_datelike(coord)]}, the grid's {axis.name!r} "
-            f"{kinds[origin is not None]}; make them alike"
-        )
-    if _averaged(da, str(coord.name)):
-        lower, upper = _bounds(ds, coord, origin)
-        return axis.average(lower, upper)
-    return axis.locate(axis_numbers(coord, origin))
-
-
-def _averaged(da: xr.DataArray, name: str) -> bool:
+def _method(da: xr.DataArray, names: set[str]) -> str | None:
+    """What the CF attribute cell_methods says of a dimension with these names."""
     methods = re.findall(r"((?:\w+:\s+)+)(\w+)", str(da.attrs.get("cell_methods", "")))
-    return any(method == "mean" and name in re.findall(r"\w+", names) for names, method in methods)
+    return next((method for dims, method in methods if names & set(re.findall(r"\w+", dims))), None)
 
 
 def _bounds(ds: xr.Dataset, coord: xr.DataArray, origin: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -167,13 +212,18 @@ def _bounds(ds: xr.Dataset, coord: xr.DataArray, origin: Any) -> tuple[np.ndarra
     name = coord.attrs.get("bounds")
     if name is not None:
         if name not in ds.variables:
-            raise ValueError(f"the coordinate {coord.name!r} names its bounds {name!r}, which are not in the Dataset")
+            raise ValueError(
+                f"the coordinate {coord.name!r} names its bounds {name!r}, which are not in the Dataset; add them (they say "
+                "over which cells the averages are), or delete the attribute cell_methods to select instead"
+            )
         bounds = ds[name]
-        last = next(d for d in bounds.dims if d not in coord.dims)
-        values = axis_numbers(bounds.transpose(..., last), origin).reshape(-1, 2)
+        extra = [d for d in bounds.dims if d not in coord.dims]
+        if len(extra) != 1 or bounds.sizes[extra[0]] != 2:
+            raise ValueError(f"the bounds {name!r} have the sizes {dict(bounds.sizes)}, expected those of {coord.name!r} and 2")
+        values = axis_numbers(bounds.transpose(*coord.dims, extra[0]), origin).reshape(-1, 2)
         return values[:, 0], values[:, 1]
     centers = np.atleast_1d(axis_numbers(coord, origin))
-    if len(centers) < 2 or coord.ndim != 1:
+    if len(centers) < 2 or coord.dims != (coord.name,):
         raise ValueError(
             f"the average along {coord.name!r} needs cell bounds: add a variable '{coord.name}_bnds' with two columns and "
             f"set ds[{str(coord.name)!r}].attrs['bounds'] = '{coord.name}_bnds'"
@@ -183,20 +233,19 @@ def _bounds(ds: xr.Dataset, coord: xr.DataArray, origin: Any) -> tuple[np.ndarra
     return edges[:-1], edges[1:]
 
 
-def _channel_gather(grid: Grid, da: xr.DataArray, prior_name: str, channel_dim: str) -> Gather:
-    v = next(v for v in grid.layout.variables if v.name == prior_name)
+def _place_channels(da: xr.DataArray, v: Variable, channel_dim: str) -> Place:
     if channel_dim not in da.coords:
         if da.sizes.get(channel_dim) == v.channels:
-            return Gather((channel_dim,), (channel_dim,), (v.channels,), Stencil.identity(v.channels))
-        raise ValueError(f"observed variable {da.name!r} must say which {channel_dim!r} it is: one of {v.labels}")
-    wanted = np.atleast_1d(da[channel_dim].values).tolist()
+            return Place(channel_dim, (channel_dim,), Stencil.identity(v.channels))
+        raise ValueError(f"observed variable {da.name!r} must say which {channel_dim!r} it is: one of {list(v.labels)}")
+    wanted = np.ravel(da[channel_dim].values).tolist()
     labels = list(v.labels) or list(range(v.channels))
     unknown = [w for w in wanted if w not in labels]
     if unknown:
         raise ValueError(f"{channel_dim}={unknown[0]!r} is not among the prior's {labels}")
-    index = np.array([labels.index(w) for w in wanted])[:, None]
-    target = (channel_dim,) if channel_dim in da.dims else ()
-    return Gather((channel_dim,), target, tuple(len(wanted) for _ in target), Stencil(index, np.ones(index.shape), v.channels))
+    index = np.array([labels.index(w) for w in wanted], dtype=int)[:, None]
+    dims = tuple(str(d) for d in da[channel_dim].dims)
+    return Place(channel_dim, dims, Stencil(index, np.ones(index.shape), v.channels))
 
 
 def compile_observations(
@@ -216,11 +265,7 @@ def compile_observations(
                 raise ValueError(f"observed variable {name!r} holds infinite values; mark missing values as NaN")
             pick = np.flatnonzero(~np.isnan(values))
             std = error_std(ds, name, sigma, source, sources).ravel()[pick]
-            bad = ~(std > 0) | ~np.isfinite(std)
-            if bad.any():
-                raise ValueError(
-                    f"sigma of {name!r} must be positive and finite where there is an observation, got {std[bad][0]:g}"
-                )
+            check_positive(std, name)
             mean, scale = _scaling(grid, op, ds[name])
             operators.append(op)
             picks.append(pick)
@@ -229,8 +274,8 @@ def compile_observations(
     if sum(len(p) for p in picks) == 0:
         raise ValueError("all observations are missing (NaN); there is nothing to assimilate. For prior samples use model.sample")
     operator = ObservationOperator(grid.layout, grid.names, operators, picks)
-    y, std = (torch.as_tensor(np.concatenate(a), dtype=torch.float32) for a in (ys, stds))
-    return GaussianLikelihood(operator, y, std, linear=operator.linear)
+    y, errors = (torch.as_tensor(np.concatenate(a), dtype=torch.float32) for a in (ys, stds))
+    return GaussianLikelihood(operator, y, errors, linear=operator.linear)
 
 
 def observed_variables(ds: xr.Dataset) -> list[str]:
@@ -240,13 +285,12 @@ def observed_variables(ds: xr.Dataset) -> list[str]:
 
 
 def _scaling(grid: Grid, op: VariableOperator, da: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the channel of each observed value."""
+    """Mean and standard deviation of the channel of each observed value: H of a constant is that constant."""
     if op.channels is None:
         return np.zeros(da.size), np.ones(da.size)
-    mean, std = grid.layout.mean[op.channels], grid.layout.std[op.channels]
-    gather = next((g for g in op.gathers if g.source == (op.channel_dim,)), None)
-    if gather is None:
-        return np.full(da.size, mean[0]), np.full(da.size, std[0])
-    shape = [da.sizes[d] if d in gather.target else 1 for d in da.dims]
-    picked = gather.stencil.index[:, 0]
-    return tuple(np.broadcast_to(a[picked].reshape(shape), da.shape).ravel() for a in (mean, std))  # type: ignore[return-value]
+    length, _, *sizes = grid.shape
+    seen = []
+    for constant in (grid.layout.mean[op.channels], grid.layout.std[op.channels]):
+        field = torch.as_tensor(constant).reshape(1, 1, -1, *(1,) * len(sizes)).expand(1, length, -1, *sizes)
+        seen.append(op.apply(field if op.channel_dim is not None else field[:, :, 0]).reshape(-1).numpy())
+    return seen[0], seen[1]

@@ -59,6 +59,13 @@ def error_std(ds: xr.Dataset, name: str, sigma: Any, source: str, sources: Mappi
     return np.broadcast_to(array, da.shape)
 
 
+def check_positive(std: np.ndarray, name: str) -> None:
+    """Raise unless every standard deviation is a positive number."""
+    bad = ~(std > 0) | ~np.isfinite(std)
+    if bad.any():
+        raise ValueError(f"sigma of {name!r} must be positive and finite where there is an observation, got {std[bad][0]:g}")
+
+
 def _argument(sigma: Any, name: str, source: str, sources: Mapping[str, xr.Dataset]) -> Any:
     if isinstance(sigma, (list, tuple)) and len(sigma) == len(sources) and len(sources) > 1:
         sigma = sigma[list(sources).index(source)]
@@ -69,7 +76,7 @@ def _argument(sigma: Any, name: str, source: str, sources: Mapping[str, xr.Datas
         unknown = [k for k in sigma if str(k) not in names]
         if unknown:
             raise KeyError(f"sigma names {unknown[0]!r}, which is not observed; {choose(unknown[0], names)}")
-        return sigma[name] if name in sigma else None
+        return sigma.get(name)
     return sigma
 
 

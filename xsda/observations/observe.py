@@ -10,10 +10,13 @@ import numpy as np
 import torch
 import xarray as xr
 
+from xsda.axes import find_axes
 from xsda.layout import Grid, Layout
 from xsda.observations.compile import as_sources, compile_variable, observed_variables
-from xsda.observations.errors import error_std
+from xsda.observations.errors import check_positive, error_std
 from xsda.observations.operator import Derived, State, VariableOperator, derived_field
+
+OWN_ATTRS = ("cell_methods", "ancillary_variables", "error_std")  # what one variable says of itself only
 
 
 def observe(
@@ -42,38 +45,48 @@ def observe(
     periodic
         Names of periodic dimensions that do not say so themselves (attribute ``period``, or longitudes all around).
     """
+    if not isinstance(like, (xr.Dataset, xr.DataArray)):
+        raise TypeError(f"like must be one xarray.Dataset, got {type(like).__name__}; observe each instrument in turn")
     ((source, like),) = as_sources(like).items()
-    grid = Grid.match(Layout.of(ds, periodic=periodic), ds)
+    ds = _state(ds)
+    grid = Grid.match(Layout.of(ds, periodic=periodic, even=False), ds)
     out = {}
     for name in observed_variables(like):
         op = compile_variable(grid, like, name, derived)
         field = ds[name] if op.derived is None else _derived(ds, grid, op)
-        field = _select_channels(field, like[name], op)
         descending = frozenset(d for d in grid.core_dims[1:] if op.derived is None and grid.descends(d))
         values = op.apply_labelled(field, descending)
         template = like[name]
         values = values.assign_coords({k: c for k, c in template.coords.items() if set(c.dims) <= set(template.dims)})
         values = values.where(template.notnull())
-        attrs = {**(ds[name].attrs if name in ds else {}), **template.attrs}
+        attrs = {k: v for k, v in ds[name].attrs.items() if k not in OWN_ATTRS} if name in ds else {}
+        out[name] = values.rename(name)
+        out[name].attrs = {**attrs, **template.attrs}
         if sigma is not None:
-            std = xr.DataArray(error_std(like, name, sigma, source, {source: like}), dims=template.dims)
-            values = values + std * _noise(values, name, seed)
-            attrs |= {"error_std": float(std.values.flat[0])} if std.size and np.ptp(std.values) == 0 else {}
-        out[name] = values.assign_attrs(attrs)
-        if sigma is not None and "error_std" not in attrs:
-            own = attrs.get("standard_name", name)
-            out[name].attrs["ancillary_variables"] = f"{name}_error"
-            out[f"{name}_error"] = std.assign_coords(template.coords).assign_attrs(
-                {"standard_name": f"{own} standard_error", "units": attrs.get("units", "1")}
-            )
+            std = error_std(like, name, sigma, source, {source: like})
+            check_positive(std[template.notnull().values], name)
+            out |= _noisy(out[name], xr.DataArray(std, template.coords, template.dims), seed)
     result = xr.Dataset(out, attrs=dict(like.attrs) or dict(ds.attrs))
     bounds = {c.attrs["bounds"] for c in like.coords.values() if "bounds" in c.attrs}
     return result.assign_coords({b: like[b] for b in bounds if b in like})
 
 
-def _select_channels(field: xr.DataArray, template: xr.DataArray, op: VariableOperator) -> xr.DataArray:
-    """Entries of a channel dimension, by label; without one in ``template`` the dimension stays."""
-    return field.sel({op.channel_dim: template[op.channel_dim]}) if op.channel_dim in template.coords else field
+def _state(ds: xr.Dataset) -> xr.Dataset:
+    """The variables over time and space; others (static fields, bounds) are not observed."""
+    time, space = find_axes(ds)
+    return ds[[v for v in ds.data_vars if {time, *space} <= set(ds[v].dims)]]
+
+
+def _noisy(da: xr.DataArray, std: xr.DataArray, seed: int | None) -> dict[str, xr.DataArray]:
+    """The variable with its noise, and its standard error where one number does not say it."""
+    name = str(da.name)
+    noise = _noise(da, name, seed) * std.drop_vars(std.coords)
+    attrs = {k: v for k, v in da.attrs.items() if k not in ("error_std", "ancillary_variables")}
+    if std.size and np.ptp(std.values) == 0:
+        return {name: (da + noise).assign_attrs(attrs, error_std=float(std.values.flat[0]))}
+    error = f"{name}_error"
+    own = {"standard_name": f"{attrs.get('standard_name', name)} standard_error", "units": attrs.get("units", "1")}
+    return {name: (da + noise).assign_attrs(attrs, ancillary_variables=error), error: std.assign_attrs(own)}
 
 
 def _noise(values: xr.DataArray, name: str, seed: int | None) -> xr.DataArray:
@@ -106,6 +119,7 @@ def _derived(ds: xr.Dataset, grid: Grid, op: VariableOperator) -> xr.DataArray:
         input_core_dims=dims,
         output_core_dims=[[time, *space]],
         dask="parallelized",
-        output_dtypes=[variables[0].dtype],
+        dask_gufunc_kwargs={"allow_rechunk": True},
+        output_dtypes=[np.result_type(*(v.dtype for v in variables))],
         keep_attrs=False,
     )

@@ -65,9 +65,7 @@ class VariableOperator:
                 shape = [1] * values.ndim
                 shape[axis], shape[axis + 1] = g.stencil.weight.shape
                 values = (values * weight.reshape(shape)).sum(axis + 1)
-            values = values.unflatten(axis, g.sizes) if len(g.sizes) != 1 else values
-            if not g.sizes:
-                values = values.squeeze(axis)
+            values = values.unflatten(axis, g.sizes) if g.sizes else values.squeeze(axis)
             names[axis - 1 : axis] = g.target
         return values.permute(0, *(1 + names.index(d) for d in self.dims))
 
@@ -93,7 +91,8 @@ class VariableOperator:
             if g.stencil.trivial:
                 da = da.isel(_point=0)
             else:
-                weight = xr.DataArray(g.stencil.weight.reshape(*g.sizes, -1).astype(da.dtype), dims=(*g.target, "_point"))
+                dtype = np.result_type(da.dtype, np.float32)  # integers are averaged as numbers
+                weight = xr.DataArray(g.stencil.weight.reshape(*g.sizes, -1).astype(dtype), dims=(*g.target, "_point"))
                 da = (da * weight).sum("_point", skipna=False)
         return da.transpose(*outer, *self.dims)
 
@@ -154,7 +153,7 @@ class ObservationOperator:
                 assert op.channels is not None
                 values = x[:, :, op.channels]
                 values = values if op.channel_dim is not None else values[:, :, 0]
-            flat = op.apply(values).flatten(1)
+            flat = op.apply(values).reshape(len(x), -1)
             parts.append(flat if len(pick) == flat.shape[1] else flat.index_select(1, pick.to(x.device)))
         return torch.cat(parts, dim=1)
 

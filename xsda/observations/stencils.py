@@ -7,8 +7,11 @@ up to one: selection, linear interpolation and averages all leave a constant fie
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from xsda.axes import axis_text
 
 SNAP = 1e-4  # positions this close to a grid point, in units of the spacing, are on it
 
@@ -35,6 +38,22 @@ class Stencil:
         """Whether every position is one grid point."""
         return self.index.shape[1] == 1
 
+    @property
+    def contiguous(self) -> bool:
+        """Whether the positions are neighbouring grid points, one after the other."""
+        steps = np.diff(self.index[:, 0])
+        return self.trivial and bool((steps == 1).all() or (steps == -1).all())
+
+    @classmethod
+    def weighted(cls, index: np.ndarray, weight: np.ndarray, size: int) -> Stencil:
+        """Points of weight zero are replaced by one that counts, so that a missing value there does no harm."""
+        heaviest = np.take_along_axis(index, weight.argmax(axis=1)[:, None], 1)
+        return cls(np.where(weight == 0, heaviest, index), weight, size)
+
+    def take(self, rows: np.ndarray) -> Stencil:
+        """The stencil of these positions, in this order."""
+        return Stencil(self.index[rows], self.weight[rows], self.size)
+
     def joined(self, other: Stencil) -> Stencil:
         """The stencil on the flattened pair of axes (self, other), position by position."""
         index = self.index[:, :, None] * other.size + other.index[:, None, :]
@@ -52,13 +71,23 @@ class GridAxis:
     """An ascending axis: its name, its points, and its period if it is a ring.
 
     ``wrap`` is what may be added to a position without changing it (360 for longitudes), also on axes that are not
-    rings.
+    rings. ``origin`` is the date from which points are counted in seconds, if they are dates.
     """
 
     name: str
     points: np.ndarray
     period: float | None = None
     wrap: float | None = None
+    origin: Any = None
+
+    def __post_init__(self) -> None:
+        span = self.points[-1] - self.points[0] if len(self.points) else 0.0
+        if self.period is not None and span > self.period * (1 + SNAP):
+            raise ValueError(f"the axis {self.name!r} spans {span:g}, more than its period {self.period:g}")
+
+    def text(self, value: float) -> str:
+        """A position as the user wrote it."""
+        return axis_text(value, self.origin)
 
     @property
     def spacing(self) -> float:
@@ -75,10 +104,11 @@ class GridAxis:
         end = x[-1] if self.period is None else x[0] + self.period
         outside = (inside < x[0] - snap) | (inside > end + snap)
         if outside.any():
-            shown = ", ".join(f"{v:g}" for v in np.unique(p[outside])[:5])
+            values = np.unique(p[outside])
+            shown = ", ".join(self.text(v) for v in values[:5]) + (" ..." if len(values) > 5 else "")
             raise ValueError(
-                f"observations lie outside the grid along {self.name!r}: {shown}{' ...' if outside.sum() > 5 else ''}; "
-                f"the grid covers {x[0]:g} to {x[-1]:g}. Drop them, or extend the grid"
+                f"observations lie outside the grid along {self.name!r}: {shown}; "
+                f"the grid covers {self.text(x[0])} to {self.text(x[-1])}. Drop them, or extend the grid"
             )
         extended = x if self.period is None else np.append(x, x[0] + self.period)
         left = np.clip(np.searchsorted(extended, inside, side="right") - 1, 0, max(len(extended) - 2, 0))
@@ -90,27 +120,20 @@ class GridAxis:
         if np.isin(share, (0, 1)).all():
             index = (left + share.astype(int)) % n
             return Stencil(index[:, None], np.ones((len(p), 1)), n)
-        return Stencil(np.stack([left, (left + 1) % n], 1), np.stack([1 - share, share], 1), n)
+        return Stencil.weighted(np.stack([left, (left + 1) % n], 1), np.stack([1 - share, share], 1), n)
 
     def average(self, lower: np.ndarray, upper: np.ndarray) -> Stencil:
         """Averages over cells [lower, upper], each grid point weighing as its own cell overlaps."""
-        x = self.points
-        middle = (x[1:] + x[:-1]) / 2
-        if self.period is None:
-            first = x[0] - (x[1] - x[0]) / 2 if len(x) > 1 else -np.inf
-            last = x[-1] + (x[-1] - x[-2]) / 2 if len(x) > 1 else np.inf
-        else:
-            first = (x[0] + x[-1] - self.period) / 2
-            last = first + self.period
-        edges = np.concatenate([[first], middle, [last]])
-        lower, upper = np.minimum(lower, upper), np.maximum(lower, upper)
+        x, edges = self.points, self._edges()
         if np.isnan(lower).any() or np.isnan(upper).any():
             raise ValueError(f"the cell bounds along {self.name!r} hold NaN; every averaged observation needs its bounds")
         slack = 0.5 * self.spacing * (1 + SNAP)
-        if self.period is None and ((lower < first - slack).any() or (upper > last + slack).any()):
+        lower, upper = self._unwrap(lower, upper, edges[0] - slack)
+        if self.period is None and ((lower < edges[0] - slack).any() or (upper > edges[-1] + slack).any()):
             raise ValueError(
-                f"averages along {self.name!r} reach from {lower.min():g} to {upper.max():g}, outside the grid's cells "
-                f"({first:g} to {last:g}); give the coordinate its true 'bounds', or extend the grid"
+                f"averages along {self.name!r} reach from {self.text(lower.min())} to {self.text(upper.max())}, outside the "
+                f"grid's cells ({self.text(edges[0])} to {self.text(edges[-1])}); give the coordinate its true 'bounds', or "
+                "extend the grid"
             )
         overlap = np.zeros((len(lower), len(x)))
         for shift in (0.0,) if self.period is None else (-self.period, 0.0, self.period):
@@ -123,4 +146,28 @@ class GridAxis:
         weight[weight < 1e-9] = 0
         points = int((weight > 0).sum(1).max())
         index = np.argsort(weight == 0, axis=1, kind="stable")[:, :points]
-        return Stencil(index, np.take_along_axis(weight, index, 1), len(x))
+        return Stencil.weighted(index, np.take_along_axis(weight, index, 1), len(x))
+
+    def _edges(self) -> np.ndarray:
+        """The edges of the grid's own cells, halfway between its points."""
+        x = self.points
+        if self.period is not None:
+            first = (x[0] + x[-1] - self.period) / 2
+            last = first + self.period
+        elif len(x) > 1:
+            first, last = x[0] - (x[1] - x[0]) / 2, x[-1] + (x[-1] - x[-2]) / 2
+        else:
+            first, last = -np.inf, np.inf
+        return np.concatenate([[first], (x[1:] + x[:-1]) / 2, [last]])
+
+    def _unwrap(self, lower: np.ndarray, upper: np.ndarray, start: float) -> tuple[np.ndarray, np.ndarray]:
+        """Ascending bounds; where positions repeat, those of the turn of the grid that begins at ``start``."""
+        cycle = self.period or self.wrap
+        if cycle is not None:
+            upper = np.where(lower - upper > cycle / 2, upper + cycle, upper)  # 355 to 5 is a cell of 10 degrees
+        lower, upper = np.minimum(lower, upper), np.maximum(lower, upper)
+        if cycle is None or not np.isfinite(start):
+            return lower, upper
+        middle = (lower + upper) / 2
+        turn = np.mod(middle - start, cycle) + start - middle
+        return lower + turn, upper + turn

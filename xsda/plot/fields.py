@@ -29,7 +29,7 @@ def fields(
     Parameters
     ----------
     post
-        Ensemble over (member, time, *space).
+        Ensemble over ``(member, time, *space)``.
     truth, obs
         Drawn if given; positions of observations are marked on the mean.
     variable
@@ -46,7 +46,7 @@ def fields(
     da = post[name]
     if len(space) == 2:
         da = da.isel({axis: time})
-        dims = space
+        dims: tuple[str, ...] = space
     else:
         dims = (axis, *space)
     panels = {"ensemble mean": da.mean("member"), "one member": da.isel(member=0), "spread": da.std("member", ddof=1)}
@@ -56,7 +56,6 @@ def fields(
     values = np.concatenate([np.ravel(p) for k, p in panels.items() if k != "spread"])
     low, high = np.nanquantile(values, [0.005, 0.995])
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.4), sharey=True, layout="constrained")
-    shared = None
     for ax, (label, panel) in zip(axes, panels.items(), strict=True):
         panel = panel.transpose(*dims)
         coords = [post[d].values if d in post.coords else np.arange(post.sizes[d]) for d in dims]
@@ -68,7 +67,7 @@ def fields(
         if label == "spread":
             figure.colorbar(mesh, ax=ax, label=f"spread of {axis_label(da)}")
         else:
-            shared = mesh
+            shared = mesh  # the last of those that share their limits
     axes[0].set_ylabel(axis_label(post[dims[0]]))
     figure.colorbar(shared, ax=axes[: len(panels) - 1].tolist(), label=axis_label(post[name]))
     for ds in as_sources(obs).values() if obs is not None else ():

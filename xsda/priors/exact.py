@@ -46,8 +46,9 @@ class MixtureDenoiser(Denoiser):
     ) -> MixtureDenoiser:
         """From means and covariances."""
         values, vectors = torch.linalg.eigh(covs.double())
-        parts = (means.double(), values.clamp(min=0), vectors, weights.double())
-        return cls(*(p.float().contiguous() for p in parts), torch.tensor(shape, dtype=torch.int64), schedule)
+        parts = (means, values.clamp(min=0), vectors, weights)
+        m, v, u, w = (p.float().contiguous() for p in parts)
+        return cls(m, v, u, w, torch.tensor(shape, dtype=torch.int64), schedule)
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], schedule: Schedule) -> MixtureDenoiser:

@@ -33,7 +33,7 @@ class Prior:
     Parameters
     ----------
     denoiser
-        E[x_0 | x_t] of standardised trajectories (batch, time, channel, *space).
+        E[x_0 | x_t] of standardised trajectories ``(batch, time, channel, *space)``.
     layout
         Variables, scaling and axes.
     window

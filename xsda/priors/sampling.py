@@ -105,7 +105,7 @@ def default_sampler(prior: Prior, guided: bool) -> Sampler:
     """What passes the yardsticks at the least cost (docs/benchmarks): closed forms need 32 evaluations."""
     if prior.exact:
         return DPMpp2M(steps=32)
-    return DPMpp2M(steps=32, corrections=2) if guided else DPMpp2MSDE(steps=64)
+    return DPMpp2MSDE(steps=64, grid="centered" if guided else "log_snr")
 
 
 def draw_ensemble(

@@ -10,7 +10,7 @@ A system of your own takes five lines::
 
     Pendulum(dt=0.1, noise=0.01).simulate(length=100, seed=0)
 
-Inside, a state is a tensor (..., channel, *space) in double precision; outside, a labelled ``xarray.Dataset``.
+Inside, a state is a tensor ``(..., channel, *space)`` in double precision; outside, a labelled ``xarray.Dataset``.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ class MarkovChain(ABC):
 
     @property
     def state_shape(self) -> tuple[int, ...]:
-        """Shape of one state: (channel, *space)."""
+        """Shape of one state: ``(channel, *space)``."""
         return (len(self.variables), *self.space.values())
 
     @abstractmethod
     def step(self, x: Tensor) -> Tensor:
-        """The expected next state; ``x``: (..., channel, *space)."""
+        """The expected next state; ``x``: ``(..., channel, *space)``."""
 
     def initial(self, members: int, generator: torch.Generator) -> Tensor:
-        """Initial states (members, channel, *space)."""
+        """Initial states ``(members, channel, *space)``."""
         return torch.randn(members, *self.state_shape, dtype=torch.float64, generator=generator)
 
     def transition(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -124,7 +124,7 @@ class MarkovChain(ABC):
         return ds if members is not None else ds.isel(member=0, drop=True)
 
     def label(self, values: np.ndarray, *, every: int = 1) -> xr.Dataset:
-        """Name the axes of (member, time, channel, *space) values."""
+        """Name the axes of ``(member, time, channel, *space)`` values."""
         dims = ("member", "time", *self.space)
         time = np.arange(values.shape[1]) * (self.dt * every)
         coords = {
@@ -136,7 +136,7 @@ class MarkovChain(ABC):
         return xr.Dataset(data, coords, {"Conventions": "CF-1.11", "title": f"{type(self).__name__} trajectory"})
 
     def to_tensor(self, ds: xr.Dataset) -> Tensor:
-        """The values of a labelled trajectory as (..., time, channel, *space)."""
+        """The values of a labelled trajectory as ``(..., time, channel, *space)``."""
         missing = [v for v in self.variables if v not in ds]
         if missing:
             raise KeyError(f"{type(self).__name__} has the variables {self.variables}; {missing} not in the Dataset")
@@ -149,12 +149,10 @@ class MarkovChain(ABC):
         """log p(x_2, ..., x_L | x_1) of labelled trajectories, summed over time; needs transition noise."""
         if not self.noise:
             raise ValueError(f"{self!r} is deterministic: it has no transition density; construct it with noise > 0")
-        x = self.to_tensor(ds)
-        state_axes = tuple(range(-len(self.state_shape), 0))
-        residual = (x.diff(dim=state_axes[0] - 1) - (self.step(x) - x).narrow(state_axes[0] - 1, 0, ds.sizes["time"] - 1))
-        count = (ds.sizes["time"] - 1) * math.prod(self.state_shape)
-        square = (residual / self.noise).square().sum(dim=(state_axes[0] - 1, *state_axes))
-        value = -square / 2 - count * (math.log(self.noise) + math.log(2 * math.pi) / 2)
+        states = self.to_tensor(ds).movedim(-1 - len(self.state_shape), 0)
+        residual = (states[1:] - self.step(states[:-1])) / self.noise
+        each = -residual.square() / 2 - math.log(self.noise) - math.log(2 * math.pi) / 2
+        value = each.sum(dim=(0, *range(-len(self.state_shape), 0)))
         outer = [d for d in ds[self.variables[0]].dims if d not in ("time", *self.space)]
         coords = {d: ds[d] for d in outer if d in ds.coords}
         return xr.DataArray(value.numpy(), coords, outer, name="transition_log_prob", attrs={"units": "1"})
@@ -178,7 +176,7 @@ class DiscreteODE(MarkovChain):
 
     @abstractmethod
     def drift(self, x: Tensor) -> Tensor:
-        """dx/dt; ``x``: (..., channel, *space)."""
+        """dx/dt; ``x``: ``(..., channel, *space)``."""
 
     def step(self, x: Tensor) -> Tensor:
         h = self.dt / self.substeps

@@ -12,7 +12,8 @@ class LotkaVolterra(DiscreteODE):
     """Prey and predators, written for the logarithms of the populations so that they stay positive.
 
     d(log prey)/dt = growth - predation * predators, d(log predators)/dt = conversion * prey - death.
-    ``delta * prey - gamma * log(prey) + ...`` is conserved without noise.
+    ``conversion * prey - death * log(prey) + predation * predators - growth * log(predators)`` is conserved without
+    noise.
     """
 
     variables = ("log_prey", "log_predators")

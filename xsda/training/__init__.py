@@ -57,8 +57,9 @@ def train(
         Number of consecutive states of a training sample.
     network
         "temporal": convolutional in time, trained on segments of ``window`` states, applied to any length from there
-        on (or from ``shortest``). "markov": a network on windows of ``window`` states (an odd number), composed.
-        Or a network of your own, called as ``network(x, log_noise)`` on (batch, time, channel, *space).
+        on (or from ``shortest``); its reach is half the window, so that it also learns what the middle of a long
+        trajectory looks like. "markov": a network on windows of ``window`` states (an odd number), composed.
+        Or a network of your own, called as ``network(x, log_noise)`` on ``(batch, time, channel, *space)``.
     width
         Features of the network (default 64; 128 for "markov" without space).
     periodic, space
@@ -130,7 +131,10 @@ def make_network(network: str | nn.Module, layout: Layout, window: int, width: i
     boundaries = tuple("periodic" if a.period else "zeros" for a in layout.space)
     context = layout.context_channels
     if network == "temporal":
-        return TemporalNet(layout.channels, boundaries=boundaries, width=width or 64, context=context)
+        dilations = reach_dilations((window - 1) // 2)
+        return TemporalNet(
+            layout.channels, boundaries=boundaries, width=width or 64, kernel=3, dilations=dilations, context=context
+        )
     if network != "markov":
         raise ValueError(f"network={network!r} is unknown; {choose(network, NETWORK_NAMES)}")
     if window % 2 == 0 or window < 3:
@@ -142,6 +146,18 @@ def make_network(network: str | nn.Module, layout: Layout, window: int, width: i
         layout.channels, window, boundaries=boundaries, hidden=(base, 2 * base, 4 * base), context=context
     )
     return MarkovNet(local, window // 2)
+
+
+def reach_dilations(reach: int, *, least: int = 6, most: int = 12) -> tuple[int, ...]:
+    """Dilations 1, 2, 4, ..., 1, 2, 4, ... that add up to at most ``reach``; zeros where that takes few blocks."""
+    chosen: list[int] = []
+    dilation = 1
+    while sum(chosen) < reach and len(chosen) < most:
+        left = reach - sum(chosen)
+        dilation = 1 if dilation > min(left, 16) else dilation
+        chosen.append(dilation)
+        dilation *= 2
+    return (*chosen, *(0,) * (least - len(chosen)))
 
 
 def _batches(denoiser: Preconditioned, windows: Windows, device: torch.device) -> Iterator[tuple[Denoiser, Tensor]]:

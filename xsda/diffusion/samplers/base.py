@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,8 +53,7 @@ def time_grid(schedule: Schedule, steps: int, grid: str = "log_snr", *, dtype: t
         fine = torch.linspace(math.log(high), math.log(low), 4097, dtype=torch.float64)
         density = 1 + 3 * torch.exp(-((fine / 1.5) ** 2) / 2)
         share = torch.cumulative_trapezoid(density) / torch.trapezoid(density)
-        place = torch.searchsorted(share, ramp).clamp(max=len(share) - 1)
-        levels = fine[1:][place].exp()
+        levels = torch.from_numpy(np.exp(np.interp(ramp, [0, *share], fine)))
     elif grid == "karras":
         levels = (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
     else:
@@ -117,7 +117,9 @@ class Sampler(ABC):
         for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
             x = self.transition(denoiser, x, t, s, draw, memory)
             for _ in range(self.corrections):
-                x = langevin(denoiser, x, s, draw, self.tau, bounded=self.bounded)
+                x0, eps = predict(denoiser, x, s)
+                memory.setdefault("arrived", x0)  # a multistep method extrapolates from here, where no noise is added yet
+                x = langevin(denoiser.schedule, x, eps, s, draw, self.tau, bounded=self.bounded)
             check_finite(x, i, len(times), draw)
             if callback is not None:
                 callback(i)
@@ -150,13 +152,12 @@ def _default(cls: type[Sampler], name: str) -> Any:
     return next(f.default for f in fields(cls) if f.name == name)
 
 
-def langevin(denoiser: Denoiser, x: Tensor, t: Tensor, draw: Draw, tau: float, *, bounded: bool) -> Tensor:
-    """One Langevin step at time ``t``; each member has its own step size."""
-    eps = denoiser.eps(x, t)
+def langevin(schedule: Schedule, x: Tensor, eps: Tensor, t: Tensor, draw: Draw, tau: float, *, bounded: bool) -> Tensor:
+    """One Langevin step at time ``t``, with ``eps`` = E[eps | x_t]; each member has its own step size."""
     mean_square = eps.flatten(1).square().mean(1)
     delta = tau / (mean_square.clamp(min=1) if bounded else mean_square)
     delta = delta.reshape(-1, *(1,) * (x.ndim - 1))
-    sigma = denoiser.schedule.sigma(t).to(x)
+    sigma = schedule.sigma(t).to(x)
     return x - delta * sigma * eps + torch.sqrt(2 * delta) * sigma * draw()
 
 

@@ -43,7 +43,7 @@ def _multistep(
     x0 = denoiser(x, t)
     slope = torch.zeros_like(x0)
     if "x0" in memory:
-        slope = (x0 - memory["x0"]) * (h / memory["h"]).to(x)
+        slope = (memory.pop("arrived", x0) - memory["x0"]) * (h / memory["h"]).to(x)
     memory["x0"], memory["h"] = x0, h
     rate = 2 if draw is not None else 1
     keep = schedule.sigma(s) / schedule.sigma(t) * torch.exp(-(rate - 1) * h)

@@ -1,0 +1,241 @@
+"""Samplers of an exact Gaussian denoiser: the law they produce is known at every time."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from xsda.diffusion import MemberNoise
+from xsda.diffusion.denoisers import Denoiser
+from xsda.diffusion.samplers import (
+    DDIM,
+    DDPM,
+    SAMPLERS,
+    DPMpp2M,
+    DPMpp2MSDE,
+    Euler,
+    Heun,
+    NonFiniteSampleError,
+    PredictorCorrector,
+    Sampler,
+    time_grid,
+    velocity,
+)
+from xsda.diffusion.samplers.base import GRIDS, time_posterior
+from xsda.diffusion.schedules import DDPM as DDPMSchedule
+from xsda.diffusion.schedules import VE, VP, SubVP
+from xsda.priors.exact import GaussianDenoiser
+
+COV = torch.tensor([[1.2, 0.5, 0.0], [0.5, 0.6, 0.1], [0.0, 0.1, 0.3]], dtype=torch.float64)
+EYE = torch.eye(3, dtype=torch.float64)
+SCHEDULES = [VP(), SubVP("linear", 1e-2), VE(1e-2, 10.0)]
+
+
+def exact(cov, schedule):
+    values, vectors = torch.linalg.eigh(cov)
+    one, shape = torch.ones(1, dtype=torch.float64), torch.tensor((len(cov),))
+    return GaussianDenoiser(torch.zeros(1, len(cov), dtype=torch.float64), values[None], vectors[None], one, shape, schedule)
+
+
+def marginal(schedule, t):
+    return schedule.alpha(t) ** 2 * COV + schedule.sigma(t) ** 2 * EYE
+
+
+def produced(sampler, schedule, times):
+    """The covariance that a sampler makes of the exact law at ``times[0]``.
+
+    Everything is linear in the start and in each draw, so both are pushed through as a basis, draw by draw.
+    """
+    draws = len(times) - 1
+    start = torch.zeros(draws + 1, 3, 3, dtype=torch.float64)
+    start[0] = torch.linalg.cholesky(marginal(schedule, times[0])).T
+    seen = []
+
+    def draw():
+        seen.append(torch.zeros_like(start))
+        seen[-1][len(seen)] = EYE
+        return seen[-1].flatten(0, 1)
+
+    end = sampler.integrate(exact(COV, schedule), start.flatten(0, 1), times, draw)
+    return end.T @ end
+
+
+def part(schedule, steps, grid, end=0.2):
+    """Times from 1 to ``end``."""
+    if grid == "linear":
+        return torch.linspace(1, end, steps + 1, dtype=torch.float64)
+    levels = schedule.noise_level(torch.tensor([1.0, end], dtype=torch.float64)).log()
+    return schedule.time(torch.linspace(*levels.tolist(), steps + 1, dtype=torch.float64).exp())
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("grid", ["linear", "log_snr"])
+@pytest.mark.parametrize(
+    ("sampler", "order"),
+    [(DDIM(), 1), (DDIM(eta=0.5), 1), (DDPM(), 1), (Euler(), 1), (Heun(), 2), (DPMpp2M(), 2), (DPMpp2MSDE(), 2)],
+    ids=lambda v: type(v).__name__ + ("-half" if getattr(v, "eta", 0) == 0.5 else "") if isinstance(v, Sampler) else str(v),
+)
+def test_the_law_converges_at_the_order_of_the_sampler(schedule, grid, sampler, order):
+    errors = []
+    for steps in (64, 128):
+        times = part(schedule, steps, grid)
+        target = marginal(schedule, times[-1])
+        errors.append(float((produced(sampler, schedule, times) - target).norm() / target.norm()))
+    assert errors[1] < (0.12 if order == 1 else 2e-3)
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.3)
+
+
+@pytest.mark.parametrize("schedule", [VP(), DDPMSchedule(), VE(0.01, 50.0)], ids=str)
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("name", ["dpmpp2m", "dpmpp2m_sde", "heun"])
+def test_the_whole_way_ends_in_the_law_of_the_data(schedule, grid, name):
+    times = time_grid(schedule, 256, grid)
+    target = marginal(schedule, times[-1])
+    cov = produced(SAMPLERS[name](), schedule, times)
+    assert float((cov - target).norm() / target.norm()) < 5e-3
+
+
+def test_sample_starts_from_the_noise_and_ends_with_the_denoised_state():
+    """One step of DDIM on VE, written out by hand."""
+    schedule = VE(0.5, 4.0)
+    denoiser = exact(COV, schedule)
+    noise = MemberNoise(0, range(5), (3,), dtype=torch.float64)
+    z = MemberNoise(0, range(5), (3,), dtype=torch.float64)()
+    x = math.sqrt(1 + 16) * z
+    shrink = [COV @ torch.linalg.inv(COV + s**2 * EYE) for s in (4.0, 0.5)]
+    x0 = x @ shrink[0]
+    torch.testing.assert_close(DDIM(steps=2).sample(denoiser, noise), (x0 + 0.5 / 4 * (x - x0)) @ shrink[1])
+
+
+def test_velocity_is_the_flow_of_the_marginals():
+    """A Gaussian flow x(t) = S(t) z with S^2 the marginal covariance has velocity S' S^-1 x."""
+    for schedule in SCHEDULES:
+        t, h = torch.tensor(0.4, dtype=torch.float64), 1e-5
+        values, vectors = torch.linalg.eigh(COV)
+        root = [torch.sqrt(schedule.alpha(u) ** 2 * values + schedule.sigma(u) ** 2) for u in (t - h, t, t + h)]
+        rate = vectors @ torch.diag((root[2] - root[0]) / (2 * h) / root[1]) @ vectors.T
+        torch.testing.assert_close(velocity(exact(COV, schedule), EYE, t), rate, rtol=1e-6, atol=1e-6)
+
+
+def test_time_posterior_is_gaussian_conditioning():
+    for schedule in SCHEDULES:
+        t, s = torch.tensor([0.7, 0.4], dtype=torch.float64)
+        keep, pull, variance = time_posterior(schedule, t, s)
+        # given x_0 = 0 and 1: regress x_s on x_t, whose covariance is (alpha_t / alpha_s) sigma_s^2
+        step = schedule.alpha(t) / schedule.alpha(s)
+        cross = step * schedule.sigma(s) ** 2
+        torch.testing.assert_close(keep, cross / schedule.sigma(t) ** 2)
+        torch.testing.assert_close(variance, schedule.sigma(s) ** 2 - cross**2 / schedule.sigma(t) ** 2)
+        torch.testing.assert_close(keep * schedule.alpha(t) + pull, schedule.alpha(s))
+
+
+def test_grids_are_uniform_in_what_they_say():
+    schedule = VP()
+    levels = {grid: schedule.noise_level(time_grid(schedule, 33, grid)) for grid in GRIDS}
+    for values in levels.values():
+        assert (values.diff() < 0).all()
+        torch.testing.assert_close(values[[0, -1]], levels["linear"][[0, -1]])
+    uniform = {"log_snr": levels["log_snr"].log(), "karras": levels["karras"] ** (1 / 7), "linear": time_grid(schedule, 33, "linear")}
+    for values in uniform.values():
+        torch.testing.assert_close(values.diff(), values.diff().mean().expand(32), rtol=1e-4, atol=1e-6)
+    # "centered": the steps in log noise are inverse to the density 1 + 3 exp(-(log s / 1.5)^2 / 2)
+    fine = schedule.noise_level(time_grid(schedule, 2001, "centered")).log()
+    step, middle = -fine.diff(), (fine[1:] + fine[:-1]) / 2
+    density = 1 + 3 * torch.exp(-((middle / 1.5) ** 2) / 2)
+    torch.testing.assert_close(step * density, (step * density).mean().expand(2000), rtol=2e-2, atol=0)
+
+
+SPREAD = torch.tensor([0.05, 0.3, *[1.0] * 14], dtype=torch.float64)
+
+
+def spread(sampler):
+    """Standard deviations of 3000 samples over the exact ones: of one well-known number, and of the others."""
+    noise = MemberNoise(1, range(3000), (16,), dtype=torch.float64)
+    ratio = sampler.sample(exact(SPREAD.diag() ** 2, VP()), noise).std(0) / SPREAD
+    return float(ratio[0]), float(ratio[2:].mean())
+
+
+@pytest.mark.parametrize("corrections", [1, 2])
+@pytest.mark.parametrize("kind", [DPMpp2M, DPMpp2MSDE, Heun])
+def test_bounded_corrections_leave_an_exact_law_alone(kind, corrections):
+    known, others = spread(kind(steps=48, corrections=corrections, tau=0.1))
+    assert known == pytest.approx(1, abs=0.06)  # 1.3 % of it is sampling error
+    assert others == pytest.approx(1, abs=0.05)
+
+
+def test_unbounded_corrections_inflate_what_is_well_known():
+    sampler = PredictorCorrector(steps=64, grid="log_snr", corrections=1, tau=0.1)
+    assert not sampler.bounded
+    assert spread(sampler)[0] > 2
+    bounded = PredictorCorrector(steps=192, grid="log_snr", corrections=1, tau=0.1, bounded=True)
+    assert np.abs(np.array(spread(bounded)) - 1).max() < 0.05
+
+
+class Counting(Denoiser):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.schedule, self.calls = inner, inner.schedule, 0
+
+    def forward(self, x_t, t):
+        self.calls += 1
+        return self.inner(x_t, t)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("corrections", [0, 2])
+def test_evaluations_and_callbacks_are_counted(name, corrections):
+    sampler = SAMPLERS[name](steps=7, corrections=corrections)
+    denoiser, seen = Counting(exact(COV, VP())), []
+    sampler.sample(denoiser, MemberNoise(0, range(2), (3,), dtype=torch.float64), callback=seen.append)
+    assert denoiser.calls == sampler.evaluations
+    assert seen == list(range(7))
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_a_member_does_not_depend_on_its_batch(name):
+    sampler, denoiser = SAMPLERS[name](steps=6, corrections=1), exact(COV, VP())
+    whole = sampler.sample(denoiser, MemberNoise(2, range(5), (3,), dtype=torch.float64))
+    some = sampler.sample(denoiser, MemberNoise(2, [3, 0], (3,), dtype=torch.float64))
+    torch.testing.assert_close(whole[[3, 0]], some, rtol=1e-10, atol=1e-12)
+
+
+class Breaks(Counting):
+    """Returns NaN for the second item of the batch from the fourth call on."""
+
+    def forward(self, x_t, t):
+        out = super().forward(x_t, t)
+        if self.calls >= 4:
+            out[1] = torch.nan
+        return out
+
+
+def test_a_member_that_explodes_is_named_with_its_step():
+    noise = MemberNoise(0, [11, 17, 23], (3,))
+    with pytest.raises(NonFiniteSampleError, match="member 17 became non-finite at step 4 of 8"):
+        DPMpp2M(steps=8).sample(Breaks(exact(COV, VP()).float()), noise)
+    with pytest.raises(NonFiniteSampleError, match="member 17 became non-finite at step 4 of 4"):
+        DPMpp2M(steps=4).sample(Breaks(exact(COV, VP()).float()), noise)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: DPMpp2M(steps=1), ValueError, "steps=1"),
+        (lambda: DPMpp2M(corrections=-1), ValueError, "corrections=-1"),
+        (lambda: Heun(tau=0.0), ValueError, "tau=0.0"),
+        (lambda: Euler(grid="cosine"), ValueError, "grid='cosine'"),
+        (lambda: DDIM(eta=1.5), ValueError, "eta=1.5"),
+        (lambda: DDIM(order=2), TypeError, "order"),
+        (lambda: time_grid(VP(), 1), ValueError, "steps=1"),
+        (lambda: time_grid(VP(), 4, "cosine"), ValueError, "grid='cosine'"),
+    ],
+)
+def test_impossible_options_are_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_samplers_print_what_was_chosen():
+    assert str(DPMpp2M(corrections=2)) == "DPMpp2M(steps=32, corrections=2)"
+    assert str(PredictorCorrector()) == "PredictorCorrector(steps=256)"

@@ -1,0 +1,196 @@
+"""Where sigma comes from, and one clear error for each thing that cannot be."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from xsda.layout import Layout
+from xsda.observations import compile_observations
+
+
+def globe():
+    dims, sizes = ("time", "lat", "lon"), (6, 4, 8)
+    rng = np.random.default_rng(0)
+    return xr.Dataset(
+        {v: (dims, rng.standard_normal(sizes), {"units": "m s-1"}) for v in ("wind_u", "wind_v")},
+        {
+            "time": np.datetime64("2020-01-01", "ns") + np.arange(6) * np.timedelta64(6, "h"),
+            "lat": np.linspace(60.0, 30.0, 4),
+            "lon": ("lon", np.arange(8) * 10.0, {"units": "degrees_east"}),
+        },
+    )
+
+
+def grid():
+    return Layout.of(globe()).bind(globe())
+
+
+def obs():
+    return globe().isel(time=[0, 2], lat=[1], lon=[0, 3])
+
+
+def std(ds, sigma=None):
+    return compile_observations(grid(), ds, sigma).std.numpy()
+
+
+# --- sources of sigma ---
+
+
+def test_argument_before_ancillary_before_attribute():
+    ds = obs()
+    for v in ds.data_vars:
+        ds[v].attrs["error_std"] = 3.0
+    np.testing.assert_allclose(std(ds), 3)
+    ds["wind_u_error"] = (ds["wind_u"].dims, np.full(ds["wind_u"].shape, 2.0), {"standard_name": "wind_u standard_error"})
+    np.testing.assert_allclose(std(ds), [2] * 4 + [3] * 4)
+    np.testing.assert_allclose(std(ds, {"wind_v": 0.5}), [2] * 4 + [0.5] * 4)
+    np.testing.assert_allclose(std(ds, 1.5), 1.5)
+
+
+def test_two_variables_of_one_standard_name_have_their_own_errors():
+    ds = obs()
+    for i, v in enumerate(("wind_u", "wind_v")):
+        ds[v].attrs |= {"standard_name": "wind", "ancillary_variables": f"e{i}"}
+        ds[f"e{i}"] = xr.full_like(ds[v], 1.0 + i).assign_attrs(standard_name="wind standard_error")
+    np.testing.assert_allclose(std(ds), [1] * 4 + [2] * 4)
+
+
+def test_arrays_are_matched_by_dimension_name():
+    ds = obs()[["wind_u"]]
+    values = np.arange(1.0, 5).reshape(2, 1, 2)
+    full = xr.DataArray(values, dims=("time", "lat", "lon"))
+    for sigma in (values, full, full.transpose("lon", "time", "lat"), {"wind_u": full}, full.to_dataset(name="wind_u")):
+        np.testing.assert_allclose(std(ds, sigma), [1, 2, 3, 4])
+    np.testing.assert_allclose(std(ds, xr.DataArray([1.0, 2.0], dims="lon", coords={"lon": ds.lon})), [1, 2, 1, 2])
+
+
+def test_several_sources():
+    ds = obs()[["wind_u"]]
+    both = {"ship": ds, "buoy": ds}
+    np.testing.assert_allclose(std(both, {"ship": 1.0, "buoy": {"wind_u": 2.0}}), [1] * 4 + [2] * 4)
+    np.testing.assert_allclose(std(list(both.values()), [1.0, 2.0]), [1] * 4 + [2] * 4)
+
+
+def test_the_error_of_what_is_missing_does_not_matter():
+    ds = obs()[["wind_u"]]
+    ds["wind_u"][0, 0, 0] = np.nan
+    sigma = xr.ones_like(ds["wind_u"]).where(ds["wind_u"].notnull())
+    assert std(ds, sigma).shape == (3,)
+
+
+def test_log_prob_is_the_normal_density():
+    ds = obs()
+    lik = compile_observations(grid(), ds, {"wind_u": 0.5, "wind_v": 2.0})
+    x = torch.zeros(1, *grid().shape)
+    y = np.concatenate([ds[v].values.ravel() for v in ds.data_vars])
+    s = np.repeat([0.5, 2.0], 4)
+    assert float(lik.log_prob(x)) == pytest.approx(-np.sum((y / s) ** 2 / 2 + np.log(s * np.sqrt(2 * np.pi))), rel=1e-5)
+
+
+# --- refusals ---
+
+
+def stations(**coords):
+    place = {"lat": [40.0, 50.0], "lon": [5.0, 7.0], **coords}
+    return xr.Dataset({"wind_u": (("time", "station"), np.ones((6, 2)))}, {"time": globe().time, **{k: ("station", v) for k, v in place.items()}})
+
+
+def averages(**bounds):
+    ds = obs()[["wind_u"]].isel(lat=0, drop=False)
+    ds["wind_u"].attrs["cell_methods"] = "lat: mean"
+    return ds.assign_coords(bounds)
+
+
+def with_bounds(name, value):
+    ds = averages(**({} if value is None else {name: value}))
+    ds.lat.attrs["bounds"] = name
+    return ds
+
+
+def maximum():
+    ds = obs()[["wind_u"]]
+    ds["wind_u"].attrs["cell_methods"] = "time: maximum"
+    return ds
+
+
+CALENDAR = xr.date_range("2020-01-01", periods=6, freq="6h", calendar="noleap", use_cftime=True)
+REFUSED = {
+    "unknown variable": (lambda: obs().rename(wind_u="wind_uu"), 1, KeyError, "'wind_uu' is neither .* did you mean 'wind_u'"),
+    "outside": (lambda: stations(lat=[40.0, 61.25]), 1, ValueError, r"outside the grid along 'lat': 61\.25; .* 30 to 60"),
+    "longitude outside": (lambda: stations(lon=[-20.0, 3.0]), 1, ValueError, "outside the grid along 'lon': -20"),
+    "date outside": (
+        lambda: obs().assign_coords(time=obs().time - np.timedelta64(1, "D")),
+        1, ValueError, "outside the grid along 'time': 2019-12-31T00:00:00, 2019-12-31T12:00:00; the grid covers 2020-01-01T00:00:00 to",
+    ),
+    "NaN place": (lambda: stations(lat=[40.0, np.nan]), 1, ValueError, "1 observations have NaN as their 'lat'"),
+    "NaT": (
+        lambda: stations().rename(time="obs").assign_coords(time=("obs", np.array(["NaT"] * 6, "datetime64[ns]"))),
+        1, ValueError, "6 observations have NaN as their 'time'",
+    ),
+    "no sigma": (obs, None, ValueError, "no observation error for 'wind_u': pass sigma="),
+    "sigma zero": (obs, 0.0, ValueError, "sigma of 'wind_u' must be positive and finite .* got 0"),
+    "sigma negative": (obs, {"wind_u": 1.0, "wind_v": -2.0}, ValueError, "sigma of 'wind_v' must be positive .* got -2"),
+    "sigma NaN": (obs, np.nan, ValueError, "sigma of 'wind_u' must be positive"),
+    "sigma shape": (obs, np.ones(3), ValueError, r"sigma of 'wind_u' has the shape \(3,\), the observations have \(2, 1, 2\)"),
+    "sigma dims": (obs, xr.DataArray(np.ones(3), dims="lon"), ValueError, "sigma of 'wind_u' has the shape {'lon': 3}"),
+    "sigma elsewhere": (
+        obs, xr.DataArray(np.ones(2), dims="lon", coords={"lon": [0.0, 40.0]}), ValueError, "coordinates of sigma differ",
+    ),
+    "sigma of another": (obs, {"wind_w": 1.0}, KeyError, "sigma names 'wind_w', which is not observed; did you mean 'wind_[uv]'"),
+    "all missing": (lambda: obs() * np.nan, 1, ValueError, r"all observations are missing \(NaN\)"),
+    "infinite": (lambda: obs() * np.inf, 1, ValueError, "'wind_u' holds infinite values"),
+    "no bounds": (averages, 1, ValueError, "average along 'lat' needs cell bounds"),
+    "named bounds missing": (lambda: with_bounds("b", None), 1, ValueError, "names its bounds 'b', which are not in the Dataset"),
+    "three bounds": (lambda: with_bounds("b", ("n", [1.0, 2, 3])), 1, ValueError, r"the bounds 'b' have the sizes {'n': 3}"),
+    "bounds outside": (
+        lambda: with_bounds("b", ("n", [-5.0, 55.0])), 1, ValueError, r"reach from -5 to 55, outside the grid's cells \(25 to 65\)",
+    ),
+    "other cell method": (maximum, 1, ValueError, "'wind_u' has the cell method 'time: maximum'; only 'mean' can be observed"),
+    "numbers for dates": (
+        lambda: obs().assign_coords(time=[0.0, 1.0]), 1, ValueError, "observations' 'time' holds plain numbers, the grid's 'time' dates",
+    ),
+    "another calendar": (lambda: globe().assign_coords(time=CALENDAR), 1, ValueError, "belong to different calendars; .*convert_calendar"),
+    "extra dimension": (lambda: obs().expand_dims(scan=3), 1, ValueError, "has the dimension 'scan', which the grid .* lacks"),
+    "places unknown": (lambda: obs().drop_vars("lon"), 1, ValueError, "2 values along 'lon' but no coordinate there, and the grid has 8"),
+    "text": (lambda: obs().assign_coords(lat=["north"]), 1, ValueError, "'lat' holds .*, expected numbers or dates"),
+    "nothing": (lambda: obs().drop_vars(["wind_u", "wind_v"]), 1, ValueError, "obs holds no variables"),
+    "no sources": (list, 1, ValueError, "no observations were given"),
+    "not a Dataset": (lambda: [obs(), 3], 1, TypeError, r"obs\[1\] is a int, expected an xarray.Dataset"),
+    "nameless": (lambda: obs()["wind_u"].rename(None), 1, ValueError, "observed DataArray has no name"),
+}
+
+
+def test_latitudes_on_a_grid_of_metres():
+    ds = globe().rename(lat="y", lon="x").assign_coords(y=np.arange(4) * 1e5, x=np.arange(8) * 1e5)
+    metres = Layout.of(ds).bind(ds)
+    with pytest.raises(ValueError, match=r"has the coordinate 'lat' where the grid has 'y'; \.rename it"):
+        compile_observations(metres, stations(), 1.0)
+    curvilinear = ds.assign_coords(lat=(("y", "x"), np.ones((4, 8))), lon=(("y", "x"), np.ones((4, 8))))
+    assert compile_observations(metres, curvilinear.isel(y=[0, 2]), 1.0).y.numel() == 2 * 6 * 2 * 8
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case):
+    make, sigma, kind, message = REFUSED[case]
+    with pytest.raises(kind, match=message):
+        compile_observations(grid(), make(), sigma)
+
+
+def test_dates_of_two_cftime_calendars():
+    ds = globe().assign_coords(time=CALENDAR)
+    other = obs().assign_coords(time=xr.date_range("2020-01-01", periods=2, calendar="360_day", use_cftime=True))
+    with pytest.raises(ValueError, match="belong to different calendars"):
+        compile_observations(Layout.of(ds).bind(ds), other, 1.0)
+    late = ds.isel(time=[0]).assign_coords(time=CALENDAR[:1].shift(365, "D"))
+    with pytest.raises(ValueError, match="outside the grid along 'time': 2021-01-01 00:00:00; the grid covers 2020-01-01 00:00:00"):
+        compile_observations(Layout.of(ds).bind(ds), late, 1.0)
+
+
+@pytest.mark.parametrize(("wanted", "message"), [(700, "level=700 is not among"), (None, "must say which 'level' it is")])
+def test_unknown_channels(wanted, message):
+    ds = globe().assign(q=(("time", "level", "lat", "lon"), np.ones((6, 2, 4, 8)))).assign_coords(level=[500, 850])
+    like = ds[["q"]].isel(level=0)
+    like = like.drop_vars("level") if wanted is None else like.assign_coords(level=wanted)
+    with pytest.raises(ValueError, match=message):
+        compile_observations(Layout.of(ds).bind(ds), like, 1.0)

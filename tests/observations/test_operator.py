@@ -1,0 +1,160 @@
+"""H as a linear map: adjoint, linearity, tangent."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from xsda.layout import Layout
+from xsda.observations import compile_observations
+
+
+def globe():
+    rng = np.random.default_rng(0)
+    dims, shape = ("time", "lat", "lon"), (5, 4, 8)
+    return xr.Dataset(
+        {
+            "u": (dims, 3 * rng.standard_normal(shape)),
+            "v": (dims, 3 * rng.standard_normal(shape)),
+            "q": (("time", "level", "lat", "lon"), rng.standard_normal((5, 3, 4, 8))),
+        },
+        {
+            "time": np.arange(5.0),
+            "level": [200, 500, 850],
+            "lat": [60.0, 20.0, -20.0, -60.0],
+            "lon": ("lon", np.arange(8) * 45.0, {"units": "degrees_east"}),
+        },
+    )
+
+
+def instruments():
+    """Selection, interpolation, averages, stations, channels, with values missing."""
+    ds = globe()
+    satellite = ds[["u"]].isel(time=[0, 3], lon=[1, 5]).copy(deep=True)
+    satellite["u"][0, 1] = np.nan
+    places = {"lat": xr.DataArray([10.0, 55.0, -60.0], dims="station"), "lon": xr.DataArray([359.0, 22.0, 45.0], dims="station")}
+    stations = xr.Dataset({"v": (("station", "time"), np.ones((3, 2)))}, {**places, "time": [0.5, 4.0]})
+    sondes = xr.Dataset(
+        {"q": ("obs", np.ones(3))},
+        {k: ("obs", v) for k, v in {"time": [0.0, 1.5, 3.0], "level": [850, 200, 200], "lat": [0.0, 0, 20], "lon": [0.0, 350, 90]}.items()},
+    )
+    means = ds[["v"]].coarsen(lat=2, lon=4).mean().assign(total=ds["u"].mean()).rename(total="u")
+    means["v"].attrs["cell_methods"] = "lat: mean lon: mean"
+    return {"satellite": satellite, "stations": stations, "sondes": sondes, "means": means}
+
+
+def likelihood(derived=None, obs=None):
+    layout = Layout.of(globe())
+    layout = layout.scaled(np.arange(5) - 2.0, np.arange(5) + 0.5)
+    return compile_observations(layout.bind(globe()), instruments() if obs is None else obs, 1.0, derived)
+
+
+def states(n, seed=0):
+    return torch.randn(n, 5, 5, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", [*instruments(), "all"])
+def test_transpose_is_the_adjoint(name):
+    obs = instruments() if name == "all" else instruments()[name]
+    H = likelihood(obs=obs).operator
+    x = states(3)
+    y = torch.randn(H(x).shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    back = H.transpose(y, x)
+    assert back.shape == x.shape
+    torch.testing.assert_close((H(x) * y).sum(1), (x * back).flatten(1).sum(1), rtol=1e-12, atol=1e-12)
+
+
+def test_linear():
+    lik = likelihood()
+    H, a, b = lik.operator, states(2, 1), states(2, 2)
+    assert lik.linear
+    torch.testing.assert_close(H(2.5 * a - b), 2.5 * H(a) - H(b), rtol=0, atol=1e-13)
+    torch.testing.assert_close(H(torch.zeros_like(a)), torch.zeros_like(H(a)), rtol=0, atol=0)
+    # a constant of one stays one: every row of H adds up to one
+    torch.testing.assert_close(H(torch.ones_like(a)), torch.ones_like(H(a)), rtol=0, atol=1e-12)
+
+
+def test_members_are_observed_one_by_one():
+    H, x = likelihood().operator, states(4)
+    torch.testing.assert_close(H(x), torch.cat([H(m[None]) for m in x]), rtol=0, atol=0)
+
+
+def test_sources_are_observed_one_after_another():
+    x = states(2)
+    parts = [likelihood(obs=o).operator(x) for o in instruments().values()]
+    torch.testing.assert_close(likelihood().operator(x), torch.cat(parts, 1), rtol=0, atol=0)
+
+
+def test_observing_scaled_values_is_scaling_observed_values():
+    """Kelvin or Celsius, metres or knots: y and sigma in standard units are the same."""
+    ds, obs = globe(), instruments()["stations"]
+    layout = Layout.of(ds)
+    mean, std = np.arange(5) - 2.0, np.arange(5) + 0.5
+    a = compile_observations(layout.scaled(mean, std).bind(ds), obs, 0.3)
+    other = obs.copy(data={"v": 1.94 * obs["v"] + 273.15})
+    b = compile_observations(layout.scaled(1.94 * mean + 273.15, 1.94 * std).bind(ds), other, 0.3 * 1.94)
+    torch.testing.assert_close(a.y, b.y, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(a.std, b.std)
+    torch.testing.assert_close(a.operator(states(2)), b.operator(states(2)), rtol=0, atol=0)
+
+
+def test_sigma_is_scaled_channel_by_channel():
+    obs = instruments()["sondes"]
+    lik = likelihood(obs=obs)
+    torch.testing.assert_close(lik.std, 1 / torch.tensor([4.5, 2.5, 2.5]))
+    torch.testing.assert_close(lik.y, (1 - torch.tensor([2.0, 0.0, 0.0])) / torch.tensor([4.5, 2.5, 2.5]))
+
+
+SPEED = {"speed": lambda s: (s["u"] ** 2 + s["v"] ** 2).sqrt()}
+
+
+def test_derived_tangent_equals_finite_differences():
+    obs = instruments()["stations"].rename(v="speed")
+    lik = likelihood(SPEED, obs)
+    assert not lik.linear
+    x, d = states(2, 3), states(2, 4)
+    step = 1e-6
+    central = (lik.operator(x + step * d) - lik.operator(x - step * d)) / (2 * step)
+    torch.testing.assert_close(lik.tangent(x, d), central, rtol=1e-6, atol=1e-7)
+    y = torch.randn(lik.operator(x).shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    adjoint = (lik.operator.transpose(y, x) * d).flatten(1).sum(1)
+    torch.testing.assert_close((lik.tangent(x, d) * y).sum(1), adjoint, rtol=1e-10, atol=1e-10)
+
+
+def test_derived_is_computed_in_the_variables_own_units():
+    ds = globe()
+    layout = Layout.of(ds).scaled(np.arange(5) - 2.0, np.arange(5) + 0.5)
+    grid = layout.bind(ds)
+    obs = xr.Dataset({"speed": np.hypot(ds["u"], ds["v"])})
+    lik = compile_observations(grid, obs, 1.0, SPEED)
+    seen = lik.operator(grid.to_tensor(ds)[None]).reshape(5, 4, 8)
+    np.testing.assert_allclose(seen, obs["speed"], rtol=1e-5, atol=1e-5)
+    assert torch.allclose(lik.std, torch.ones(()))
+
+
+def test_an_operator_survives_pickling():
+    H, x = likelihood().operator, states(2)
+    expected = H(x)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(H))(x), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda s: s["u"].mean(-1), r"'speed' must be a tensor of shape \(member, time, \*space\) = \(1, 5, 4, 8\), got \(1, 5, 4\)"),
+        (lambda s: 3.0, "'speed' must be a tensor .* got float"),
+        (lambda s: s["q"], r"'speed' must be a tensor .* got \(1, 5, 3, 4, 8\)"),
+    ],
+)
+def test_derived_of_wrong_shape(function, message):
+    obs = globe()[["u"]].rename(u="speed")
+    with pytest.raises(ValueError, match=message):
+        likelihood({"speed": function}, obs).operator(states(1))
+
+
+def test_derived_from_an_unknown_variable():
+    obs = globe()[["u"]].rename(u="speed")
+    with pytest.raises(KeyError, match="the state has no variable 'uu'; did you mean 'u'"):
+        likelihood({"speed": lambda s: s["uu"]}, obs).operator(states(1))

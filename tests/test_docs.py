@@ -1,0 +1,50 @@
+"""The documentation does what it says: its Python blocks run, its command lines parse."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from xsda.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^(<!-- skip -->\s*\n)?```(python|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page, language):
+    """The blocks of a page that are to be run, behind as many empty lines as put their line numbers right."""
+    text = page.read_text()
+    for match in BLOCK.finditer(text):
+        if match[2] == language and not match[1]:
+            yield "\n" * text.count("\n", 0, match.start(3)) + match[3]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(blocks(p, "python"))], ids=lambda p: p.stem)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    names = {"__name__": f"docs_{page.stem}"}
+    try:
+        for block in blocks(page, "python"):
+            exec(compile(block, str(page), "exec"), names)
+    finally:
+        plt.close("all")
+
+
+def command_lines():
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["xsda"]:
+                    yield pytest.param(words[1:], id=f"{page.stem}: {' '.join(words[:3])}")
+
+
+@pytest.mark.parametrize("words", list(command_lines()))
+def test_command_lines_parse(words):
+    name, *rest = words
+    main.commands[name].make_context(name, rest)
