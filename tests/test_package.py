@@ -15,7 +15,7 @@ LEVELS = [  # a room imports only rooms above it in this list, or of its own lev
     {"version", "names", "files", "devices"},
     {"nn", "diffusion"},
     {"guidance"},
-    {"axes", "layout", "observations", "systems", "metrics", "ensemble"},
+    {"axes", "layout", "grid", "observations", "systems", "metrics", "ensemble"},
     {"priors"},
     {"training"},
     {"assimilation"},

@@ -11,7 +11,7 @@ import xarray as xr
 
 from xsda.diffusion.samplers import Sampler
 from xsda.guidance import Guidance
-from xsda.layout import Grid
+from xsda.grid import Grid
 from xsda.observations.compile import Sources, compile_observations
 from xsda.observations.operator import Derived
 from xsda.priors.prior import Prior

@@ -28,7 +28,9 @@ def axis_numbers(coord: xr.DataArray, origin: Any = None) -> np.ndarray:
         origin = values.flat[0] if origin is None else origin
         try:
             if values.dtype.kind == "M":
-                return (values - np.datetime64(origin)) / np.timedelta64(1, "s")
+                if not isinstance(origin, np.datetime64):
+                    raise TypeError("numpy would read the origin's calendar as its own")
+                return (values - origin) / np.timedelta64(1, "s")
             return np.vectorize(lambda d: (d - origin).total_seconds(), otypes=[float])(values)
         except (TypeError, ValueError) as error:
             raise ValueError(

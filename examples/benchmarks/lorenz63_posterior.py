@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 
 import xsda
 from xsda.guidance import MMPS, Calibrated, GaussianScore
-from xsda.diffusion.samplers import DDIM, DPMpp2M, DPMpp2MSDE, PredictorCorrector
+from xsda.diffusion.samplers import DPMpp2M, DPMpp2MSDE, PredictorCorrector
 from xsda.systems import Lorenz63
 
 SETUPS = {"lo": (8, 0.05), "hi": (1, 0.25)}
@@ -27,15 +27,14 @@ SYSTEM = Lorenz63()
 METHODS = {
     "default": {},
     "default, 32 steps": {"steps": 32},
-    "default, 96 steps": {"steps": 96},
+    "default, 128 steps": {"steps": 128},
     "paper's recipe": {"guidance": GaussianScore(gamma=1e-2), "sampler": PredictorCorrector(steps=256, corrections=1, tau=0.25)},
-    "calibrated, SDE 64, uniform grid": {"sampler": DPMpp2MSDE(steps=64)},
-    "calibrated, SDE 64, no limit": {"guidance": Calibrated(limit=1e9)},
-    "calibrated, ODE 32, 2 corrections": {"sampler": DPMpp2M(steps=32, corrections=2, grid="centered")},
-    "calibrated, ODE 64": {"sampler": DPMpp2M(steps=64, grid="centered")},
-    "calibrated, ancestral 64": {"sampler": DDIM(steps=64, eta=1.0, grid="centered")},
-    "gamma 1e-2, SDE 64": {"guidance": GaussianScore(gamma=1e-2)},
-    "mmps, SDE 64": {"guidance": MMPS()},
+    "no correction": {"sampler": DPMpp2MSDE(steps=64, grid="centered")},
+    "no correction, 128 steps": {"sampler": DPMpp2MSDE(steps=128, grid="centered")},
+    "no limit": {"guidance": Calibrated(limit=1e9)},
+    "ODE 32, 2 corrections": {"sampler": DPMpp2M(steps=32, grid="centered", corrections=2)},
+    "gamma 1e-2": {"guidance": GaussianScore(gamma=1e-2)},
+    "mmps": {"guidance": MMPS()},
 }  # fmt: skip
 
 

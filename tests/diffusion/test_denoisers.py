@@ -12,6 +12,11 @@ MEAN = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)
 SCHEDULES = [VP(), SubVP("linear", 1e-2), VE(1e-2, 50.0), DDPM()]
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 def optimal(x, alpha, sigma):
     """E[x_0 | x_t] of N(MEAN, COV)."""
     gain = alpha * COV @ torch.linalg.inv(alpha**2 * COV + sigma**2 * torch.eye(3, dtype=torch.float64))

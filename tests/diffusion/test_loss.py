@@ -17,6 +17,11 @@ EYE = torch.eye(3, dtype=torch.float64)
 SCHEDULES = [VP(), SubVP("linear", 1e-2), VE(1e-2, 50.0), DDPM()]
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 def moments():
     """Six pairs (x_0, noise) with exactly E x_0 x_0' = COV, E noise noise' = 1 and E x_0 noise' = 0."""
     z = math.sqrt(6) * torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0]

@@ -24,8 +24,6 @@ def test_seeds_members_and_draws_are_independent_standard_normals():
     draws = np.concatenate([draws, np.stack([noise().numpy(), noise().numpy()])[1]])
     covariance = draws @ draws.T / draws.shape[1]
     np.testing.assert_allclose(covariance, np.eye(10), atol=4.5 * np.sqrt(2 / 5000))
-    from scipy import stats
-
     assert stats.kstest(draws.ravel(), "norm").pvalue > 1e-3
 
 

@@ -47,7 +47,7 @@ def produced(sampler, schedule, times):
 
     Everything is linear in the start and in each draw, so both are pushed through as a basis, draw by draw.
     """
-    draws = len(times) - 1
+    draws = len(times) - 1 if isinstance(sampler, DPMpp2MSDE) or getattr(sampler, "eta", 0) else 0
     start = torch.zeros(draws + 1, 3, 3, dtype=torch.float64)
     start[0] = torch.linalg.cholesky(marginal(schedule, times[0])).T
     seen = []

@@ -19,6 +19,11 @@ ALL = [
 TIMES = torch.linspace(0, 1, 501, dtype=torch.float64)
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 def alpha_of(decay, eta, t):
     return {
         "linear": 1 - (1 - eta) * t,

@@ -15,6 +15,11 @@ from xsda.priors.exact import GaussianDenoiser
 LENGTH = 33
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 def covariance(a, length=LENGTH, angle=0.3):
     """Of x_{i+1} = a R x_i + sqrt(1 - a^2) noise, with R a rotation and unit variance; ordered (time, component)."""
     turn = a * torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)

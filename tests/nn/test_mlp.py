@@ -8,6 +8,11 @@ from xsda.nn import MarkovNet, ResMLP, WindowMLP, build_network, network_config
 from xsda.nn.embedding import NoiseEmbedding
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 def test_res_mlp_is_the_composition_of_its_layers():
     net = ResMLP(3, 2, width=5, depth=2).double()
     x = torch.randn(4, 3, dtype=torch.float64)

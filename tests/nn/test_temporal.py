@@ -8,6 +8,11 @@ from xsda.nn import TemporalNet, build_network, network_config
 LEVEL = torch.tensor(-0.4)
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 def network(channels=2, seed=0, **options):
     options = {"width": 8, "features": 8, "dilations": (1, 2, 4), "kernel": 3} | options
     made = TemporalNet(channels, **options)
@@ -23,6 +28,7 @@ def network(channels=2, seed=0, **options):
         ({}, 7),
         ({"kernel": 5, "dilations": (1, 3)}, 8),
         ({"kernel": 1}, 0),
+        ({"dilations": (0, 2, 0)}, 2),
         ({"boundaries": ("periodic",)}, 7),
         ({"recompute": True}, 7),
     ],

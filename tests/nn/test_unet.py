@@ -9,6 +9,11 @@ from xsda.nn.boundary import BoundaryConv
 LEVEL = torch.tensor(0.3)
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 def awake(network, seed=0):
     """Networks start at zero; give all weights some size."""
     generator = torch.Generator().manual_seed(seed)

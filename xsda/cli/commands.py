@@ -23,7 +23,7 @@ def read(path: str) -> xr.Dataset:
     if not Path(path).exists():
         raise FileNotFoundError(f"no file {path}")
     try:
-        return xr.open_dataset(path) if Path(path).suffix != ".zarr" else xr.open_zarr(path)
+        return xr.open_dataset(path) if Path(path).suffix != ".zarr" else xr.open_zarr(path, consolidated=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as NetCDF or Zarr: {error}") from error
 
@@ -202,7 +202,12 @@ def evaluate(ensemble: str, truth: str, obs: str | None, sigma: tuple[str, ...])
     """Print the scores of an ENSEMBLE file against a TRUTH file."""
     from xsda.metrics import evaluate as score
 
-    table = score(read(ensemble), read(truth), obs=read(obs) if obs else None, sigma=parse_sigma(sigma))
+    scored, reference = xr.align(read(ensemble), read(truth), join="inner")
+    sizes = {d: n for d, n in scored.sizes.items() if d in reference.sizes}
+    if 0 in sizes.values():
+        raise ValueError(f"{ensemble} and {truth} share no coordinates; compare {ensemble} with a truth on its own grid")
+    click.echo(f"scored over the shared {', '.join(f'{d} ({n})' for d, n in sizes.items())}")
+    table = score(scored, reference, obs=read(obs) if obs else None, sigma=parse_sigma(sigma))
     click.echo(table.to_dataframe().to_string(float_format=lambda v: f"{v:.4g}"))
 
 

@@ -65,7 +65,12 @@ class BoundaryConv(nn.Module):
         inner = [h if b == "zeros" else 0 for h, b in zip(half, self.boundaries, strict=True)]
         self.outer = [h - i for h, i in zip(half, inner, strict=True)]
         self.conv = CONVOLUTIONS[rank](
-            inputs, outputs, tuple(kernel), stride=stride, padding=tuple(inner), dilation=dilation
+            inputs,
+            outputs,
+            tuple(kernel),  # type: ignore[arg-type]
+            stride=stride,
+            padding=tuple(inner),  # type: ignore[arg-type]
+            dilation=dilation,  # type: ignore[arg-type]
         )
 
     def forward(self, x: Tensor) -> Tensor:

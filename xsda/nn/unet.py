@@ -7,6 +7,7 @@ interpolates to exactly the size that was left.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -77,10 +78,10 @@ class UNet(nn.Module):
         self.embed = NoiseEmbedding(features)
         self.lift = BoundaryConv(inputs, hidden[0], size, boundaries)
         self.down = nn.ModuleList(
-            BoundaryConv(a, b, size, boundaries, stride=2) for a, b in zip(hidden[:-1], hidden[1:], strict=True)
+            BoundaryConv(a, b, size, boundaries, stride=2) for a, b in pairwise(hidden)
         )
         self.up = nn.ModuleList(
-            BoundaryConv(b + a, a, size, boundaries) for a, b in zip(hidden[:-1], hidden[1:], strict=True)
+            BoundaryConv(b + a, a, size, boundaries) for a, b in pairwise(hidden)
         )
         self.encode, self.decode = (
             nn.ModuleList(

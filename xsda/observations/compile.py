@@ -19,7 +19,8 @@ import xarray as xr
 
 from xsda.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, is_datelike, is_longitude, own_period
 from xsda.guidance.likelihood import GaussianLikelihood
-from xsda.layout import Grid, Variable
+from xsda.grid import Grid
+from xsda.layout import Variable
 from xsda.names import choose
 from xsda.observations.errors import check_positive, error_std, helper_variables
 from xsda.observations.operator import Derived, Gather, ObservationOperator, VariableOperator

@@ -11,7 +11,8 @@ import torch
 import xarray as xr
 
 from xsda.axes import find_axes
-from xsda.layout import Grid, Layout
+from xsda.grid import Grid
+from xsda.layout import Layout
 from xsda.observations.compile import as_sources, compile_variable, observed_variables
 from xsda.observations.errors import check_positive, error_std
 from xsda.observations.operator import Derived, State, VariableOperator, derived_field

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from xsda.diffusion.error import ErrorCurve
 from xsda.diffusion.schedules import Schedule
-from xsda.layout import Grid, Layout
+from xsda.grid import Grid
+from xsda.layout import Layout
 from xsda.priors.exact import EXACT_SCHEDULE, GaussianDenoiser, MixtureDenoiser
 from xsda.priors.prior import Prior
 

@@ -19,7 +19,8 @@ from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.error import ErrorCurve
 from xsda.diffusion.schedules import SCHEDULES, Schedule
 from xsda.files import replacing
-from xsda.layout import Grid, Layout
+from xsda.grid import Grid
+from xsda.layout import Layout
 from xsda.nn import WindowMLP, build_network, network_config
 from xsda.priors.exact import GaussianDenoiser, MixtureDenoiser
 from xsda.version import __version__

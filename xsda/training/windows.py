@@ -16,7 +16,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from xsda.layout import Grid, Layout
+from xsda.grid import Grid
+from xsda.layout import Layout
 
 SAMPLE_DIMS = ("trajectory", "member")
 

@@ -17,6 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,11 +115,12 @@ class Sampler(ABC):
     ) -> Tensor:
         """Carry x from ``times[0]`` to ``times[-1]``."""
         memory: dict[str, Any] = {}
-        for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for i, (t, s) in enumerate(pairwise(times)):
             x = self.transition(denoiser, x, t, s, draw, memory)
             for _ in range(self.corrections):
                 x0, eps = predict(denoiser, x, s)
-                memory.setdefault("arrived", x0)  # a multistep method extrapolates from here, where no noise is added yet
+                # a multistep method extrapolates from here: the noise of the corrections is not part of its path
+                memory.setdefault("arrived", x0)
                 x = langevin(denoiser.schedule, x, eps, s, draw, self.tau, bounded=self.bounded)
             check_finite(x, i, len(times), draw)
             if callback is not None:
