@@ -17,7 +17,9 @@ def exact_posterior(cov, rows, y, sigma):
 
 
 def ravel(ds):
-    return np.concatenate([ds[v].transpose("member", ...).values.reshape(ds.sizes["member"], -1) for v in ("u", "v")], 1)
+    return np.concatenate(
+        [ds[v].transpose("member", ...).values.reshape(ds.sizes["member"], -1) for v in ("u", "v")], 1
+    )
 
 
 def cases(grid):
@@ -35,7 +37,9 @@ def cases(grid):
     }
 
 
-@pytest.mark.parametrize("name", ["every 4th step, one component", "everywhere", "every second component", "block means", "off-grid times"])
+@pytest.mark.parametrize(
+    "name", ["every 4th step, one component", "everywhere", "every second component", "block means", "off-grid times"]
+)
 @pytest.mark.parametrize("guidance", ["auto", "mmps"])
 def test_posterior_of_a_gaussian_prior_is_exact(rotation, name, guidance):
     grid, cov, prior = rotation
@@ -47,7 +51,9 @@ def test_posterior_of_a_gaussian_prior_is_exact(rotation, name, guidance):
     seen = basis.sda.observe(like)
     rows = np.concatenate([seen[v].values for v in seen.data_vars], axis=1).T
     rng = np.random.default_rng(7)
-    y = rows @ np.linalg.cholesky(cov + 1e-9 * np.eye(n)) @ rng.standard_normal(n) + sigma * rng.standard_normal(len(rows))
+    y = rows @ np.linalg.cholesky(cov + 1e-9 * np.eye(n)) @ rng.standard_normal(n) + sigma * rng.standard_normal(
+        len(rows)
+    )
     obs, start = like.copy(deep=True), 0
     for v in obs.data_vars:
         obs[v] = obs[v].copy(data=y[start : start + obs[v].size].reshape(obs[v].shape))
@@ -62,23 +68,23 @@ def test_posterior_of_a_gaussian_prior_is_exact(rotation, name, guidance):
 
 def test_members_do_not_depend_on_chunks_or_scheduler(lorenz):
     truth, obs = lorenz
-    eager = truth.sda.assimilate(obs, "lorenz63", members=16, steps=8, seed=5, progress=False)
+    eager = truth.sda.assimilate(obs, "lorenz63", members=16, steps=32, seed=5, progress=False)
     for chunk, scheduler in ((1, "threads"), (5, "synchronous"), (16, "threads"), (5, "processes")):
-        lazy = truth.sda.assimilate(obs, "lorenz63", members=16, steps=8, seed=5, chunks={"member": chunk})
+        lazy = truth.sda.assimilate(obs, "lorenz63", members=16, steps=32, seed=5, chunks={"member": chunk})
         assert lazy.x.chunks is not None
-        xr.testing.assert_allclose(lazy.compute(scheduler=scheduler), eager, rtol=1e-4, atol=1e-3)
+        xr.testing.assert_allclose(lazy.compute(scheduler=scheduler), eager, rtol=1e-4, atol=1e-4)
 
 
 def test_members_on_a_cluster(lorenz):
     distributed = pytest.importorskip("distributed")
     truth, obs = lorenz
-    eager = truth.sda.assimilate(obs, "lorenz63", members=6, steps=8, seed=5, progress=False)
+    eager = truth.sda.assimilate(obs, "lorenz63", members=6, steps=32, seed=5, progress=False)
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster),
     ):
-        lazy = truth.sda.assimilate(obs, "lorenz63", members=6, steps=8, seed=5, chunks={"member": 2})
-        xr.testing.assert_allclose(lazy.compute(), eager, rtol=1e-4, atol=1e-3)
+        lazy = truth.sda.assimilate(obs, "lorenz63", members=6, steps=32, seed=5, chunks={"member": 2})
+        xr.testing.assert_allclose(lazy.compute(), eager, rtol=1e-4, atol=1e-4)
 
 
 def test_a_member_never_depends_on_its_batch_mates(rotation):
@@ -153,7 +159,7 @@ def test_a_dask_backed_grid_gives_a_lazy_result(lorenz):
 
 
 def test_netcdf_round_trip(lorenz, tmp_path):
-    truth, obs = lorenz
+    truth, _ = lorenz
     dates = np.datetime64("2026-01-01", "ns") + np.arange(32) * np.timedelta64(1, "h").astype("timedelta64[ns]")
     grid = truth.assign_coords(time=dates).assign_attrs(institution="here")
     grid["x"].attrs.update(units="K", long_name="warmth")
@@ -207,18 +213,24 @@ def test_derived_observations_pull_towards_them(rotation):
     grid, _, prior = rotation
     speed = {"speed": lambda s: (s["u"] ** 2 + s["v"] ** 2).sqrt()}
     obs = xr.Dataset({"speed": ("time", np.full(32, 3.0))}, {"time": grid.time})
-    post = grid.sda.assimilate(obs, prior, members=64, sigma=0.3, derived=speed, guidance="calibrated", steps=64, progress=False)
+    post = grid.sda.assimilate(
+        obs, prior, members=64, sigma=0.3, derived=speed, guidance="calibrated", steps=64, progress=False
+    )
     came = np.sqrt(post.u**2 + post.v**2)
     assert float(came.mean()) == pytest.approx(3.0, abs=0.15)
 
 
-@pytest.mark.parametrize("guidance", ["calibrated", "mmps", GaussianScore(gamma=0.1), GaussianScore(gamma=0.1, detach=True)])
+@pytest.mark.parametrize(
+    "guidance", ["calibrated", "mmps", GaussianScore(gamma=0.1), GaussianScore(gamma=0.1, detach=True)]
+)
 def test_every_guidance_with_every_sampler_follows_the_observations(rotation, guidance):
     grid, _, prior = rotation
     obs = grid.isel(time=slice(None, None, 4))[["u"]] + 1
     free = prior.sample(grid, members=32, progress=False)
     for sampler in xsda.samplers.SAMPLERS:
-        post = grid.sda.assimilate(obs, prior, members=32, sigma=0.5, guidance=guidance, sampler=sampler, steps=64, progress=False)
+        post = grid.sda.assimilate(
+            obs, prior, members=32, sigma=0.5, guidance=guidance, sampler=sampler, steps=64, progress=False
+        )
         misfit = [float(((d.u - obs.u) ** 2).mean()) for d in (post, free)]
         assert misfit[0] < 0.4 * misfit[1], (sampler, misfit)
 
@@ -241,7 +253,10 @@ def test_non_finite_members_raise(rotation):
 def test_precision(rotation):
     grid, _, prior = rotation
     obs = grid.isel(time=slice(None, None, 4))[["u"]] + 1
-    single, double = (grid.sda.assimilate(obs, prior, members=3, sigma=0.1, precision=p, progress=False) for p in ("float32", "float64"))
+    single, double = (
+        grid.sda.assimilate(obs, prior, members=3, sigma=0.1, precision=p, progress=False)
+        for p in ("float32", "float64")
+    )
     assert double.u.dtype == np.float32
     assert 0 < float(abs(single - double).to_array().max()) < 1e-2
     assert prior.denoiser.means.dtype == torch.float32

@@ -15,18 +15,25 @@ from xsda.layout import Axis, Layout, Variable
 def fields(dims, sizes, names=("t", "u"), seed=0):
     rng = np.random.default_rng(seed)
     return {
-        n: (dims, 5 * rng.standard_normal([sizes[d] for d in dims]) + 280, {"units": "K", "long_name": f"field {n}", "note": 1})
+        n: (
+            dims,
+            5 * rng.standard_normal([sizes[d] for d in dims]) + 280,
+            {"units": "K", "long_name": f"field {n}", "note": 1},
+        )
         for n in names
     }
 
 
 def series():
-    return xr.Dataset(fields(("time",), {"time": 5}), {"time": ("time", np.arange(5) * 0.25, {"units": "s"})}, {"title": "a"})
+    return xr.Dataset(
+        fields(("time",), {"time": 5}), {"time": ("time", np.arange(5) * 0.25, {"units": "s"})}, {"title": "a"}
+    )
 
 
 def ring():
     return xr.Dataset(
-        fields(("time", "x"), {"time": 5, "x": 6}), {"time": np.arange(5.0), "x": ("x", np.arange(6.0), {"period": 6.0})}
+        fields(("time", "x"), {"time": 5, "x": 6}),
+        {"time": np.arange(5.0), "x": ("x", np.arange(6.0), {"period": 6.0})},
     )
 
 
@@ -51,7 +58,9 @@ def levels():
 
 
 def no_leap():
-    return globe().assign_coords(time=xr.date_range("2020-02-27", periods=5, freq="6h", calendar="noleap", use_cftime=True))
+    return globe().assign_coords(
+        time=xr.date_range("2020-02-27", periods=5, freq="6h", calendar="noleap", use_cftime=True)
+    )
 
 
 def shuffled():
@@ -89,7 +98,9 @@ def test_round_trip(make, rename):
     assert list(back) == list(ds)
     for name, coord in ds.coords.items():
         xr.testing.assert_identical(back[name], coord)
-    with_members = grid.to_dataset(grid.to_tensor(ds).numpy()[None].repeat(2, 0), {"member": xr.DataArray([3, 4], dims="member")})
+    with_members = grid.to_dataset(
+        grid.to_tensor(ds).numpy()[None].repeat(2, 0), {"member": xr.DataArray([3, 4], dims="member")}
+    )
     xr.testing.assert_identical(with_members.isel(member=1, drop=True), back)
 
 
@@ -111,7 +122,9 @@ def test_tensor_is_what_the_labels_say():
 def test_orientation_and_dimension_order_do_not_change_the_tensor(change):
     ds = levels()
     layout = scaled(Layout.of(ds))
-    torch.testing.assert_close(layout.bind(change(ds)).to_tensor(change(ds)), layout.bind(ds).to_tensor(ds), rtol=0, atol=0)
+    torch.testing.assert_close(
+        layout.bind(change(ds)).to_tensor(change(ds)), layout.bind(ds).to_tensor(ds), rtol=0, atol=0
+    )
     assert Layout.of(change(ds)) == Layout.of(ds)
 
 
@@ -150,7 +163,9 @@ def test_a_grid_of_coordinates_only():
     grid = layout.bind(xr.Dataset(coords={k: ds[k] for k in ("time", "lat", "lon")}))
     back = grid.to_dataset(layout.bind(ds).to_tensor(ds).numpy(), {})
     for v in ds.data_vars:
-        xr.testing.assert_allclose(back[v].drop_vars("station_height"), ds[v].drop_vars(["area", "station_height"]), atol=5e-5)
+        xr.testing.assert_allclose(
+            back[v].drop_vars("station_height"), ds[v].drop_vars(["area", "station_height"]), atol=5e-5
+        )
     assert back["q"].level.values.tolist() == [850.0, 500.0]
     assert back["t"].attrs == {"units": "K", "long_name": "field t"}
 
@@ -168,7 +183,9 @@ def test_json_keeps_context_and_time_features():
     assert layout.context == (Variable("land", (5.5,), (pytest.approx(np.std(np.arange(12))),)),)
     context = layout.bind(ds).context()
     assert context.shape == (1, 5, layout.context_channels, 3, 4)
-    torch.testing.assert_close(context[0, 2, 0].flip(0), torch.as_tensor((ds["land"].values - 5.5) / ds["land"].values.std()).float())
+    torch.testing.assert_close(
+        context[0, 2, 0].flip(0), torch.as_tensor((ds["land"].values - 5.5) / ds["land"].values.std()).float()
+    )
     hour = torch.atan2(context[0, :, 1, 0, 0], context[0, :, 2, 0, 0]) * 12 / torch.pi % 24
     torch.testing.assert_close(hour, torch.tensor([0.0, 6, 12, 18, 0]), rtol=0, atol=1e-4)
     days = torch.atan2(context[0, :, 3, 0, 0], context[0, :, 4, 0, 0]) * 365.25 / (2 * torch.pi)
@@ -193,7 +210,11 @@ def test_axes_as_the_prior_knows_them():
         (("time", "y", "x"), {}, ("time", ("y", "x"))),
         (("time", "longitude", "latitude"), {}, ("time", ("latitude", "longitude"))),
         (("step", "j", "i"), {"step": {"axis": "T"}, "j": {"axis": "Y"}, "i": {"axis": "X"}}, ("step", ("j", "i"))),
-        (("s", "a", "b"), {"s": {"standard_name": "time"}, "b": {"units": "degrees_north"}, "a": {"units": "degrees_east"}}, ("s", ("b", "a"))),
+        (
+            ("s", "a", "b"),
+            {"s": {"standard_name": "time"}, "b": {"units": "degrees_north"}, "a": {"units": "degrees_east"}},
+            ("s", ("b", "a")),
+        ),
     ],
 )
 def test_find_axes(names, attrs, found):
@@ -212,32 +233,73 @@ def with_nan():
 
 REFUSED = {
     "no time": (lambda: Layout.of(globe().rename(time="a").assign_coords(a=np.arange(5))), "no time dimension found"),
-    "uneven time": (lambda: Layout.of(series().isel(time=[0, 1, 2, 4])), "'time' must be evenly spaced; its steps lie between 0.25 and 0.5"),
-    "two extra dimensions": (
-        lambda: Layout.of(levels().expand_dims(scan=2)), r"'t' has|variable 'q' has the dimensions \['scan', 'level'\]",
+    "uneven time": (
+        lambda: Layout.of(series().isel(time=[0, 1, 2, 4])),
+        "'time' must be evenly spaced; its steps lie between 0.25 and 0.5",
     ),
-    "static variable": (lambda: Layout.of(globe().assign(h=("lat", np.ones(3)))), "variable 'h' lacks the dimension 'time'"),
+    "two extra dimensions": (
+        lambda: Layout.of(levels().expand_dims(scan=2)),
+        r"'t' has|variable 'q' has the dimensions \['scan', 'level'\]",
+    ),
+    "static variable": (
+        lambda: Layout.of(globe().assign(h=("lat", np.ones(3)))),
+        "variable 'h' lacks the dimension 'time'",
+    ),
     "unknown space": (lambda: Layout.of(globe(), space=("latt", "lon")), "no dimension 'latt' .* did you mean 'lat'"),
     "unknown ring": (lambda: Layout.of(globe(), periodic=("long",)), "no dimension 'long' .* did you mean 'lon'"),
     "no variables": (lambda: Layout.of(globe().drop_vars(["t", "u"])), "the Dataset has no variables"),
     "NaN in a coordinate": (lambda: Layout.of(globe()).bind(with_nan()), "coordinate 'lat' of the grid holds NaN"),
     "NaT": (
-        lambda: Layout.of(globe().assign_coords(time=globe().time.where(globe().time.dt.hour != 6))), "'time' of the grid holds NaN or NaT",
+        lambda: Layout.of(globe().assign_coords(time=globe().time.where(globe().time.dt.hour != 6))),
+        "'time' of the grid holds NaN or NaT",
     ),
-    "unsorted": (lambda: Layout.of(globe()).bind(globe().isel(lat=[0, 2, 1])), r"neither ascending nor descending; use .sortby\('lat'\)"),
-    "unsorted time": (lambda: Layout.of(globe().isel(time=[0, 2, 1])), r"neither ascending nor descending; use .sortby\('time'\)"),
-    "repeated": (lambda: Layout.of(globe()).bind(globe().isel(lat=[0, 1, 1])), "'lat' of the grid is neither ascending"),
-    "backwards": (lambda: Layout.of(globe()).bind(globe().isel(time=slice(None, None, -1))), "time axis 'time' runs backwards"),
-    "too few dimensions": (lambda: Layout.of(globe()).bind(ring()), r"prior has the space dimensions \['lat', 'lon'\], the Dataset has \['x'\]"),
-    "too many dimensions": (lambda: Layout.of(series()).bind(globe()), r"'t' of the grid has the dimensions \('time', 'lat', 'lon'\), the prior expects \('time',\)"),
-    "levels in another order": (lambda: Layout.of(levels()).bind(levels().isel(level=[1, 0])), r"level = \[500.0, 850.0\], the prior was trained with \[850.0, 500.0\]"),
+    "unsorted": (
+        lambda: Layout.of(globe()).bind(globe().isel(lat=[0, 2, 1])),
+        r"neither ascending nor descending; use .sortby\('lat'\)",
+    ),
+    "unsorted time": (
+        lambda: Layout.of(globe().isel(time=[0, 2, 1])),
+        r"neither ascending nor descending; use .sortby\('time'\)",
+    ),
+    "repeated": (
+        lambda: Layout.of(globe()).bind(globe().isel(lat=[0, 1, 1])),
+        "'lat' of the grid is neither ascending",
+    ),
+    "backwards": (
+        lambda: Layout.of(globe()).bind(globe().isel(time=slice(None, None, -1))),
+        "time axis 'time' runs backwards",
+    ),
+    "too few dimensions": (
+        lambda: Layout.of(globe()).bind(ring()),
+        r"prior has the space dimensions \['lat', 'lon'\], the Dataset has \['x'\]",
+    ),
+    "too many dimensions": (
+        lambda: Layout.of(series()).bind(globe()),
+        r"'t' of the grid has the dimensions \('time', 'lat', 'lon'\), the prior expects \('time',\)",
+    ),
+    "levels in another order": (
+        lambda: Layout.of(levels()).bind(levels().isel(level=[1, 0])),
+        r"level = \[500.0, 850.0\], the prior was trained with \[850.0, 500.0\]",
+    ),
     "one level": (lambda: Layout.of(levels()).bind(levels().isel(level=[1])), "use .sel"),
     "time feature": (lambda: Layout.of(globe(), time_features=["minute"]), "time feature 'minute' is unknown"),
-    "time feature of numbers": (lambda: Layout.of(series(), time_features=["hour_of_day"]), "need a time axis of dates"),
+    "time feature of numbers": (
+        lambda: Layout.of(series(), time_features=["hour_of_day"]),
+        "need a time axis of dates",
+    ),
     "context over time": (lambda: Layout.of(globe(), context=["u"]), "expected .* a static field"),
-    "step": (lambda: Layout.of(globe()).bind(globe().isel(time=slice(None, None, 2))).check_time(), "time step of the grid is 43200 s, the prior was trained with 21600 s"),
-    "dates": (lambda: Layout.of(globe()).bind(globe().assign_coords(time=np.arange(5))).check_time(), "'time' holds plain numbers, the prior was trained on dates"),
-    "numbers": (lambda: Layout.of(series()).bind(series().assign_coords(time=globe().time)).check_time(), "'time' holds dates, the prior was trained on plain numbers"),
+    "step": (
+        lambda: Layout.of(globe()).bind(globe().isel(time=slice(None, None, 2))).check_time(),
+        "time step of the grid is 43200 s, the prior was trained with 21600 s",
+    ),
+    "dates": (
+        lambda: Layout.of(globe()).bind(globe().assign_coords(time=np.arange(5))).check_time(),
+        "'time' holds plain numbers, the prior was trained on dates",
+    ),
+    "numbers": (
+        lambda: Layout.of(series()).bind(series().assign_coords(time=globe().time)).check_time(),
+        "'time' holds dates, the prior was trained on plain numbers",
+    ),
 }
 
 
@@ -264,5 +326,7 @@ def test_a_coordinate_is_no_variable():
 def test_other_spacings_are_noted():
     wide = ring().assign_coords(x=np.arange(6) * 2.0)
     assert Layout.of(ring()).bind(wide).check_spacing() == ["spacing 2 along 'x' where the prior was trained with 1"]
-    assert Layout.of(ring()).bind(ring().isel(x=slice(0, 4))).check_spacing() == ["4 points along 'x' where the prior was trained with 6"]
+    assert Layout.of(ring()).bind(ring().isel(x=slice(0, 4))).check_spacing() == [
+        "4 points along 'x' where the prior was trained with 6"
+    ]
     assert Layout.of(ring()).bind(ring()).check_spacing() == []

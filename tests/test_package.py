@@ -45,7 +45,9 @@ def room(path):
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.name != "__init__.py"), ids=str)
+@pytest.mark.parametrize(
+    "path", sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.name != "__init__.py"), ids=str
+)
 def test_a_lower_room_never_imports_a_higher_one(path):
     here = room(path)
     level = next(i for i, names in enumerate(LEVELS) if here in names)

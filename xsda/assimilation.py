@@ -10,8 +10,8 @@ from typing import Any
 import xarray as xr
 
 from xsda.diffusion.samplers import Sampler
-from xsda.guidance import Guidance
 from xsda.grid import Grid
+from xsda.guidance import Guidance
 from xsda.observations.compile import Sources, compile_observations
 from xsda.observations.operator import Derived
 from xsda.priors.prior import Prior

@@ -18,7 +18,9 @@ SPACE_NAMES = {
 
 def is_datelike(coord: xr.DataArray) -> bool:
     """Whether the values are datetime64 or cftime dates."""
-    return coord.dtype.kind == "M" or (coord.dtype == object and coord.size > 0 and hasattr(coord.values.flat[0], "calendar"))
+    return coord.dtype.kind == "M" or (
+        coord.dtype == object and coord.size > 0 and hasattr(coord.values.flat[0], "calendar")
+    )
 
 
 def axis_numbers(coord: xr.DataArray, origin: Any = None) -> np.ndarray:
@@ -60,7 +62,9 @@ def check_sorted(values: np.ndarray, name: str) -> None:
         raise ValueError(f"the coordinate {name!r} of the grid holds NaN or NaT; every grid point needs a position")
     steps = np.diff(values)
     if len(steps) and not ((steps > 0).all() or (steps < 0).all()):
-        raise ValueError(f"the coordinate {name!r} of the grid is neither ascending nor descending; use .sortby({name!r})")
+        raise ValueError(
+            f"the coordinate {name!r} of the grid is neither ascending nor descending; use .sortby({name!r})"
+        )
 
 
 def uniform_step(values: np.ndarray, name: str) -> float:

@@ -6,7 +6,7 @@ import torch
 
 
 def pick_device(device: str) -> torch.device:
-    """"auto" takes a GPU if there is one."""
+    """ "auto" takes a GPU if there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -55,7 +55,9 @@ def check_core_chunks(ds: xr.Dataset, core_dims: Sequence[str]) -> None:
     """Raise if a dask-backed grid is divided along a dimension that must be whole."""
     divided = {d: -1 for d in core_dims for v in ds.data_vars.values() if len(v.chunksizes.get(d, ())) > 1}
     if divided:
-        raise ValueError(f"the grid is chunked along {list(divided)}, but a trajectory is sampled whole; use .chunk({divided!r})")
+        raise ValueError(
+            f"the grid is chunked along {list(divided)}, but a trajectory is sampled whole; use .chunk({divided!r})"
+        )
 
 
 def compute(task: Task, members: Sequence[int], *, batch: int, progress: bool | None, label: str) -> np.ndarray:

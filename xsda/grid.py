@@ -198,7 +198,9 @@ def _match_variable(v: Variable, ds: xr.Dataset) -> str:
             return str(name)
     if len(ds.data_vars) == 0:
         return v.name
-    raise KeyError(f"the prior's variable {v.name!r} is not in the Dataset, which has {list(ds.data_vars)}; {choose(v.name, ds)}")
+    raise KeyError(
+        f"the prior's variable {v.name!r} is not in the Dataset, which has {list(ds.data_vars)}; {choose(v.name, ds)}"
+    )
 
 
 def _check_variable(v: Variable, da: xr.DataArray, core: Sequence[str]) -> None:

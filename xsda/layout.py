@@ -106,7 +106,9 @@ class Layout:
         dims = tuple(space) if space is not None else found
         for name in (*dims, *periodic):
             if name not in ds.dims:
-                raise ValueError(f"no dimension {name!r} in the Dataset, which has {tuple(ds.sizes)}; {choose(name, ds.dims)}")
+                raise ValueError(
+                    f"no dimension {name!r} in the Dataset, which has {tuple(ds.sizes)}; {choose(name, ds.dims)}"
+                )
         numbers = axis_numbers(ds[time]) if time in ds.coords else np.arange(ds.sizes[time], dtype=float)
         check_sorted(numbers, time)
         dt = uniform_step(numbers, time) if even and len(numbers) > 1 else None
@@ -114,7 +116,9 @@ class Layout:
         for name in dims:
             x = np.sort(axis_numbers(ds[name])) if name in ds.coords else np.arange(ds.sizes[name], dtype=float)
             spacing = float(np.median(np.diff(x))) if len(x) > 1 else 1.0
-            axes.append(Axis(name, len(x), spacing, spacing * len(x) if name in periodic else own_period(ds, name, spacing)))
+            axes.append(
+                Axis(name, len(x), spacing, spacing * len(x) if name in periodic else own_period(ds, name, spacing))
+            )
         fixed = tuple(_context(ds, v, dims) for v in context)
         others = {*context, *(v.attrs.get("bounds") for v in ds.variables.values())}
         variables = [_variable(ds[v], (time, *dims), sample_dims) for v in ds.data_vars if v not in others]
@@ -205,6 +209,8 @@ def _context(ds: xr.Dataset, name: str, space: Sequence[str]) -> Variable:
     if name not in ds:
         raise KeyError(f"context field {name!r} is not in the Dataset; {choose(name, ds.data_vars)}")
     if set(ds[name].dims) != set(space):
-        raise ValueError(f"context field {name!r} has the dimensions {ds[name].dims}, expected {tuple(space)}: a static field")
+        raise ValueError(
+            f"context field {name!r} has the dimensions {ds[name].dims}, expected {tuple(space)}: a static field"
+        )
     std = float(ds[name].std())
     return Variable(name, (float(ds[name].mean()),), (std or 1.0,))

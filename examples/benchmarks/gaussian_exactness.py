@@ -58,7 +58,10 @@ def main() -> None:
     }
     truth = prior.sample(grid, members=1, seed=7, progress=False).isel(member=0, drop=True)
     names = ("u", "v")
-    basis = xr.Dataset({v: (("member", "time"), np.eye(2 * LENGTH)[:, LENGTH * i :][:, :LENGTH]) for i, v in enumerate(names)}, grid.coords)
+    basis = xr.Dataset(
+        {v: (("member", "time"), np.eye(2 * LENGTH)[:, LENGTH * i :][:, :LENGTH]) for i, v in enumerate(names)},
+        grid.coords,
+    )
     for case, (like, sigma) in cases.items():
         seen = basis.sda.observe(like)
         rows = np.concatenate([seen[v].values for v in seen.data_vars], axis=1).T
@@ -72,7 +75,10 @@ def main() -> None:
             x = np.concatenate([post[v].values for v in names], axis=1).astype(float)
             error = np.linalg.norm(x.mean(0) - mean) / np.linalg.norm(mean)
             ratio = x.var(0, ddof=1).sum() / total
-            print(f"  {name:<28} mean {error:.4f}   variance {ratio:.3f}   evaluations {post.attrs['denoiser_evaluations']}", flush=True)
+            print(
+                f"  {name:<28} mean {error:.4f}   variance {ratio:.3f}   evaluations {post.attrs['denoiser_evaluations']}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

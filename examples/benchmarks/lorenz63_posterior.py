@@ -17,8 +17,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 import xsda
-from xsda.guidance import MMPS, Calibrated, GaussianScore
 from xsda.diffusion.samplers import DPMpp2M, DPMpp2MSDE, PredictorCorrector
+from xsda.guidance import MMPS, Calibrated, GaussianScore
 from xsda.systems import Lorenz63
 
 SETUPS = {"lo": (8, 0.05), "hi": (1, 0.25)}
@@ -104,7 +104,9 @@ def main() -> None:
                 gap = log_prior(x) - (log_prior(first) + log_prior(second)) / 2
                 results[name].append((sum(both) / 2, gap, seconds))
         floor = np.array(results["filter"])[:, 0]
-        print(f"{setup}: {a.series} series, {a.samples} samples; floor (filter against filter) mean {floor.mean():.2f}, median {np.median(floor):.2f}")
+        print(
+            f"{setup}: {a.series} series, {a.samples} samples; floor (filter against filter) mean {floor.mean():.2f}, median {np.median(floor):.2f}"
+        )
         for name in methods:
             w1, gap, seconds = np.array(results[name]).T
             print(

@@ -28,7 +28,19 @@ def files(tmp_path):
 
 
 def test_simulate_assimilate_evaluate(files):
-    call("assimilate", files / "obs.nc", "--model", "lorenz63", "--members", 4, "--steps", 8, "--out", files / "post.nc", "--quiet")
+    call(
+        "assimilate",
+        files / "obs.nc",
+        "--model",
+        "lorenz63",
+        "--members",
+        4,
+        "--steps",
+        8,
+        "--out",
+        files / "post.nc",
+        "--quiet",
+    )
     post = xr.load_dataset(files / "post.nc")
     assert dict(post.sizes) == {"member": 4, "time": 29}
     call(
@@ -44,9 +56,30 @@ def test_simulate_assimilate_evaluate(files):
 
 
 def test_train(tmp_path):
-    call("simulate", "dampedspring", "--length", 60, "--members", 12, "--set", "noise=0.2", "--out", tmp_path / "data.zarr")
+    call(
+        "simulate",
+        "dampedspring",
+        "--length",
+        60,
+        "--members",
+        12,
+        "--set",
+        "noise=0.2",
+        "--out",
+        tmp_path / "data.zarr",
+    )
     out = call(
-        "train", tmp_path / "data.zarr", "--out", tmp_path / "spring.safetensors", "--window", 4, "--width", 8, "--steps", 5, "--quiet"
+        "train",
+        tmp_path / "data.zarr",
+        "--out",
+        tmp_path / "spring.safetensors",
+        "--window",
+        4,
+        "--width",
+        8,
+        "--steps",
+        5,
+        "--quiet",
     )
     assert "spring" in out
     assert xsda.load_model(tmp_path / "spring.safetensors").info["training_steps"] == 5

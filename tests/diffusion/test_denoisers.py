@@ -35,8 +35,10 @@ class Oracle(nn.Module):
         alpha, sigma = (c.reshape(-1, 1) for c in (self.schedule.alpha(t), self.schedule.sigma(t)))
         std = self.std if self.parameterization == "edm" else 1.0
         x = inputs * torch.sqrt(alpha**2 * std**2 + sigma**2)
-        x0 = optimal(x, alpha[0], sigma[0]) if len(alpha) == 1 else torch.cat(
-            [optimal(x[i : i + 1], alpha[i], sigma[i]) for i in range(len(x))]
+        x0 = (
+            optimal(x, alpha[0], sigma[0])
+            if len(alpha) == 1
+            else torch.cat([optimal(x[i : i + 1], alpha[i], sigma[i]) for i in range(len(x))])
         )
         eps = (x - alpha * x0) / sigma
         if self.parameterization == "edm":

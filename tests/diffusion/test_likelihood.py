@@ -27,7 +27,9 @@ def exact(schedule, cov=COV):
 def smoothed(schedule, x=X, cov=COV):
     """log p of states blurred by the smallest noise, which is where the flow begins."""
     low = schedule.noise_level(torch.zeros((), dtype=torch.float64))
-    return MultivariateNormal(torch.zeros(len(cov), dtype=torch.float64), cov + low**2 * torch.eye(len(cov))).log_prob(x)
+    return MultivariateNormal(torch.zeros(len(cov), dtype=torch.float64), cov + low**2 * torch.eye(len(cov))).log_prob(
+        x
+    )
 
 
 def end_effect(schedule):

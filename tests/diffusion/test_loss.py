@@ -107,7 +107,9 @@ def test_training_times_are_stratified_uniform_in_log_noise(schedule):
 
 def test_training_times_are_normal_in_log_noise_around_the_center():
     schedule = VE(1e-6, 1e6)
-    t = torch.cat([training_times(schedule, 64, torch.Generator().manual_seed(i), center=0.5, width=1.2) for i in range(64)])
+    t = torch.cat(
+        [training_times(schedule, 64, torch.Generator().manual_seed(i), center=0.5, width=1.2) for i in range(64)]
+    )
     z = (schedule.noise_level(t.double()).log() - math.log(0.5)) / 1.2
     assert stats.kstest(z.numpy(), "norm").pvalue > 1e-3
     narrow = training_times(VE(0.4, 0.6), 1000, torch.Generator().manual_seed(0), center=0.5, width=3.0)

@@ -35,7 +35,9 @@ SCHEDULES = [VP(), SubVP("linear", 1e-2), VE(1e-2, 10.0)]
 def exact(cov, schedule):
     values, vectors = torch.linalg.eigh(cov)
     one, shape = torch.ones(1, dtype=torch.float64), torch.tensor((len(cov),))
-    return GaussianDenoiser(torch.zeros(1, len(cov), dtype=torch.float64), values[None], vectors[None], one, shape, schedule)
+    return GaussianDenoiser(
+        torch.zeros(1, len(cov), dtype=torch.float64), values[None], vectors[None], one, shape, schedule
+    )
 
 
 def marginal(schedule, t):
@@ -74,7 +76,9 @@ def part(schedule, steps, grid, end=0.2):
 @pytest.mark.parametrize(
     ("sampler", "order"),
     [(DDIM(), 1), (DDIM(eta=0.5), 1), (DDPM(), 1), (Euler(), 1), (Heun(), 2), (DPMpp2M(), 2), (DPMpp2MSDE(), 2)],
-    ids=lambda v: type(v).__name__ + ("-half" if getattr(v, "eta", 0) == 0.5 else "") if isinstance(v, Sampler) else str(v),
+    ids=lambda v: (
+        type(v).__name__ + ("-half" if getattr(v, "eta", 0) == 0.5 else "") if isinstance(v, Sampler) else str(v)
+    ),
 )
 def test_the_law_converges_at_the_order_of_the_sampler(schedule, grid, sampler, order):
     errors = []
@@ -136,7 +140,11 @@ def test_grids_are_uniform_in_what_they_say():
     for values in levels.values():
         assert (values.diff() < 0).all()
         torch.testing.assert_close(values[[0, -1]], levels["linear"][[0, -1]])
-    uniform = {"log_snr": levels["log_snr"].log(), "karras": levels["karras"] ** (1 / 7), "linear": time_grid(schedule, 33, "linear")}
+    uniform = {
+        "log_snr": levels["log_snr"].log(),
+        "karras": levels["karras"] ** (1 / 7),
+        "linear": time_grid(schedule, 33, "linear"),
+    }
     for values in uniform.values():
         torch.testing.assert_close(values.diff(), values.diff().mean().expand(32), rtol=1e-4, atol=1e-6)
     # "centered": the steps in log noise are inverse to the density 1 + 3 exp(-(log s / 1.5)^2 / 2)

@@ -18,9 +18,12 @@ def system(seed=0, members=3, n=6):
 
 
 def product(a):
-    return lambda u: ((a - torch.eye(a.shape[-1])) @ u[..., None], None) and (
-        ((a - torch.eye(a.shape[-1])) @ u[..., None])[..., 0],
-        (a @ u[..., None])[..., 0],
+    return lambda u: (
+        ((a - torch.eye(a.shape[-1])) @ u[..., None], None)
+        and (
+            ((a - torch.eye(a.shape[-1])) @ u[..., None])[..., 0],
+            (a @ u[..., None])[..., 0],
+        )
     )
 
 
@@ -40,7 +43,9 @@ def test_a_warm_start_saves_products():
     counts = []
     for start in (None, exact * 1.001):
         calls = []
-        conjugate_gradients(lambda u, c=calls: c.append(1) or product(a)(u), target, start, tolerance=1e-2, iterations=50)
+        conjugate_gradients(
+            lambda u, c=calls: c.append(1) or product(a)(u), target, start, tolerance=1e-2, iterations=50
+        )
         counts.append(len(calls))
     assert counts[1] == 1 < counts[0]
 
@@ -86,8 +91,7 @@ def test_guided_denoiser_equals_the_posterior_mean():
 
 
 def test_few_products_a_step(rotation):
-    grid, _, prior = rotation
-    denoiser = prior.denoiser
+    denoiser = rotation[2].denoiser
     likelihood = GaussianLikelihood(lambda x: x[:, ::4, 0], torch.zeros(8), torch.full((8,), 0.1))
     guided = MMPS().guide(denoiser, likelihood, None)
     DPMpp2M(steps=32).sample(guided, MemberNoise(0, range(8), (32, 2)))

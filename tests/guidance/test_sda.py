@@ -36,7 +36,9 @@ def test_detach_takes_the_jacobian_as_the_identity():
 
 
 def test_calibrated_is_exact_where_the_error_is_the_same_everywhere():
-    samples = DPMpp2M(steps=64).sample(Calibrated().guide(UNIT, LIKELIHOOD, CURVE), MemberNoise(0, range(20_000), (1, 1)))
+    samples = DPMpp2M(steps=64).sample(
+        Calibrated().guide(UNIT, LIKELIHOOD, CURVE), MemberNoise(0, range(20_000), (1, 1))
+    )
     variance = 1 / (1 + 1 / 0.25)
     assert float(samples.mean()) == pytest.approx(2 * variance / 0.25, abs=0.015)
     assert float(samples.var()) == pytest.approx(variance, rel=0.04)
@@ -49,7 +51,9 @@ def test_a_gross_innovation_counts_as_limit_standard_deviations():
     x = torch.zeros(1, 1, 1)
     r = s**2 / (1 + s**2)
     expected = s**2 * 5 / torch.sqrt(0.25 + r) / (1 + s**2)
-    torch.testing.assert_close(Calibrated(limit=5).guide(UNIT, far, CURVE)(x, t).flatten(), expected.reshape(1), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        Calibrated(limit=5).guide(UNIT, far, CURVE)(x, t).flatten(), expected.reshape(1), rtol=1e-3, atol=0
+    )
 
 
 def test_averages_do_not_average_the_error_away():
@@ -59,7 +63,9 @@ def test_averages_do_not_average_the_error_away():
 
 
 def test_differences_keep_an_error():
-    likelihood = GaussianLikelihood(lambda x: (x[:, 1:] - x[:, :-1]).flatten(1), torch.zeros(9), torch.ones(9), linear=False)
+    likelihood = GaussianLikelihood(
+        lambda x: (x[:, 1:] - x[:, :-1]).flatten(1), torch.zeros(9), torch.ones(9), linear=False
+    )
     spread = likelihood.spread(torch.zeros(1, 10, 1), torch.tensor([0.3]))
     assert float(spread.square().mean().sqrt()) == pytest.approx(0.3 * 2**0.5, rel=0.35)
 

@@ -22,7 +22,9 @@ def seed():
 
 def covariance(a, length=LENGTH, angle=0.3):
     """Of x_{i+1} = a R x_i + sqrt(1 - a^2) noise, with R a rotation and unit variance; ordered (time, component)."""
-    turn = a * torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64)
+    turn = a * torch.tensor(
+        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], dtype=torch.float64
+    )
     powers = [torch.linalg.matrix_power(turn, i) for i in range(length)]
     rows = [torch.cat([powers[i - j] if i >= j else powers[j - i].T for j in range(length)], 1) for i in range(length)]
     return torch.cat(rows)

@@ -59,7 +59,9 @@ def test_both_ends_of_an_axis_are_treated_alike(boundary):
     torch.testing.assert_close(network(x.flip(-1), LEVEL.double()), network(x, LEVEL.double()).flip(-1))
 
 
-@pytest.mark.parametrize("boundaries", [("reflect",), ("periodic", "zeros"), ("zeros", "periodic", "reflect")], ids=" ".join)
+@pytest.mark.parametrize(
+    "boundaries", [("reflect",), ("periodic", "zeros"), ("zeros", "periodic", "reflect")], ids=" ".join
+)
 def test_a_field_of_any_size_reaches_every_output(boundaries):
     rank = len(boundaries)
     for sizes in ((7, 5, 6), (5, 1, 3), (2, 9, 1)):

@@ -42,7 +42,11 @@ def test_argument_before_ancillary_before_attribute():
     for v in ds.data_vars:
         ds[v].attrs["error_std"] = 3.0
     np.testing.assert_allclose(std(ds), 3)
-    ds["wind_u_error"] = (ds["wind_u"].dims, np.full(ds["wind_u"].shape, 2.0), {"standard_name": "wind_u standard_error"})
+    ds["wind_u_error"] = (
+        ds["wind_u"].dims,
+        np.full(ds["wind_u"].shape, 2.0),
+        {"standard_name": "wind_u standard_error"},
+    )
     np.testing.assert_allclose(std(ds), [2] * 4 + [3] * 4)
     np.testing.assert_allclose(std(ds, {"wind_v": 0.5}), [2] * 4 + [0.5] * 4)
     np.testing.assert_allclose(std(ds, 1.5), 1.5)
@@ -93,7 +97,10 @@ def test_log_prob_is_the_normal_density():
 
 def stations(**coords):
     place = {"lat": [40.0, 50.0], "lon": [5.0, 7.0], **coords}
-    return xr.Dataset({"wind_u": (("time", "station"), np.ones((6, 2)))}, {"time": globe().time, **{k: ("station", v) for k, v in place.items()}})
+    return xr.Dataset(
+        {"wind_u": (("time", "station"), np.ones((6, 2)))},
+        {"time": globe().time, **{k: ("station", v) for k, v in place.items()}},
+    )
 
 
 def averages(**bounds):
@@ -116,43 +123,111 @@ def maximum():
 
 CALENDAR = xr.date_range("2020-01-01", periods=6, freq="6h", calendar="noleap", use_cftime=True)
 REFUSED = {
-    "unknown variable": (lambda: obs().rename(wind_u="wind_uu"), 1, KeyError, "'wind_uu' is neither .* did you mean 'wind_u'"),
-    "outside": (lambda: stations(lat=[40.0, 61.25]), 1, ValueError, r"outside the grid along 'lat': 61\.25; .* 30 to 60"),
+    "unknown variable": (
+        lambda: obs().rename(wind_u="wind_uu"),
+        1,
+        KeyError,
+        "'wind_uu' is neither .* did you mean 'wind_u'",
+    ),
+    "outside": (
+        lambda: stations(lat=[40.0, 61.25]),
+        1,
+        ValueError,
+        r"outside the grid along 'lat': 61\.25; .* 30 to 60",
+    ),
     "longitude outside": (lambda: stations(lon=[-20.0, 3.0]), 1, ValueError, "outside the grid along 'lon': -20"),
     "date outside": (
         lambda: obs().assign_coords(time=obs().time - np.timedelta64(1, "D")),
-        1, ValueError, "outside the grid along 'time': 2019-12-31T00:00:00, 2019-12-31T12:00:00; the grid covers 2020-01-01T00:00:00 to",
+        1,
+        ValueError,
+        "outside the grid along 'time': 2019-12-31T00:00:00, 2019-12-31T12:00:00; the grid covers 2020-01-01T00:00:00 to",
     ),
     "NaN place": (lambda: stations(lat=[40.0, np.nan]), 1, ValueError, "1 observations have NaN as their 'lat'"),
     "NaT": (
         lambda: stations().rename(time="obs").assign_coords(time=("obs", np.array(["NaT"] * 6, "datetime64[ns]"))),
-        1, ValueError, "6 observations have NaN as their 'time'",
+        1,
+        ValueError,
+        "6 observations have NaN as their 'time'",
     ),
     "no sigma": (obs, None, ValueError, "no observation error for 'wind_u': pass sigma="),
     "sigma zero": (obs, 0.0, ValueError, "sigma of 'wind_u' must be positive and finite .* got 0"),
-    "sigma negative": (obs, {"wind_u": 1.0, "wind_v": -2.0}, ValueError, "sigma of 'wind_v' must be positive .* got -2"),
+    "sigma negative": (
+        obs,
+        {"wind_u": 1.0, "wind_v": -2.0},
+        ValueError,
+        "sigma of 'wind_v' must be positive .* got -2",
+    ),
     "sigma NaN": (obs, np.nan, ValueError, "sigma of 'wind_u' must be positive"),
-    "sigma shape": (obs, np.ones(3), ValueError, r"sigma of 'wind_u' has the shape \(3,\), the observations have \(2, 1, 2\)"),
+    "sigma shape": (
+        obs,
+        np.ones(3),
+        ValueError,
+        r"sigma of 'wind_u' has the shape \(3,\), the observations have \(2, 1, 2\)",
+    ),
     "sigma dims": (obs, xr.DataArray(np.ones(3), dims="lon"), ValueError, "sigma of 'wind_u' has the shape {'lon': 3}"),
     "sigma elsewhere": (
-        obs, xr.DataArray(np.ones(2), dims="lon", coords={"lon": [0.0, 40.0]}), ValueError, "coordinates of sigma differ",
+        obs,
+        xr.DataArray(np.ones(2), dims="lon", coords={"lon": [0.0, 40.0]}),
+        ValueError,
+        "coordinates of sigma differ",
     ),
-    "sigma of another": (obs, {"wind_w": 1.0}, KeyError, "sigma names 'wind_w', which is not observed; did you mean 'wind_[uv]'"),
+    "sigma of another": (
+        obs,
+        {"wind_w": 1.0},
+        KeyError,
+        "sigma names 'wind_w', which is not observed; did you mean 'wind_[uv]'",
+    ),
     "all missing": (lambda: obs() * np.nan, 1, ValueError, r"all observations are missing \(NaN\)"),
     "infinite": (lambda: obs() * np.inf, 1, ValueError, "'wind_u' holds infinite values"),
     "no bounds": (averages, 1, ValueError, "average along 'lat' needs cell bounds"),
-    "named bounds missing": (lambda: with_bounds("b", None), 1, ValueError, "names its bounds 'b', which are not in the Dataset"),
-    "three bounds": (lambda: with_bounds("b", ("n", [1.0, 2, 3])), 1, ValueError, r"the bounds 'b' have the sizes {'n': 3}"),
+    "named bounds missing": (
+        lambda: with_bounds("b", None),
+        1,
+        ValueError,
+        "names its bounds 'b', which are not in the Dataset",
+    ),
+    "three bounds": (
+        lambda: with_bounds("b", ("n", [1.0, 2, 3])),
+        1,
+        ValueError,
+        r"the bounds 'b' have the sizes {'n': 3}",
+    ),
     "bounds outside": (
-        lambda: with_bounds("b", ("n", [-5.0, 55.0])), 1, ValueError, r"reach from -5 to 55, outside the grid's cells \(25 to 65\)",
+        lambda: with_bounds("b", ("n", [-5.0, 55.0])),
+        1,
+        ValueError,
+        r"reach from -5 to 55, outside the grid's cells \(25 to 65\)",
     ),
-    "other cell method": (maximum, 1, ValueError, "'wind_u' has the cell method 'time: maximum'; only 'mean' can be observed"),
+    "other cell method": (
+        maximum,
+        1,
+        ValueError,
+        "'wind_u' has the cell method 'time: maximum'; only 'mean' can be observed",
+    ),
     "numbers for dates": (
-        lambda: obs().assign_coords(time=[0.0, 1.0]), 1, ValueError, "observations' 'time' holds plain numbers, the grid's 'time' dates",
+        lambda: obs().assign_coords(time=[0.0, 1.0]),
+        1,
+        ValueError,
+        "observations' 'time' holds plain numbers, the grid's 'time' dates",
     ),
-    "another calendar": (lambda: globe().assign_coords(time=CALENDAR), 1, ValueError, "belong to different calendars; .*convert_calendar"),
-    "extra dimension": (lambda: obs().expand_dims(scan=3), 1, ValueError, "has the dimension 'scan', which the grid .* lacks"),
-    "places unknown": (lambda: obs().drop_vars("lon"), 1, ValueError, "2 values along 'lon' but no coordinate there, and the grid has 8"),
+    "another calendar": (
+        lambda: globe().assign_coords(time=CALENDAR),
+        1,
+        ValueError,
+        "belong to different calendars; .*convert_calendar",
+    ),
+    "extra dimension": (
+        lambda: obs().expand_dims(scan=3),
+        1,
+        ValueError,
+        "has the dimension 'scan', which the grid .* lacks",
+    ),
+    "places unknown": (
+        lambda: obs().drop_vars("lon"),
+        1,
+        ValueError,
+        "2 values along 'lon' but no coordinate there, and the grid has 8",
+    ),
     "text": (lambda: obs().assign_coords(lat=["north"]), 1, ValueError, "'lat' holds .*, expected numbers or dates"),
     "nothing": (lambda: obs().drop_vars(["wind_u", "wind_v"]), 1, ValueError, "obs holds no variables"),
     "no sources": (list, 1, ValueError, "no observations were given"),
@@ -183,11 +258,15 @@ def test_dates_of_two_cftime_calendars():
     with pytest.raises(ValueError, match="belong to different calendars"):
         compile_observations(Layout.of(ds).bind(ds), other, 1.0)
     late = ds.isel(time=[0]).assign_coords(time=CALENDAR[:1].shift(365, "D"))
-    with pytest.raises(ValueError, match="outside the grid along 'time': 2021-01-01 00:00:00; the grid covers 2020-01-01 00:00:00"):
+    with pytest.raises(
+        ValueError, match="outside the grid along 'time': 2021-01-01 00:00:00; the grid covers 2020-01-01 00:00:00"
+    ):
         compile_observations(Layout.of(ds).bind(ds), late, 1.0)
 
 
-@pytest.mark.parametrize(("wanted", "message"), [(700, "level=700 is not among"), (None, "must say which 'level' it is")])
+@pytest.mark.parametrize(
+    ("wanted", "message"), [(700, "level=700 is not among"), (None, "must say which 'level' it is")]
+)
 def test_unknown_channels(wanted, message):
     ds = globe().assign(q=(("time", "level", "lat", "lon"), np.ones((6, 2, 4, 8)))).assign_coords(level=[500, 850])
     like = ds[["q"]].isel(level=0)

@@ -81,7 +81,9 @@ def timed_stations(ds):
 def ship(ds):
     """A track: latitude and longitude along time."""
     at = {"lat": np.linspace(-70, 70, 8), "lon": np.linspace(0, 330, 8)}
-    return ds.interp({"time": ds.time, **{k: xr.DataArray(v, dims="time", coords={"time": ds.time}) for k, v in at.items()}})
+    return ds.interp(
+        {"time": ds.time, **{k: xr.DataArray(v, dims="time", coords={"time": ds.time}) for k, v in at.items()}}
+    )
 
 
 def drifters(ds):
@@ -138,7 +140,9 @@ RING = {
 }
 GLOBE = {
     "selection": lambda ds: ds.isel(lat=[4, 1], lon=slice(1, None, 3), time=slice(0, 8, 3)),
-    "interpolation": lambda ds: ds.interp(lat=[0.0, 52.0], lon=[12.0, 300.0], time=ds.time.values[:5] + np.timedelta64(100, "m")),
+    "interpolation": lambda ds: ds.interp(
+        lat=[0.0, 52.0], lon=[12.0, 300.0], time=ds.time.values[:5] + np.timedelta64(100, "m")
+    ),
     "block means": lambda ds: averaged(ds.coarsen(lat=2, lon=3, time=4).mean(), "lat", "lon", "time"),
     "zonal means at a latitude": lambda ds: ds.mean("lon", keep_attrs=True).sel(lat=45.0),
     "stations": stations,
@@ -156,9 +160,7 @@ GLOBE = {
 CASES = {series: SERIES, ring: RING, globe: GLOBE}
 
 
-@pytest.mark.parametrize(
-    ("make", "case"), [(make, case) for make, cases in CASES.items() for case in cases]
-)
+@pytest.mark.parametrize(("make", "case"), [(make, case) for make, cases in CASES.items() for case in cases])
 def test_equals_xarray(make, case):
     ds = make()
     check(ds, CASES[make][case](ds))
@@ -177,7 +179,9 @@ def test_longitudes_of_both_conventions_and_around_the_date_line():
     check(ds, expected)
     region = ds.isel(lon=slice(7, None)).assign_coords(lon=ds.lon[7:] - 360)  # -150 .. -30, not a ring
     check(region, region.interp(lon=[-150.0, -77.0]).assign_coords(lon=[210.0, 283.0]))
-    cells = averaged(region.coarsen(lon=5).mean(), "lon").assign_coords(lon=[270.0], lon_bnds=(("lon", "bnds"), [[195.0, 345.0]]))
+    cells = averaged(region.coarsen(lon=5).mean(), "lon").assign_coords(
+        lon=[270.0], lon_bnds=(("lon", "bnds"), [[195.0, 345.0]])
+    )
     cells.lon.attrs["bounds"] = "lon_bnds"
     check(region, cells)
 
@@ -269,7 +273,9 @@ def test_cftime(calendar):
 
 
 def test_uneven_times_can_be_observed():
-    ds = series().assign_coords(time=np.datetime64("2020-01-01", "ns") + np.cumsum(np.arange(1, 13)) * np.timedelta64(1, "D"))
+    ds = series().assign_coords(
+        time=np.datetime64("2020-01-01", "ns") + np.cumsum(np.arange(1, 13)) * np.timedelta64(1, "D")
+    )
     check(ds, ds.isel(time=[0, 5, 11]))
     check(ds, ds.interp(time=ds.time.values[:3] + np.timedelta64(11, "h")))
 

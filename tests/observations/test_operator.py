@@ -34,11 +34,22 @@ def instruments():
     ds = globe()
     satellite = ds[["u"]].isel(time=[0, 3], lon=[1, 5]).copy(deep=True)
     satellite["u"][0, 1] = np.nan
-    places = {"lat": xr.DataArray([10.0, 55.0, -60.0], dims="station"), "lon": xr.DataArray([359.0, 22.0, 45.0], dims="station")}
+    places = {
+        "lat": xr.DataArray([10.0, 55.0, -60.0], dims="station"),
+        "lon": xr.DataArray([359.0, 22.0, 45.0], dims="station"),
+    }
     stations = xr.Dataset({"v": (("station", "time"), np.ones((3, 2)))}, {**places, "time": [0.5, 4.0]})
     sondes = xr.Dataset(
         {"q": ("obs", np.ones(3))},
-        {k: ("obs", v) for k, v in {"time": [0.0, 1.5, 3.0], "level": [850, 200, 200], "lat": [0.0, 0, 20], "lon": [0.0, 350, 90]}.items()},
+        {
+            k: ("obs", v)
+            for k, v in {
+                "time": [0.0, 1.5, 3.0],
+                "level": [850, 200, 200],
+                "lat": [0.0, 0, 20],
+                "lon": [0.0, 350, 90],
+            }.items()
+        },
     )
     means = ds[["v"]].coarsen(lat=2, lon=4).mean().assign(total=ds["u"].mean()).rename(total="u")
     means["v"].attrs["cell_methods"] = "lat: mean lon: mean"
@@ -143,7 +154,10 @@ def test_an_operator_survives_pickling():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda s: s["u"].mean(-1), r"'speed' must be a tensor of shape \(member, time, \*space\) = \(1, 5, 4, 8\), got \(1, 5, 4\)"),
+        (
+            lambda s: s["u"].mean(-1),
+            r"'speed' must be a tensor of shape \(member, time, \*space\) = \(1, 5, 4, 8\), got \(1, 5, 4\)",
+        ),
         (lambda s: 3.0, "'speed' must be a tensor .* got float"),
         (lambda s: s["q"], r"'speed' must be a tensor .* got \(1, 5, 3, 4, 8\)"),
     ],

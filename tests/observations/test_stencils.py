@@ -38,7 +38,9 @@ def test_positions_on_the_grid_are_selected():
 
 def test_a_single_grid_point():
     assert GridAxis("x", np.array([3.0])).locate([3.0]).index.tolist() == [[0]]
-    np.testing.assert_allclose(apply(GridAxis("x", np.array([3.0])).average(np.array([1.0]), np.array([9.0])), np.array([5.0])), 5)
+    np.testing.assert_allclose(
+        apply(GridAxis("x", np.array([3.0])).average(np.array([1.0]), np.array([9.0])), np.array([5.0])), 5
+    )
 
 
 def test_averages_of_a_partition_conserve_the_integral():
@@ -107,7 +109,10 @@ def test_points_of_weight_zero_are_not_read():
         (lambda a: a.locate([1.0, 7.5, -2.0]), r"outside the grid along 'x': -2, 7\.5; the grid covers 0 to 6"),
         (lambda a: a.locate([np.inf]), "outside the grid along 'x': inf"),
         (lambda a: a.locate([1.0, np.nan]), "1 observations have NaN as their 'x'"),
-        (lambda a: a.average(np.array([5.0]), np.array([9.0])), r"reach from 5 to 9, outside the grid's cells \(-0\.5 to 7\)"),
+        (
+            lambda a: a.average(np.array([5.0]), np.array([9.0])),
+            r"reach from 5 to 9, outside the grid's cells \(-0\.5 to 7\)",
+        ),
         (lambda a: a.average(np.array([np.nan]), np.array([1.0])), "bounds along 'x' hold NaN"),
         (lambda a: a.average(np.array([2.0]), np.array([2.0])), "cells along 'x' are empty"),
         (lambda a: GridAxis("x", UNEVEN, period=4.0), "'x' spans 6, more than its period 4"),

@@ -63,7 +63,7 @@ def test_files_that_are_not_priors(lorenz, tmp_path):
         xsda.load_model(foreign)
     newer = tmp_path / "newer.safetensors"
     save_file({"a": torch.zeros(2)}, newer, {"xsda": json.dumps({"format": 99})})
-    with pytest.raises(ValueError, match="format 99.*upgrade"):
+    with pytest.raises(ValueError, match=r"format 99.*upgrade"):
         xsda.load_model(newer)
     hollow = tmp_path / "hollow.safetensors"
     save_file({"a": torch.zeros(2)}, hollow, {"xsda": json.dumps({"format": 1})})
@@ -80,7 +80,7 @@ def test_a_network_of_ones_own_cannot_be_stored_but_can_be_used(lorenz, tmp_path
         def forward(self, x, log_noise):
             return torch.zeros_like(x)
 
-    truth, obs = lorenz
+    truth, _ = lorenz
     prior = xsda.Prior(Preconditioned(Mine(), VE()), Layout.of(truth))
     assert prior.sample(truth, members=2, steps=4, progress=False).sizes["member"] == 2
     with pytest.raises(ValueError, match="network of type Mine"):

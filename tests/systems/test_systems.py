@@ -108,7 +108,9 @@ def test_the_damped_spring_settles_in_its_stationary_law():
 
 
 @pytest.mark.parametrize(
-    "system", [DampedSpring(), Lorenz63(), Lorenz96(n=5, noise=0.3), LotkaVolterra(noise=0.05)], ids=lambda s: type(s).__name__
+    "system",
+    [DampedSpring(), Lorenz63(), Lorenz96(n=5, noise=0.3), LotkaVolterra(noise=0.05)],
+    ids=lambda s: type(s).__name__,
 )
 def test_transition_density_is_a_product_of_normals(system):
     ds = system.simulate(6, members=3, seed=2, burn_in=10)
@@ -141,7 +143,9 @@ def test_same_seed_same_numbers():
     a, b, c = (Lorenz63().simulate(4, members=2, seed=s, burn_in=3) for s in (5, 5, 6))
     xr.testing.assert_identical(a, b)
     assert abs(a.x - c.x).min() > 1e-6
-    xr.testing.assert_equal(Lorenz63().simulate(4, seed=5), Lorenz63().simulate(4, members=1, seed=5).isel(member=0, drop=True))
+    xr.testing.assert_equal(
+        Lorenz63().simulate(4, seed=5), Lorenz63().simulate(4, members=1, seed=5).isel(member=0, drop=True)
+    )
 
 
 def test_time_is_dt_times_every_and_every_thins():

@@ -11,13 +11,20 @@ import xarray as xr
 
 import xsda
 from xsda.diffusion import VE, Preconditioned, denoising_loss
+from xsda.layout import Layout
 from xsda.nn import MarkovNet, TemporalNet
 from xsda.training import make_network
 from xsda.training.loop import Trainer
 from xsda.training.windows import Windows, fit_scaling, split
-from xsda.layout import Layout
 
-QUICK = {"batch_size": 16, "warmup": 5, "validate_every": 20, "checkpoint_every": 10, "validation_batches": 2, "progress": False}
+QUICK = {
+    "batch_size": 16,
+    "warmup": 5,
+    "validate_every": 20,
+    "checkpoint_every": 10,
+    "validation_batches": 2,
+    "progress": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +78,16 @@ def test_a_resumed_run_equals_an_uninterrupted_one(spring, tmp_path, precision):
         net = network()
         net.load_state_dict(start)
         return xsda.train(
-            spring, window=8, network=net, steps=60, shortest=4, accumulate=2, learning_rate=5e-3, precision=precision, **QUICK, **options
+            spring,
+            window=8,
+            network=net,
+            steps=60,
+            shortest=4,
+            accumulate=2,
+            learning_rate=5e-3,
+            precision=precision,
+            **QUICK,
+            **options,
         )
 
     whole = train(checkpoint=tmp_path / "whole.checkpoint", log=tmp_path / "whole.csv")
@@ -87,7 +103,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(spring, tmp_path, precision):
 def test_a_checkpoint_of_another_training_is_refused(spring, tmp_path):
     path = tmp_path / "a.checkpoint"
     xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
-    with pytest.raises(ValueError, match="learning_rate: 0.001 then, 0.1 now"):
+    with pytest.raises(ValueError, match=r"learning_rate: 0\.001 then, 0\.1 now"):
         xsda.train(spring, window=8, network=network(), steps=10, learning_rate=0.1, checkpoint=path, **QUICK)
     with pytest.raises(ValueError, match="another network"):
         xsda.train(spring, window=8, network=TemporalNet(2, width=9), steps=10, checkpoint=path, **QUICK)
@@ -120,7 +136,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(spring, tmp_path, monkeypatch):
 def test_a_non_finite_loss_stops_with_the_step(spring, tmp_path, monkeypatch):
     path = tmp_path / "a.checkpoint"
     original = Trainer._loss
-    monkeypatch.setattr(Trainer, "_loss", lambda self, *a: original(self, *a) * (float("nan") if self.step == 15 else 1))
+    monkeypatch.setattr(
+        Trainer, "_loss", lambda self, *a: original(self, *a) * (float("nan") if self.step == 15 else 1)
+    )
     with pytest.raises(xsda.TrainingError, match=r"step 15.*last good checkpoint is .*a\.checkpoint"):
         xsda.train(spring, window=8, network=network(), steps=30, checkpoint=path, **QUICK)
 
@@ -139,7 +157,7 @@ def test_windows_cover_everything_once_and_skip_exactly(spring):
     windows = Windows(spring, layout, 8, piece_bytes=8 * 30 * 3, held=3)  # forced into small pieces
     assert len(windows.pieces) > 5
     assert len(windows) == 20 * 73
-    number = sum(1 for _ in zip(range(10_000), windows.pieces)) and len(windows) // 16
+    number = len(windows) // 16
     first = [b[0] for _, b in zip(range(number + 5), windows.batches(16, seed=4), strict=False)]
     again = [b[0] for _, b in zip(range(3), windows.batches(16, seed=4, skip=number + 2), strict=False)]
     for a, b in zip(first[number + 2 :], again, strict=False):
@@ -194,7 +212,14 @@ def test_fields_with_context_and_dates():
         {"time": time, "lat": np.linspace(55, 50, 6), "lon": np.arange(6.0)},
     )
     prior = xsda.train(
-        data, window=3, context=["mask"], time_features=["hour_of_day"], width=16, steps=150, learning_rate=5e-3, **QUICK
+        data,
+        window=3,
+        context=["mask"],
+        time_features=["hour_of_day"],
+        width=16,
+        steps=150,
+        learning_rate=5e-3,
+        **QUICK,
     )
     assert prior.layout.context_channels == 3
     grid = data.isel(time=slice(0, 24))

@@ -92,9 +92,13 @@ def parse_sigma(values: tuple[str, ...]) -> float | dict[str, float] | None:
 @click.option("--length", default=256, show_default=True, help="Number of states kept.")
 @click.option("--members", default=None, type=int, help="Number of independent trajectories [default: one].")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--burn-in", default=None, type=int, help="Steps before the first kept state [default: the system's own].")
+@click.option(
+    "--burn-in", default=None, type=int, help="Steps before the first kept state [default: the system's own]."
+)
 @click.option("--every", default=1, show_default=True, help="Keep every so many-th step.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Parameter of the system, e.g. --set rho=28.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Parameter of the system, e.g. --set rho=28."
+)
 @out_option
 @overwrite_option
 def simulate(
@@ -127,9 +131,13 @@ def simulate(
 @click.option("--steps", default=10_000, show_default=True, help="Optimiser steps.")
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--learning-rate", default=1e-3, show_default=True)
-@click.option("--patience", default=0, show_default=True, help="Validations without improvement before stopping; 0: never.")
+@click.option(
+    "--patience", default=0, show_default=True, help="Validations without improvement before stopping; 0: never."
+)
 @click.option("--precision", default="float32", show_default=True, help="float32, bf16 or fp16 (GPU).")
-@click.option("--checkpoint", default=None, type=click.Path(path_type=Path), help="Checkpoint file; goes on from it if it exists.")
+@click.option(
+    "--checkpoint", default=None, type=click.Path(path_type=Path), help="Checkpoint file; goes on from it if it exists."
+)
 @click.option("--log", default=None, type=click.Path(path_type=Path), help="CSV file of losses.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
@@ -205,7 +213,9 @@ def evaluate(ensemble: str, truth: str, obs: str | None, sigma: tuple[str, ...])
     scored, reference = xr.align(read(ensemble), read(truth), join="inner")
     sizes = {d: n for d, n in scored.sizes.items() if d in reference.sizes}
     if 0 in sizes.values():
-        raise ValueError(f"{ensemble} and {truth} share no coordinates; compare {ensemble} with a truth on its own grid")
+        raise ValueError(
+            f"{ensemble} and {truth} share no coordinates; compare {ensemble} with a truth on its own grid"
+        )
     click.echo(f"scored over the shared {', '.join(f'{d} ({n})' for d, n in sizes.items())}")
     table = score(scored, reference, obs=read(obs) if obs else None, sigma=parse_sigma(sigma))
     click.echo(table.to_dataframe().to_string(float_format=lambda v: f"{v:.4g}"))

@@ -11,7 +11,7 @@ import xarray as xr
 
 @click.command()
 @click.option("--members", default=64, show_default=True)
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=2, show_default=True)
 @click.option("--folder", default=".", type=click.Path(path_type=Path), help="Where to write [default: here].")
 @click.option("--overwrite", is_flag=True, help="Replace posterior.nc and posterior.png if they exist.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -33,8 +33,8 @@ def demo(members: int, seed: int, folder: Path, overwrite: bool, quiet: bool) ->
     truth = xsda.systems.Lorenz63().simulate(length=128, seed=seed)
     model = xsda.load_model("lorenz63")
     where = truth.isel(time=slice(None, None, 8))[["x"]]
-    obs = truth.sda.observe(where, sigma=0.5, seed=seed + 1)
-    click.echo(f"Lorenz-63, {truth.sizes['time']} states; {obs.sizes['time']} observations of x, error 0.5")
+    obs = truth.sda.observe(where, sigma=1.0, seed=seed)
+    click.echo(f"Lorenz-63, {truth.sizes['time']} states; {obs.sizes['time']} observations of x, error 1.0")
     prior = model.sample(truth, members=members, seed=seed, progress=progress)
     post = truth.sda.assimilate(obs, model, members=members, seed=seed, progress=progress)
     interpolated = obs.interp(time=truth.time, kwargs={"fill_value": "extrapolate"}).expand_dims(member=[0, 1])

@@ -16,7 +16,9 @@ def default_grid(prior: Prior, sources: Sequence[xr.Dataset]) -> xr.Dataset:
     layout = prior.layout
     times = [ds[layout.time] for ds in sources if layout.time in ds.coords]
     if not times or layout.dt is None:
-        raise ValueError(f"the observations have no coordinate {layout.time!r}; give --grid, a file with the time axis wanted")
+        raise ValueError(
+            f"the observations have no coordinate {layout.time!r}; give --grid, a file with the time axis wanted"
+        )
     if any(a.name not in ("x",) for a in layout.space):
         raise ValueError("this prior has space dimensions; give --grid, a file with the coordinates wanted")
     origin = times[0].values.min() if is_datelike(times[0]) else None

@@ -29,7 +29,12 @@ EXACT_LIMIT = 1024  # largest state whose divergence is computed exactly by defa
 
 
 def log_prob(
-    denoiser: Denoiser, x0: Tensor, *, steps: int = 64, exact: bool | None = None, generator: torch.Generator | None = None
+    denoiser: Denoiser,
+    x0: Tensor,
+    *,
+    steps: int = 64,
+    exact: bool | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """log p of states (batch, ...), by ``steps`` steps of the fourth-order Runge-Kutta method.
 

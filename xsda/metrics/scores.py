@@ -37,7 +37,9 @@ def _pair(ensemble: Labelled, truth: Labelled, *, least: int = 1) -> tuple[Label
     try:
         ensemble, truth = xr.align(ensemble, truth, join="exact", copy=False)
     except ValueError as error:
-        raise ValueError(f"ensemble and truth lie on different coordinates; use .sel or .interp first ({error})") from error
+        raise ValueError(
+            f"ensemble and truth lie on different coordinates; use .sel or .interp first ({error})"
+        ) from error
     return ensemble, truth
 
 
@@ -155,7 +157,9 @@ def evaluate(
     out = xr.Dataset()
     for score, values in scores.items():
         columns = [values[v] if v in values else xr.DataArray(np.nan) for v in names]
-        out[score] = xr.concat(columns, xr.DataArray(names, dims="variable", name="variable"), coords="minimal", compat="override")
+        out[score] = xr.concat(
+            columns, xr.DataArray(names, dims="variable", name="variable"), coords="minimal", compat="override"
+        )
         out[score].attrs = {"long_name": LONG_NAMES[score]}
         if score in ("spread_skill", "chi_square"):
             out[score].attrs["units"] = "1"

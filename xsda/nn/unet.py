@@ -77,12 +77,8 @@ class UNet(nn.Module):
         self.recompute = recompute
         self.embed = NoiseEmbedding(features)
         self.lift = BoundaryConv(inputs, hidden[0], size, boundaries)
-        self.down = nn.ModuleList(
-            BoundaryConv(a, b, size, boundaries, stride=2) for a, b in pairwise(hidden)
-        )
-        self.up = nn.ModuleList(
-            BoundaryConv(b + a, a, size, boundaries) for a, b in pairwise(hidden)
-        )
+        self.down = nn.ModuleList(BoundaryConv(a, b, size, boundaries, stride=2) for a, b in pairwise(hidden))
+        self.up = nn.ModuleList(BoundaryConv(b + a, a, size, boundaries) for a, b in pairwise(hidden))
         self.encode, self.decode = (
             nn.ModuleList(
                 nn.ModuleList(ModulatedBlock(width, features, kernel, boundaries) for _ in range(count))

@@ -18,8 +18,8 @@ import torch
 import xarray as xr
 
 from xsda.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, is_datelike, is_longitude, own_period
-from xsda.guidance.likelihood import GaussianLikelihood
 from xsda.grid import Grid
+from xsda.guidance.likelihood import GaussianLikelihood
 from xsda.layout import Variable
 from xsda.names import choose
 from xsda.observations.errors import check_positive, error_std, helper_variables
@@ -34,7 +34,9 @@ def as_sources(obs: Sources) -> dict[str, xr.Dataset]:
     """Several instruments, each with a name."""
     if isinstance(obs, xr.DataArray):
         if obs.name is None:
-            raise ValueError("the observed DataArray has no name; use .rename('variable') or .to_dataset(name='variable')")
+            raise ValueError(
+                "the observed DataArray has no name; use .rename('variable') or .to_dataset(name='variable')"
+            )
         obs = obs.to_dataset()
     if isinstance(obs, xr.Dataset):
         return {"obs": obs}
@@ -104,7 +106,9 @@ def _variable(grid: Grid, name: str, derived: Mapping[str, Derived]) -> Variable
         if grid.names[v.name] == name:
             return v
     options = [*grid.names.values(), *derived]
-    raise KeyError(f"observed variable {name!r} is neither a variable of the prior nor in derived=...; {choose(name, options)}")
+    raise KeyError(
+        f"observed variable {name!r} is neither a variable of the prior nor in derived=...; {choose(name, options)}"
+    )
 
 
 def _groups(places: list[Place]) -> list[list[Place]]:
@@ -176,7 +180,9 @@ def _matching_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray
             if key in attrs and coord.attrs.get(key) == attrs[key]:
                 return coord
     if dim == grid.core_dims[0]:
-        named = [c for c in others if str(c.name).lower() in TIME_NAMES] or [c for c in others if c.ndim and is_datelike(c)]
+        named = [c for c in others if str(c.name).lower() in TIME_NAMES] or [
+            c for c in others if c.ndim and is_datelike(c)
+        ]
         return named[0] if len(named) == 1 else None
     near = next((n for n in SPACE_NAMES.values() if dim.lower() in n), ())
     same = next((n for n in SYNONYMS if dim.lower() in n), ())
@@ -220,7 +226,9 @@ def _bounds(ds: xr.Dataset, coord: xr.DataArray, origin: Any) -> tuple[np.ndarra
         bounds = ds[name]
         extra = [d for d in bounds.dims if d not in coord.dims]
         if len(extra) != 1 or bounds.sizes[extra[0]] != 2:
-            raise ValueError(f"the bounds {name!r} have the sizes {dict(bounds.sizes)}, expected those of {coord.name!r} and 2")
+            raise ValueError(
+                f"the bounds {name!r} have the sizes {dict(bounds.sizes)}, expected those of {coord.name!r} and 2"
+            )
         values = axis_numbers(bounds.transpose(*coord.dims, extra[0]), origin).reshape(-1, 2)
         return values[:, 0], values[:, 1]
     centers = np.atleast_1d(axis_numbers(coord, origin))
@@ -273,7 +281,9 @@ def compile_observations(
             ys.append((values[pick] - mean[pick]) / scale[pick])
             stds.append(std / scale[pick])
     if sum(len(p) for p in picks) == 0:
-        raise ValueError("all observations are missing (NaN); there is nothing to assimilate. For prior samples use model.sample")
+        raise ValueError(
+            "all observations are missing (NaN); there is nothing to assimilate. For prior samples use model.sample"
+        )
     operator = ObservationOperator(grid.layout, grid.names, operators, picks)
     y, errors = (torch.as_tensor(np.concatenate(a), dtype=torch.float32) for a in (ys, stds))
     return GaussianLikelihood(operator, y, errors, linear=operator.linear)

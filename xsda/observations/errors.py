@@ -48,8 +48,12 @@ def error_std(ds: xr.Dataset, name: str, sigma: Any, source: str, sources: Mappi
         other = {d: da[d] for d in value.dims if d in da.coords and d in value.coords}
         if any(not np.array_equal(value[d].values, c.values) for d, c in other.items()):
             raise ValueError(f"the coordinates of sigma differ from those of the observed {name!r}")
-        return np.broadcast_to(value.transpose(*(d for d in da.dims if d in value.dims)).values.reshape(
-            [da.sizes[d] if d in value.dims else 1 for d in da.dims]), da.shape).astype(float)
+        return np.broadcast_to(
+            value.transpose(*(d for d in da.dims if d in value.dims)).values.reshape(
+                [da.sizes[d] if d in value.dims else 1 for d in da.dims]
+            ),
+            da.shape,
+        ).astype(float)
     array = np.asarray(value, dtype=float)
     if array.ndim and array.shape != da.shape:
         raise ValueError(
@@ -63,7 +67,9 @@ def check_positive(std: np.ndarray, name: str) -> None:
     """Raise unless every standard deviation is a positive number."""
     bad = ~(std > 0) | ~np.isfinite(std)
     if bad.any():
-        raise ValueError(f"sigma of {name!r} must be positive and finite where there is an observation, got {std[bad][0]:g}")
+        raise ValueError(
+            f"sigma of {name!r} must be positive and finite where there is an observation, got {std[bad][0]:g}"
+        )
 
 
 def _argument(sigma: Any, name: str, source: str, sources: Mapping[str, xr.Dataset]) -> Any:

@@ -136,7 +136,9 @@ class ObservationOperator:
     variable, the positions in its flattened values that were observed.
     """
 
-    def __init__(self, layout: Layout, names: Mapping[str, str], operators: list[VariableOperator], picks: list[np.ndarray]):
+    def __init__(
+        self, layout: Layout, names: Mapping[str, str], operators: list[VariableOperator], picks: list[np.ndarray]
+    ):
         self.layout, self.names, self.operators = layout, dict(names), operators
         self.picks = [torch.as_tensor(p) for p in picks]
 

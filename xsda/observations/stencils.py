@@ -126,7 +126,9 @@ class GridAxis:
         """Averages over cells [lower, upper], each grid point weighing as its own cell overlaps."""
         x, edges = self.points, self._edges()
         if np.isnan(lower).any() or np.isnan(upper).any():
-            raise ValueError(f"the cell bounds along {self.name!r} hold NaN; every averaged observation needs its bounds")
+            raise ValueError(
+                f"the cell bounds along {self.name!r} hold NaN; every averaged observation needs its bounds"
+            )
         slack = 0.5 * self.spacing * (1 + SNAP)
         lower, upper = self._unwrap(lower, upper, edges[0] - slack)
         if self.period is None and ((lower < edges[0] - slack).any() or (upper > edges[-1] + slack).any()):

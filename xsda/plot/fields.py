@@ -61,7 +61,9 @@ def fields(
         coords = [post[d].values if d in post.coords else np.arange(post.sizes[d]) for d in dims]
         limits = {} if label == "spread" else {"vmin": low, "vmax": high}
         cmap = "magma" if label == "spread" else "viridis"
-        mesh = ax.pcolormesh(coords[1], coords[0], panel.values, shading="nearest", cmap=cmap, rasterized=True, **limits)
+        mesh = ax.pcolormesh(
+            coords[1], coords[0], panel.values, shading="nearest", cmap=cmap, rasterized=True, **limits
+        )
         ax.set_title(label)
         ax.set_xlabel(axis_label(post[dims[1]]))
         if label == "spread":

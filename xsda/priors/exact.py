@@ -33,7 +33,9 @@ class MixtureDenoiser(Denoiser):
     weights: Tensor
     shape: Tensor
 
-    def __init__(self, means: Tensor, values: Tensor, vectors: Tensor, weights: Tensor, shape: Tensor, schedule: Schedule):
+    def __init__(
+        self, means: Tensor, values: Tensor, vectors: Tensor, weights: Tensor, shape: Tensor, schedule: Schedule
+    ):
         super().__init__()
         self.schedule = schedule
         for name, value in (("means", means), ("values", values), ("vectors", vectors), ("weights", weights)):
@@ -71,14 +73,18 @@ class MixtureDenoiser(Denoiser):
         """Exact samples of x_0, (count, *shape)."""
         which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         z = torch.randn(count, self.means.shape[1], generator=generator) * self.values[which].sqrt()
-        x = self.means[which] + torch.einsum("bij,bj->bi", self.vectors[which], z) if len(self.weights) > 1 else (
-            self.means[0] + z @ self.vectors[0].T
+        x = (
+            self.means[which] + torch.einsum("bij,bj->bi", self.vectors[which], z)
+            if len(self.weights) > 1
+            else (self.means[0] + z @ self.vectors[0].T)
         )
         return x.reshape(count, *self.shape.tolist())
 
     def log_prob(self, x0: Tensor) -> Tensor:
         """log p of states, in closed form."""
-        along = torch.einsum("kij,bki->bkj", self.vectors.double(), x0.double().flatten(1)[:, None] - self.means.double())
+        along = torch.einsum(
+            "kij,bki->bkj", self.vectors.double(), x0.double().flatten(1)[:, None] - self.means.double()
+        )
         values = self.values.double()
         each = -(along**2 / values + values.log() + math.log(2 * math.pi)).sum(-1) / 2 + self.weights.double().log()
         return each.logsumexp(1)

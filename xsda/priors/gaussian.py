@@ -42,7 +42,9 @@ class GaussianMixturePrior(Prior):
     ):
         p = np.full(len(means), 1 / max(len(means), 1)) if weights is None else np.asarray(weights, float)
         if len(means) == 0 or len(covs) != len(means) or p.shape != (len(means),):
-            raise ValueError(f"got {len(means)} means, {len(covs)} covariances and {p.size} weights; need one of each per component")
+            raise ValueError(
+                f"got {len(means)} means, {len(covs)} covariances and {p.size} weights; need one of each per component"
+            )
         if (p < 0).any() or not np.isclose(p.sum(), 1):
             raise ValueError(f"weights must be non-negative and sum to one, got {p.tolist()}")
         layout = Layout.of(means[0], periodic=periodic)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import xarray as xr
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -115,7 +114,9 @@ class Prior:
         grid.check_time()
         length = grid.shape[0]
         if self.length is not None and length != self.length:
-            raise ValueError(f"this prior describes trajectories of exactly {self.length} states, the grid has {length}")
+            raise ValueError(
+                f"this prior describes trajectories of exactly {self.length} states, the grid has {length}"
+            )
         if length < self.window:
             raise ValueError(
                 f"the grid has {length} states along {grid.core_dims[0]!r}, fewer than the window of this prior "
@@ -192,7 +193,7 @@ def read_prior(path: str | os.PathLike[str]) -> Prior:
     try:
         with safe_open(os.fspath(path), "pt") as file:
             header = (file.metadata() or {}).get("xsda")
-            tensors = {k: file.get_tensor(k) for k in file.keys()} if header else {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()} if header else {}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or is truncated ({error}); get it again") from error
     if header is None:

@@ -28,7 +28,8 @@ def registered() -> dict[str, dict[str, str]]:
         data: dict[str, Any] = json.loads(Path(path).read_text())
         base = os.environ.get("XSDA_BASE_URL", data.get("base_url", "")).rstrip("/")
         return {
-            name: {"file": e["file"], "sha256": e["sha256"], "url": f"{base}/{e['file']}"} for name, e in data["priors"].items()
+            name: {"file": e["file"], "sha256": e["sha256"], "url": f"{base}/{e['file']}"}
+            for name, e in data["priors"].items()
         }
     except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the registry {path} (from XSDA_REGISTRY) cannot be read: {error!r}") from error
@@ -61,7 +62,9 @@ def _fetch(name: str, file: str, sha256: str, url: str) -> Path:
     try:
         return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=file, path=cache_dir() / "downloads"))
     except ValueError as error:
-        raise ValueError(f"the prior {name!r} from {url} is not what the registry promises (wrong hash); refused") from error
+        raise ValueError(
+            f"the prior {name!r} from {url} is not what the registry promises (wrong hash); refused"
+        ) from error
     except Exception as error:
         raise ConnectionError(f"the prior {name!r} could not be fetched from {url}: {error}") from error
 

@@ -21,8 +21,8 @@ from xsda.diffusion.likelihood import log_prob as log_prob_of
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import SAMPLERS, DPMpp2M, DPMpp2MSDE, Sampler
 from xsda.ensemble import check_core_chunks, compute, lazy, member_chunks
-from xsda.guidance import GUIDANCE, MMPS, Calibrated, GaussianLikelihood, Guidance
 from xsda.grid import Grid
+from xsda.guidance import GUIDANCE, MMPS, Calibrated, GaussianLikelihood, Guidance
 from xsda.names import choose
 from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference, refer
@@ -141,13 +141,23 @@ def draw_ensemble(
     defer = chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
     batch = batch or int(np.clip(BATCH_NUMBERS // int(np.prod(grid.shape)), 1, 512))
     task = SamplingTask(
-        refer(prior) if defer else prior, grid.shape, sampler, guidance, likelihood, grid.context(), seed, device, precision
+        refer(prior) if defer else prior,
+        grid.shape,
+        sampler,
+        guidance,
+        likelihood,
+        grid.context(),
+        seed,
+        device,
+        precision,
     )
     numbers = range(members)
     if defer:
         values = lazy(task, numbers, chunk=chunk or min(batch, members), batch=batch)
     else:
-        values = compute(task, numbers, batch=batch, progress=progress, label="assimilating" if likelihood else "sampling")
+        values = compute(
+            task, numbers, batch=batch, progress=progress, label="assimilating" if likelihood else "sampling"
+        )
     member = xr.DataArray(np.arange(members), dims="member", attrs={"standard_name": "realization", "units": "1"})
     ds = grid.to_dataset(values, {"member": member})
     return describe(ds, grid, {"prior": prior.name, "prior_hash": prior.hash, "sampler": str(sampler),
@@ -161,7 +171,13 @@ def describe(ds: xr.Dataset, grid: Grid, attrs: Mapping[str, Any]) -> xr.Dataset
     line = f"{now} xsda {__version__}: " + ", ".join(f"{k}={v}" for k, v in attrs.items())
     earlier = grid.template.attrs.get("history")
     history = f"{line}\n{earlier}" if earlier else line
-    ds.attrs = {**grid.template.attrs, "Conventions": "CF-1.11", **attrs, "xsda_version": __version__, "history": history}
+    ds.attrs = {
+        **grid.template.attrs,
+        "Conventions": "CF-1.11",
+        **attrs,
+        "xsda_version": __version__,
+        "history": history,
+    }
     for name in ds.coords:
         kept = {k: v for k, v in ds[name].encoding.items() if k in ("units", "calendar", "dtype")}
         ds[name].encoding = {**kept, "_FillValue": None}
@@ -194,13 +210,17 @@ def sample(
 def log_prob(prior: Prior, ds: xr.Dataset, *, steps: int, exact: bool | None, seed: int) -> xr.DataArray:
     """log p of labelled trajectories, through the probability-flow ODE."""
     generator = torch.Generator().manual_seed(seed)
-    return _density(prior, ds, lambda d, x: log_prob_of(d, x, steps=steps, exact=exact, generator=generator), "log_prob")
+    return _density(
+        prior, ds, lambda d, x: log_prob_of(d, x, steps=steps, exact=exact, generator=generator), "log_prob"
+    )
 
 
 def elbo(prior: Prior, ds: xr.Dataset, *, samples: int, seed: int) -> xr.DataArray:
     """The variational bound of log p of labelled trajectories."""
     generator = torch.Generator().manual_seed(seed)
-    return _density(prior, ds, lambda d, x: elbo_of(d, x, samples=samples, curve=prior.error, generator=generator), "elbo")
+    return _density(
+        prior, ds, lambda d, x: elbo_of(d, x, samples=samples, curve=prior.error, generator=generator), "elbo"
+    )
 
 
 def _density(prior: Prior, ds: xr.Dataset, function: Callable[[Denoiser, Tensor], Tensor], name: str) -> xr.DataArray:

@@ -120,7 +120,9 @@ class MarkovChain(ABC):
         if not bool(torch.isfinite(values).all()):
             raise FloatingPointError(f"{type(self).__name__} left the range of finite numbers; use a smaller dt")
         ds = self.label(values.numpy(), every=every)
-        ds.attrs["history"] = f"xsda {__version__}: {self!r}.simulate({length=}, {members=}, {seed=}, {burn_in=}, {every=})"
+        ds.attrs["history"] = (
+            f"xsda {__version__}: {self!r}.simulate({length=}, {members=}, {seed=}, {burn_in=}, {every=})"
+        )
         return ds if members is not None else ds.isel(member=0, drop=True)
 
     def label(self, values: np.ndarray, *, every: int = 1) -> xr.Dataset:
@@ -130,7 +132,10 @@ class MarkovChain(ABC):
         coords = {
             "time": ("time", time, {"long_name": "time", "units": "1", "axis": "T"}),
             "member": ("member", np.arange(values.shape[0]), {"standard_name": "realization"}),
-            **{name: (name, np.arange(size), {"axis": name.upper(), "units": "1", "period": float(size)}) for name, size in self.space.items()},
+            **{
+                name: (name, np.arange(size), {"axis": name.upper(), "units": "1", "period": float(size)})
+                for name, size in self.space.items()
+            },
         }
         data = {name: (dims, values[:, :, i], {"units": "1"}) for i, name in enumerate(self.variables)}
         return xr.Dataset(data, coords, {"Conventions": "CF-1.11", "title": f"{type(self).__name__} trajectory"})

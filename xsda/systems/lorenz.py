@@ -47,9 +47,7 @@ class Lorenz96(DiscreteODE):
     variables = ("u",)
     burn_in = 512
 
-    def __init__(
-        self, *, n: int = 40, forcing: float = 8.0, dt: float = 0.05, noise: float = 0.0, substeps: int = 1
-    ):
+    def __init__(self, *, n: int = 40, forcing: float = 8.0, dt: float = 0.05, noise: float = 0.0, substeps: int = 1):
         super().__init__(dt=dt, noise=noise, substeps=substeps)
         if n < 4:
             raise ValueError(f"n={n} must be at least 4: each site feels three neighbours")

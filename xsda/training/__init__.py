@@ -117,9 +117,13 @@ def train(
         window=window if isinstance(net, MarkovNet) else (settings.shortest or window),
         error=error,
         info={
-            "parameters": parameters, "training_steps": summary["steps"], "batch_size": settings.batch_size,
-            "training_window": window, "seed": settings.seed, "validation_loss": round(summary["validation_loss"], 6),
-        },  # fmt: skip
+            "parameters": parameters,
+            "training_steps": summary["steps"],
+            "batch_size": settings.batch_size,
+            "training_window": window,
+            "seed": settings.seed,
+            "validation_loss": round(summary["validation_loss"], 6),
+        },
         name=name,
     )
 
@@ -138,7 +142,9 @@ def make_network(network: str | nn.Module, layout: Layout, window: int, width: i
     if network != "markov":
         raise ValueError(f"network={network!r} is unknown; {choose(network, NETWORK_NAMES)}")
     if window % 2 == 0 or window < 3:
-        raise ValueError(f"window={window} must be odd and at least 3 for network='markov': the centre and its neighbours")
+        raise ValueError(
+            f"window={window} must be odd and at least 3 for network='markov': the centre and its neighbours"
+        )
     if not boundaries:
         return MarkovNet(WindowMLP(layout.channels, window, width=width or 128, context=context), window // 2)
     base = width or 64

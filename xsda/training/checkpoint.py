@@ -26,9 +26,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(os.fspath(path), "pt") as file:
             meta = json.loads((file.metadata() or {})["xsda"])
-            return {k: file.get_tensor(k) for k in file.keys()}, meta
+            return {k: file.get_tensor(k) for k in file.keys()}, meta  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a checkpoint of xsda, or is damaged ({error}); remove it to start anew") from error
+        raise ValueError(
+            f"{path} is not a checkpoint of xsda, or is damaged ({error}); remove it to start anew"
+        ) from error
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

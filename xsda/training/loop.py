@@ -128,10 +128,16 @@ class Trainer:
     def load(self, path: Path) -> None:
         tensors, meta = load_checkpoint(path)
         then, now = meta["options"], asdict(self.options)
-        changed = sorted(k for k in now if k not in ("steps", "validate_every", "checkpoint_every", "patience") and now[k] != then.get(k))
+        changed = sorted(
+            k
+            for k in now
+            if k not in ("steps", "validate_every", "checkpoint_every", "patience") and now[k] != then.get(k)
+        )
         if changed:
             differences = ", ".join(f"{k}: {then.get(k)!r} then, {now[k]!r} now" for k in changed)
-            raise ValueError(f"the checkpoint {path} belongs to a training with other options ({differences}); remove it to start anew")
+            raise ValueError(
+                f"the checkpoint {path} belongs to a training with other options ({differences}); remove it to start anew"
+            )
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -247,7 +253,9 @@ def run(
                     _append(log, trainer.step, row)
                 if callback is not None:
                     callback(trainer.step, row)
-            if checkpoint is not None and (trainer.step % options.checkpoint_every == 0 or trainer.step == options.steps):
+            if checkpoint is not None and (
+                trainer.step % options.checkpoint_every == 0 or trainer.step == options.steps
+            ):
                 trainer.save(checkpoint)
     trainer.average.load_state_dict(trainer.best)
     return {"steps": trainer.step, "validation_loss": trainer.best_loss, "seconds": time.perf_counter() - started}

@@ -51,7 +51,9 @@ class Windows:
 
     def __init__(self, ds: xr.Dataset, layout: Layout, window: int, *, piece_bytes: int = 2**26, held: int = 4):
         self.sample_dim = next((d for d in SAMPLE_DIMS if d in ds.dims), None)
-        variables = {n: v if self.sample_dim else v.expand_dims("trajectory") for n, v in ds[list(layout.names)].items()}
+        variables = {
+            n: v if self.sample_dim else v.expand_dims("trajectory") for n, v in ds[list(layout.names)].items()
+        }
         self.ds = ds.assign(variables)
         self.sample_dim = self.sample_dim or "trajectory"
         self.window = window
@@ -144,7 +146,9 @@ def fit_scaling(ds: xr.Dataset, layout: Layout) -> Layout:
     std = torch.sqrt((square / count - (total / count) ** 2).clamp(min=0))
     if bool((std == 0).any()):
         constant = [n for n, s in layout.slices().items() if bool((std[s] == 0).any())]
-        raise ValueError(f"the variables {constant} are constant in the training data; drop them or pass them as context")
+        raise ValueError(
+            f"the variables {constant} are constant in the training data; drop them or pass them as context"
+        )
     return layout.scaled((shift + total / count).tolist(), std.tolist())
 
 

@@ -30,7 +30,9 @@ class DDIM(Sampler):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta} must lie between 0 (deterministic) and 1 (ancestral)")
 
-    def transition(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]) -> Tensor:
+    def transition(
+        self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
+    ) -> Tensor:
         x0, eps = predict(denoiser, x, t)
         alpha, sigma = denoiser.schedule.alpha(s), denoiser.schedule.sigma(s)
         if self.eta == 0:

@@ -101,7 +101,9 @@ class Sampler(ABC):
             raise ValueError(f"grid={self.grid!r} is unknown; choose one of {GRIDS}")
 
     @abstractmethod
-    def transition(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]) -> Tensor:
+    def transition(
+        self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
+    ) -> Tensor:
         """One transition from time ``t`` to the smaller time ``s``; ``memory`` lasts for one trajectory."""
 
     def integrate(
@@ -171,7 +173,7 @@ def check_finite(x: Tensor, step: int, steps: int, draw: Draw) -> None:
         members = [names[i] for i in torch.nonzero(bad).flatten().tolist()]
         raise NonFiniteSampleError(
             f"member {', '.join(map(str, members[:8]))} became non-finite at step {step + 1} of {steps}. "
-            "Try more steps, corrections (sampler=DPMpp2M(steps=64, corrections=2)), guidance='calibrated', or check "
+            "Try more steps, corrections (sampler=DPMpp2MSDE(steps=128, corrections=1)), guidance='calibrated', or check "
             "that sigma is not far smaller than the observations deserve."
         )
 

@@ -23,7 +23,9 @@ from xsda.diffusion.samplers.base import Draw, Sampler
 class DPMpp2M(Sampler):
     """DPM-Solver++(2M): deterministic, second order, one evaluation a step."""
 
-    def transition(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]) -> Tensor:
+    def transition(
+        self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
+    ) -> Tensor:
         return _multistep(denoiser, x, t, s, memory)
 
 
@@ -31,7 +33,9 @@ class DPMpp2M(Sampler):
 class DPMpp2MSDE(Sampler):
     """DPM-Solver++(2M) of the reverse SDE: fresh noise at every step forgets earlier errors."""
 
-    def transition(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]) -> Tensor:
+    def transition(
+        self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
+    ) -> Tensor:
         return _multistep(denoiser, x, t, s, memory, draw)
 
 

@@ -27,7 +27,9 @@ class Euler(Sampler):
 
     steps: int = 128
 
-    def transition(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]) -> Tensor:
+    def transition(
+        self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
+    ) -> Tensor:
         return x + (s - t).to(x) * velocity(denoiser, x, t)
 
 
@@ -37,7 +39,9 @@ class Heun(Sampler):
 
     evaluations_per_step: ClassVar[int] = 2
 
-    def transition(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]) -> Tensor:
+    def transition(
+        self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
+    ) -> Tensor:
         h = (s - t).to(x)
         first = velocity(denoiser, x, t)
         return x + h / 2 * (first + velocity(denoiser, x + h * first, s))
