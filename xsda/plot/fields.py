@@ -75,7 +75,9 @@ def fields(
     for ds in as_sources(obs).values() if obs is not None else ():
         if name in ds and all(d in ds[name].coords for d in dims):
             y, x = xr.broadcast(ds[name][dims[0]], ds[name][dims[1]])
-            axes[list(panels).index("ensemble mean")].plot(np.ravel(x), np.ravel(y), ".", ms=2, color=OBSERVED)
+            axes[list(panels).index("ensemble mean")].plot(
+                np.ravel(x), np.ravel(y), "o", ms=3.5, color=OBSERVED, mec="white", mew=0.5
+            )
     if title:
         figure.suptitle(title)
     return figure
