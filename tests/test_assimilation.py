@@ -311,7 +311,7 @@ CALL_ERRORS = {
     "sigma": ({"sigma": -1.0}, "must be positive"),
     "precision": ({"precision": "float31"}, "did you mean 'float32'"),
     "device": ({"device": "gpu"}, "use 'auto', 'cpu' or 'cuda'"),
-    "seed": ({"seed": -1}, "non-negative"),
+    "seed": ({"seed": -1}, "seed=-1"),
     "steps": ({"steps": 1}, "at least 2"),
 }
 
@@ -322,3 +322,32 @@ def test_calls_that_cannot_be(lorenz, name):
     options, message = CALL_ERRORS[name]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         truth.sda.assimilate(obs, **{"model": "lorenz63", **options})
+
+
+def test_units_that_differ_are_refused(rotation):
+    grid, _, prior = rotation
+    obs = grid[["u"]].isel(time=[0])
+    obs["u"].attrs["units"] = "km h-1"
+    with pytest.raises(ValueError, match="'u' is in 'km h-1', the prior in 'm s-1'"):
+        grid.sda.assimilate(obs, prior, sigma=1.0)
+
+
+@pytest.mark.parametrize("batch", [0, -1, 2.5])
+def test_batches_are_whole_and_positive(rotation, batch):
+    grid, _, prior = rotation
+    with pytest.raises(ValueError, match="batch="):
+        prior.sample(grid, members=4, batch=batch)
+
+
+def test_a_changed_prior_is_shipped_as_it_is(lorenz):
+    """What was loaded from a file and then changed in memory is not what the file holds."""
+    truth, _ = lorenz
+    prior = xsda.load_model("lorenz63")
+    before = prior.hash
+    with torch.no_grad():
+        next(prior.denoiser.parameters()).mul_(0.9)
+    assert prior.hash != before
+    eager, lazy = (
+        prior.sample(truth, members=1, steps=16, progress=False, **chunks) for chunks in ({}, {"chunks": {"member": 1}})
+    )
+    xr.testing.assert_allclose(lazy.compute(), eager, rtol=1e-3, atol=1e-2)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import xarray as xr
 
 from xsda.diffusion.samplers import Sampler
-from xsda.grid import Grid
 from xsda.guidance import Guidance
 from xsda.observations.compile import Sources, compile_observations
 from xsda.observations.operator import Derived
@@ -87,7 +85,6 @@ def assimilate(
     chosen = pick_guidance(guidance, prior)
     how = pick_sampler(sampler, steps, default_sampler(prior, guided=True))
     grid = prior.bind(_without_ensemble(ds))
-    _check_space(grid, prior)
     likelihood = compile_observations(grid, obs, sigma, derived)
     return draw_ensemble(
         prior, grid, members=members, sampler=how, guidance=chosen, likelihood=likelihood, seed=seed, chunks=chunks,
@@ -99,12 +96,3 @@ def assimilate(
 def _without_ensemble(ds: xr.Dataset) -> xr.Dataset:
     """An ensemble serves as a grid as well: its members are not read."""
     return ds.isel(member=0, drop=True) if "member" in ds.dims else ds
-
-
-def _check_space(grid: Grid, prior: Prior) -> None:
-    notes = grid.check_spacing()
-    if not notes:
-        return
-    if not prior.any_size:
-        raise ValueError(f"the grid does not fit the prior: {'; '.join(notes)}. Put the grid on the prior's points")
-    warnings.warn(f"the grid is unlike the prior's: {'; '.join(notes)}; the prior extrapolates", stacklevel=3)

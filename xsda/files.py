@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -29,9 +31,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except SafetensorError as error:  # what its writer raises when the disk is full
+        raise OSError(f"cannot write {path}: {error}; what was there before is kept") from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def _umask() -> int:

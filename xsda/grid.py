@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from xsda.axes import axis_numbers, check_sorted, find_axes, is_datelike, time_feature_waves, uniform_step
+from xsda.axes import axis_numbers, check_sorted, find_axes, is_datelike, own_period, time_feature_waves, uniform_step
 from xsda.layout import SAMPLE_DIMS, Layout, Variable
 from xsda.names import choose
 
@@ -36,6 +36,8 @@ class Grid:
     @classmethod
     def match(cls, layout: Layout, ds: xr.Dataset) -> Grid:
         names = {v.name: _match_variable(v, ds) for v in layout.variables}
+        if len(set(names.values())) < len(names):
+            raise ValueError(f"the prior's variables {list(names)} cannot be told apart in the Dataset; use its names")
         time, space = find_axes(ds, prefer=(layout.time, *(a.name for a in layout.space)))
         if len(space) != len(layout.space):
             raise ValueError(
@@ -69,7 +71,8 @@ class Grid:
 
     def _raw_numbers(self, dim: str) -> np.ndarray:
         if dim not in self.template.coords:
-            return np.arange(self.template.sizes[dim], dtype=float)
+            spacing = {d: a.spacing for d, a in zip(self.core_dims[1:], self.layout.space, strict=True)}
+            return np.arange(self.template.sizes[dim]) * spacing.get(dim, self.layout.dt or 1.0)
         values = axis_numbers(self.template[dim], self.origin if dim == self.core_dims[0] else None)
         check_sorted(values, dim)
         if dim == self.core_dims[0] and len(values) > 1 and values[1] < values[0]:
@@ -114,6 +117,8 @@ class Grid:
             if v.name not in self.template:
                 raise KeyError(f"the prior needs the static field {v.name!r} in the grid; add it as a variable")
             field = self.orient(self.template[v.name]).transpose(*space).values
+            if not np.isfinite(field).all():
+                raise ValueError(f"the static field {v.name!r} holds NaN or infinite values; fill them")
             parts.append(np.broadcast_to((field - v.mean[0]) / v.std[0], (1, 1, *sizes)))
         if self.layout.time_features:
             waves = time_feature_waves(self.template[time], self.layout.time_features)
@@ -147,14 +152,21 @@ class Grid:
                 std, mean = (a.reshape(-1, *(1,) * len(space)) for a in (std, mean))
             name = self.names[v.name]
             source = self.template.get(name)
-            attrs = dict(source.attrs) if source is not None else dict(v.attrs)
+            attrs = {**v.attrs, **(source.attrs if source is not None else {})}
             da = self.orient(xr.DataArray(block * std + mean, dims=dims, attrs=attrs))
             order = [d for d in (source.dims if source is not None else ()) if d in dims and d not in outer]
             data[name] = da.transpose(*outer, *order) if order else da
         labels = {v.channel_dim: list(v.labels) for v in self.layout.variables if v.channel_dim and v.labels}
         keep = {*self.core_dims, *(v.channel_dim for v in self.layout.variables)}
         coords = {k: c for k, c in self.template.coords.items() if set(c.dims) <= keep}
-        return xr.Dataset(data).assign_coords({**labels, **coords, **outer})
+        out = xr.Dataset(data).assign_coords({**labels, **coords, **outer})
+        for axis, dim in zip(self.layout.space, space, strict=True):
+            if axis.period and dim in out.coords and own_period(self.template, dim, axis.spacing) is None:
+                out[dim].attrs.setdefault("period", axis.period)
+        for coord in out.coords.values():
+            if coord.attrs.get("bounds", coord.name) not in out.coords:
+                del coord.attrs["bounds"]
+        return out
 
     def check_spacing(self) -> list[str]:
         """Differences to the prior's own grid that a network may or may not bear, as sentences."""
@@ -172,6 +184,10 @@ class Grid:
         """Raise unless the time step is the prior's."""
         dim = self.core_dims[0]
         time = self.template[dim]
+        if self.layout.time_features and not (dim in self.template.coords and is_datelike(time)):
+            raise ValueError(
+                f"this prior reads the date ({', '.join(self.layout.time_features)}); {dim!r} must hold dates"
+            )
         if self.layout.dt is None or self.template.sizes[dim] < 2 or dim not in self.template.coords:
             return
         if is_datelike(time) != self.layout.dates:
@@ -189,22 +205,27 @@ class Grid:
             )
 
 
+def check_units(name: str, came: str | None, expected: str | None, whose: str) -> None:
+    """Raise if both sides name a unit and the units differ."""
+    if came and expected and came != expected:
+        raise ValueError(f"{name!r} is in {came!r}, {whose} in {expected!r}; convert it, and set its attribute units")
+
+
 def _match_variable(v: Variable, ds: xr.Dataset) -> str:
-    if v.name in ds.data_vars:
+    if v.name in ds.data_vars or len(ds.data_vars) == 0:
         return v.name
     wanted = v.attrs.get("standard_name")
-    for name, da in ds.data_vars.items():
-        if wanted and da.attrs.get("standard_name") == wanted:
-            return str(name)
-    if len(ds.data_vars) == 0:
-        return v.name
+    found = [str(name) for name, da in ds.data_vars.items() if wanted and da.attrs.get("standard_name") == wanted]
+    if len(found) == 1:
+        return found[0]
     raise KeyError(
-        f"the prior's variable {v.name!r} is not in the Dataset, which has {list(ds.data_vars)}; {choose(v.name, ds)}"
+        f"the prior's variable {v.name!r} is not in the Dataset, which has {list(ds.data_vars)}; {choose(v.name, ds.data_vars)}"
     )
 
 
 def _check_variable(v: Variable, da: xr.DataArray, core: Sequence[str]) -> None:
-    """Raise unless a variable of the grid has the prior's dimensions and channels."""
+    """Raise unless a variable of the grid has the prior's dimensions, units and channels."""
+    check_units(str(da.name), da.attrs.get("units"), v.attrs.get("units"), "the prior")
     expected = (*core, *([v.channel_dim] if v.channel_dim else []))
     if {*da.dims} - {*SAMPLE_DIMS} != {*expected}:
         raise ValueError(f"variable {da.name!r} of the grid has the dimensions {da.dims}, the prior expects {expected}")

@@ -105,6 +105,8 @@ class Layout:
         time, found = find_axes(ds)
         dims = tuple(space) if space is not None else found
         for name in (*dims, *periodic):
+            if name in periodic and name in ds.dims and name not in dims:
+                raise ValueError(f"periodic={name!r} is not a space dimension here; pass space=({name!r},) as well")
             if name not in ds.dims:
                 raise ValueError(
                     f"no dimension {name!r} in the Dataset, which has {tuple(ds.sizes)}; {choose(name, ds.dims)}"

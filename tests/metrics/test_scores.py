@@ -104,3 +104,26 @@ def test_errors(rotation):
         metrics.rmse(ens, truth.rename(a="b"))
     with pytest.raises(ValueError, match="truth has a dimension 'member'"):
         xsda.evaluate(ens, ens)
+
+
+def test_every_score_sees_the_same_cases():
+    ens, truth = gaussian(20, 2000)
+    wild = ens.where(truth.time < 1000, ens * 10)
+    assert float(metrics.spread_skill(wild, truth.where(truth.time < 1000)).a) == pytest.approx(1, abs=0.06)
+
+
+def test_ranks_do_not_depend_on_the_order_of_dimensions():
+    rng = np.random.default_rng(0)
+    dims = ("member", "x", "time")
+    ens = xr.DataArray(rng.standard_normal((4, 30, 30)), dims=dims)
+    truth = xr.DataArray(rng.standard_normal((30, 30)), dims=("x", "time"))
+    truth = truth.where(truth < 1)
+    xr.testing.assert_equal(metrics.rank_histogram(ens, truth), metrics.rank_histogram(ens, truth.transpose()))
+
+
+def test_a_truth_of_other_dimensions_is_refused():
+    ens, truth = gaussian(3, 10)
+    with pytest.raises(ValueError, match="rename or reduce"):
+        metrics.rmse(ens, truth.rename(time="t"))
+    with pytest.raises(ValueError, match="rename or reduce"):
+        metrics.rmse(ens, truth.mean("time"))

@@ -281,3 +281,18 @@ def test_the_reach_of_the_default_network_is_half_its_window(window):
     assert net.reach <= (window - 1) // 2
     assert net.reach >= min((window - 1) // 2, 60) - 1
     assert 6 <= len(net.blocks) <= 12
+
+
+def test_a_checkpoint_of_other_data_is_refused(spring, tmp_path):
+    path = tmp_path / "a.checkpoint"
+    xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
+    with pytest.raises(ValueError, match="data: "):
+        xsda.train(spring * 3 + 100, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
+
+
+def test_training_leaves_the_global_random_numbers_alone(spring):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    xsda.train(spring, window=4, width=4, steps=2, **QUICK)
+    assert torch.equal(torch.rand(3), expected)

@@ -23,7 +23,11 @@ def read(path: str) -> xr.Dataset:
     if not Path(path).exists():
         raise FileNotFoundError(f"no file {path}")
     try:
-        return xr.open_dataset(path) if Path(path).suffix != ".zarr" else xr.open_zarr(path, consolidated=False)
+        return (
+            xr.open_dataset(path)
+            if Path(path).suffix != ".zarr"
+            else xr.open_zarr(path, chunks=None, consolidated=False)
+        )
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as NetCDF or Zarr: {error}") from error
 
@@ -154,6 +158,10 @@ def train(data: str, out: Path, window: int, network: str, width: int | None, pe
         raise FileExistsError(f"{out} exists; give --overwrite to replace it")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"the folder {out.parent} does not exist")
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder; --out names a file")
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out {out} must end in .safetensors")
     prior = fit(
         read(data), window=window, network=network, width=width, periodic=periodic, context=context, steps=steps,
         batch_size=batch_size, learning_rate=learning_rate, patience=patience, precision=precision, checkpoint=checkpoint,

@@ -55,7 +55,7 @@ def _table(truth: xr.Dataset, obs: xr.Dataset, ensembles: dict[str, xr.Dataset])
         cells = [f"{float(s[v]):>{w}.2f}" if v in s else f"{'-':>{w}}" for s, first in ((rmse, 8), (crps, 9))
                  for v, w in (("x", first), ("y", 8), ("z", 8))]  # fmt: skip
         ratio = "-" if len(ens.data_vars) < 3 else f"{float(metrics.spread_skill(ens, truth).to_array().mean()):.2f}"
-        lines.append(f"{name:<18}{''.join(cells)}{ratio:>14}{chi:>10.3g}")
+        lines.append(f"{name:<18}{''.join(cells)}{ratio:>14}{chi:>10.3f}")
     return "\n".join(lines)
 
 

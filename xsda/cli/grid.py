@@ -19,23 +19,20 @@ def default_grid(prior: Prior, sources: Sequence[xr.Dataset]) -> xr.Dataset:
         raise ValueError(
             f"the observations have no coordinate {layout.time!r}; give --grid, a file with the time axis wanted"
         )
-    if any(a.name not in ("x",) for a in layout.space):
+    if any(a.period is None for a in layout.space):
         raise ValueError("this prior has space dimensions; give --grid, a file with the coordinates wanted")
-    origin = times[0].values.min() if is_datelike(times[0]) else None
+    origin = min(t.values.min() for t in times) if is_datelike(times[0]) else None
     values = np.concatenate([np.atleast_1d(axis_numbers(t, origin)) for t in times])
+    if not np.isfinite(values).all():
+        raise ValueError(f"the observations' {layout.time!r} holds NaN or NaT; drop those observations")
     steps = max(int(np.ceil((values.max() - values.min()) / layout.dt - 1e-6)) + 1, prior.window)
-    offsets = np.arange(steps) * layout.dt
+    offsets = np.arange(prior.length or steps) * layout.dt
     time: np.ndarray = values.min() + offsets
     if origin is not None:
         if times[0].dtype.kind != "M":
             raise ValueError("the observations have a cftime axis; give --grid, a file with the time axis wanted")
         time = np.datetime64(origin, "ns") + (offsets * 1e9).astype("timedelta64[ns]")
-    coords = {layout.time: time, **{a.name: np.arange(a.size) * a.spacing for a in layout.space}}
-    dims = (layout.time, *(a.name for a in layout.space))
-    shape = tuple(len(coords[d]) for d in dims)
-    data = {v.name: (dims, np.zeros(shape, np.float32), dict(v.attrs)) for v in layout.variables}
-    grid = xr.Dataset(data, coords)
+    grid = xr.Dataset(coords={layout.time: time, **{a.name: np.arange(a.size) * a.spacing for a in layout.space}})
     for a in layout.space:
-        if a.period:
-            grid[a.name].attrs["period"] = a.period
+        grid[a.name].attrs["period"] = a.period
     return grid

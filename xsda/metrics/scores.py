@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
+from xsda.grid import check_units
 from xsda.observations.compile import as_sources, observed_variables
-from xsda.observations.errors import error_std
+from xsda.observations.errors import check_positive, error_std
 from xsda.observations.observe import observe
 
 Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
@@ -40,7 +41,16 @@ def _pair(ensemble: Labelled, truth: Labelled, *, least: int = 1) -> tuple[Label
         raise ValueError(
             f"ensemble and truth lie on different coordinates; use .sel or .interp first ({error})"
         ) from error
-    return ensemble, truth
+    if {*ensemble.dims} != {*truth.dims, "member"}:
+        raise ValueError(
+            f"the truth has the dimensions {tuple(truth.dims)}, the ensemble {tuple(ensemble.dims)}; rename or reduce "
+            "the truth's so that they are the ensemble's without 'member'"
+        )
+    if isinstance(ensemble, xr.Dataset) and isinstance(truth, xr.Dataset):
+        for name in ensemble.data_vars:
+            check_units(str(name), truth[name].attrs.get("units"), ensemble[name].attrs.get("units"), "the ensemble")
+    valid = truth.notnull() & ensemble.notnull().all("member")  # the same cases in every score
+    return ensemble.where(valid), truth.where(valid)
 
 
 def _mean(value: Labelled, dim: Dim) -> Labelled:
@@ -101,6 +111,7 @@ def rank_histogram(ensemble: xr.DataArray, truth: xr.DataArray, *, seed: int = 0
     """How often the truth has rank 0 ... M among the members; ties are broken at random."""
     ensemble, truth = _pair(ensemble, truth)
     below = (ensemble < truth).sum("member")
+    truth = truth.transpose(*below.dims)
     ties = (ensemble == truth).sum("member")
     valid = (truth.notnull() & ensemble.notnull().all("member")).values
     rng = np.random.default_rng(seed)
@@ -124,6 +135,7 @@ def observation_chi_square(
         predicted = observe(ensemble, ds, derived=derived)
         for name in observed_variables(ds):
             std = xr.DataArray(error_std(ds, name, sigma, source, sources), dims=ds[name].dims)
+            check_positive(std.values[ds[name].notnull().values], name)
             z = ((predicted[name] - ds[name]) / std) ** 2
             before, number = total.get(name, (0.0, 0))
             total[name] = before + z.sum(), number + z.count()
@@ -165,8 +177,9 @@ def evaluate(
             out[score].attrs["units"] = "1"
         elif len(set(units.values())) == 1 and units[names[0]]:
             out[score].attrs["units"] = units[names[0]]
-    out = out.assign_coords(variable_units=("variable", [units[v] for v in names]))
     out.attrs["members"] = ensemble.sizes["member"]
+    if any(units.values()):
+        out.attrs["variable_units"] = ", ".join(f"{v}: {u or '?'}" for v, u in units.items())
     return out
 
 

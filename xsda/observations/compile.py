@@ -18,7 +18,7 @@ import torch
 import xarray as xr
 
 from xsda.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, is_datelike, is_longitude, own_period
-from xsda.grid import Grid
+from xsda.grid import Grid, check_units
 from xsda.guidance.likelihood import GaussianLikelihood
 from xsda.layout import Variable
 from xsda.names import choose
@@ -40,6 +40,11 @@ def as_sources(obs: Sources) -> dict[str, xr.Dataset]:
         obs = obs.to_dataset()
     if isinstance(obs, xr.Dataset):
         return {"obs": obs}
+    if not isinstance(obs, (Mapping, list, tuple)):
+        raise TypeError(
+            f"observations must be an xarray.Dataset, or a list or mapping of them, got {type(obs).__name__}; "
+            "open a file with xr.open_dataset, turn a table into one with df.to_xarray().set_coords([...])"
+        )
     named: dict[str, Any] = (
         {str(k): o for k, o in obs.items()} if isinstance(obs, Mapping) else {f"obs[{i}]": o for i, o in enumerate(obs)}
     )
@@ -74,11 +79,20 @@ class Place:
     stencil: Stencil
 
 
+def _grid_units(grid: Grid, name: str) -> str | None:
+    """The units in which the prior has an observed variable, if it has it and says so."""
+    for v in grid.layout.variables:
+        if grid.names[v.name] == name:
+            return v.attrs.get("units")
+    return None
+
+
 def compile_variable(
     grid: Grid, ds: xr.Dataset, name: str, derived: Mapping[str, Derived] | None = None
 ) -> VariableOperator:
     """H for the variable ``name`` of the observations ``ds``."""
     da = ds[name]
+    check_units(name, da.attrs.get("units"), _grid_units(grid, name), "the prior")
     function = (derived or {}).get(name)
     variable = None if function else _variable(grid, name, derived or {})
     places = [_place(grid, ds, da, dim) for dim in grid.core_dims]

@@ -51,6 +51,7 @@ def fields(
         dims = (axis, *space)
     panels = {"ensemble mean": da.mean("member"), "one member": da.isel(member=0), "spread": da.std("member", ddof=1)}
     if truth is not None and name in truth:
+        truth = truth.reindex_like(post[[name]])  # by coordinates, not by position
         field = truth[name].isel({axis: time}) if len(space) == 2 else truth[name]
         panels = {"truth": field, **panels}
     values = np.concatenate([np.ravel(p) for k, p in panels.items() if k != "spread"])
@@ -78,6 +79,8 @@ def fields(
             axes[list(panels).index("ensemble mean")].plot(
                 np.ravel(x), np.ravel(y), "o", ms=3.5, color=OBSERVED, mec="white", mew=0.5
             )
+    if title is None and len(space) == 2 and axis in post.coords:
+        title = f"{axis_label(post[axis])} = {str(post[axis].values[time])[:19]}"
     if title:
         figure.suptitle(title)
     return figure

@@ -48,6 +48,18 @@ class GaussianMixturePrior(Prior):
         if (p < 0).any() or not np.isclose(p.sum(), 1):
             raise ValueError(f"weights must be non-negative and sum to one, got {p.tolist()}")
         layout = Layout.of(means[0], periodic=periodic)
+        for other in means:
+            try:
+                xr.align(means[0], other, join="exact")
+            except ValueError as error:
+                raise ValueError(f"the means lie on different coordinates ({error})") from error
+            for v in layout.names:
+                if v not in other or other[v].dims != means[0][v].dims:
+                    raise ValueError(
+                        f"the means must hold the same variables with the same order of dimensions; see {v!r}"
+                    )
+                if not np.isfinite(other[v].values).all():
+                    raise ValueError(f"the mean of {v!r} holds NaN or infinite values")
         grid = Grid.match(layout, means[0])
         order = _tensor_order(grid)
         arrays = [_check_cov(cov, len(order)) for cov in covs]
@@ -111,6 +123,8 @@ def _check_cov(cov: np.ndarray, n: int) -> np.ndarray:
     cov = np.asarray(cov, dtype=np.float64)
     if cov.shape != (n, n):
         raise ValueError(f"the covariance has the shape {cov.shape}, the mean has {n} numbers; expected ({n}, {n})")
+    if not np.isfinite(cov).all():
+        raise ValueError("the covariance holds NaN or infinite values")
     if not np.allclose(cov, cov.T, atol=1e-8 * np.abs(cov).max()):
         raise ValueError("the covariance is not symmetric; use (cov + cov.T) / 2")
     smallest = np.linalg.eigvalsh(cov)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from xsda.priors.exact import GaussianDenoiser, MixtureDenoiser
 from xsda.version import __version__
 
 FORMAT = 1
+EXACT = {c.__name__: c for c in (GaussianDenoiser, MixtureDenoiser)}
 
 
 class Prior:
@@ -67,7 +69,7 @@ class Prior:
         self.info = dict(info or {})
         self.name = name
         self.path: Path | None = None
-        self._hash: str | None = None
+        self.path_hash: str | None = None  # the fingerprint of what lies at ``path``
 
     @property
     def schedule(self) -> Schedule:
@@ -77,7 +79,7 @@ class Prior:
     @property
     def exact(self) -> bool:
         """Whether the denoiser is a closed form rather than a network."""
-        return not isinstance(self.denoiser, Preconditioned)
+        return isinstance(self.denoiser, MixtureDenoiser)
 
     @property
     def any_size(self) -> bool:
@@ -88,13 +90,11 @@ class Prior:
     @property
     def hash(self) -> str:
         """A fingerprint of the weights and the description."""
-        if self._hash is None:
-            digest = hashlib.sha256(json.dumps(self._description(), sort_keys=True).encode())
-            for key, value in sorted(self._tensors().items()):
-                digest.update(key.encode())
-                digest.update(value.contiguous().numpy().tobytes())
-            self._hash = digest.hexdigest()[:16]
-        return self._hash
+        digest = hashlib.sha256(json.dumps(self._description(), sort_keys=True, default=str).encode())
+        for key, value in sorted(self._tensors().items()):
+            digest.update(key.encode())
+            digest.update(value.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def __dask_tokenize__(self) -> tuple[str, str]:
         return type(self).__name__, self.hash
@@ -122,6 +122,11 @@ class Prior:
                 f"the grid has {length} states along {grid.core_dims[0]!r}, fewer than the window of this prior "
                 f"({self.window}); extend the time axis"
             )
+        notes = "; ".join(grid.check_spacing())
+        if notes and not self.any_size:
+            raise ValueError(f"the grid does not fit the prior: {notes}. Put the grid on the prior's points")
+        if notes:
+            warnings.warn(f"the grid is unlike the prior's: {notes}; the prior extrapolates", stacklevel=4)
         return grid
 
     def sample(self, like: xr.Dataset, *, members: int = 16, **options: Any) -> xr.Dataset:
@@ -134,7 +139,9 @@ class Prior:
         return sample(self, like, members=members, **options)
 
     def log_prob(self, ds: xr.Dataset, *, steps: int = 128, exact: bool | None = None, seed: int = 0) -> xr.DataArray:
-        """log p of labelled trajectories through the probability-flow ODE, in the variables' own units.
+        """log p of labelled trajectories in the variables' own units.
+
+        In closed form for exact priors, for networks through the probability-flow ODE in ``steps`` steps.
 
         ``exact``: compute the trace exactly (the default for states of up to 1,024 numbers) or by Hutchinson's estimator.
         """
@@ -179,7 +186,9 @@ class Prior:
             raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
         if isinstance(self.denoiser, Preconditioned):
             network_config(self.denoiser.network)  # raises for a network that could not be read back
-        meta = {**self._description(), "name": self.name, "xsda": __version__}
+        elif type(self.denoiser).__name__ not in EXACT:
+            raise ValueError(f"a denoiser of type {type(self.denoiser).__name__} cannot be stored in a file")
+        meta = {**self._description(), "name": self.name, "xsda": __version__, "hash": self.hash}
         with replacing(path) as temporary:
             save_file({k: v.contiguous() for k, v in self._tensors().items()}, temporary, {"xsda": json.dumps(meta)})
         return path
@@ -198,7 +207,10 @@ def read_prior(path: str | os.PathLike[str]) -> Prior:
         raise ValueError(f"{path} is not a safetensors file, or is truncated ({error}); get it again") from error
     if header is None:
         raise ValueError(f"{path} is a safetensors file but not a prior of xsda; make one with Prior.save")
-    meta = json.loads(header)
+    try:
+        meta = dict(json.loads(header))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the description in {path} is damaged ({error}); get the file again") from error
     if meta.get("format", 0) > FORMAT:
         raise ValueError(
             f"{path} has format {meta['format']}, this xsda {__version__} reads up to {FORMAT}; upgrade xsda"
@@ -207,7 +219,9 @@ def read_prior(path: str | os.PathLike[str]) -> Prior:
         prior = _build(meta, tensors)
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"the prior in {path} is incomplete or damaged: {error}") from error
-    prior.path = path.resolve()
+    prior.path, prior.path_hash = path.resolve(), prior.hash
+    if meta.get("hash", prior.path_hash) != prior.path_hash:
+        raise ValueError(f"the prior in {path} is damaged: its fingerprint is not the one stored with it; get it again")
     return prior
 
 
@@ -221,8 +235,7 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
         denoiser = Preconditioned(build_network(kind["network"]), schedule, kind["parameterization"], kind["data_std"])
         denoiser.load_state_dict(state)
     else:
-        exact = {c.__name__: c for c in (GaussianDenoiser, MixtureDenoiser)}[kind["kind"]]
-        denoiser = exact.from_state(state, schedule)
+        denoiser = EXACT[kind["kind"]].from_state(state, schedule)
     error = ErrorCurve(tensors["error.levels"], tensors["error.rms"]) if "error.levels" in tensors else None
     return Prior(
         denoiser,

@@ -49,11 +49,15 @@ def cache_dir() -> Path:
 
 def refer(prior: Prior) -> PriorReference:
     """A reference to a prior; one that is only in memory is saved in the cache first."""
-    if prior.path is not None and prior.path.is_file():
-        return PriorReference(str(prior.path), prior.hash)
+    fingerprint = prior.hash
+    if prior.path is not None and prior.path_hash == fingerprint and prior.path.is_file():
+        return PriorReference(str(prior.path), fingerprint)
     folder = cache_dir() / "priors"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{prior.hash}.safetensors"
+    path = folder / f"{fingerprint}.safetensors"
     if not path.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot keep the prior for the workers in {folder} ({error}); set XSDA_CACHE") from error
         prior.save(path, overwrite=True)
-    return PriorReference(str(path), prior.hash)
+    return PriorReference(str(path), fingerprint)

@@ -42,6 +42,8 @@ def load_model(model: str | os.PathLike[str] | Prior) -> Prior:
     """
     if isinstance(model, Prior):
         return model
+    if not isinstance(model, (str, os.PathLike)):
+        raise TypeError(f"model must be a prior, a path or a name, got {type(model).__name__}")
     name = os.fspath(model)
     if name in EMBEDDED:
         with resources.as_file(resources.files("xsda.priors") / "weights" / f"{name}.safetensors") as path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,16 +20,18 @@ from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.likelihood import elbo as elbo_of
 from xsda.diffusion.likelihood import log_prob as log_prob_of
 from xsda.diffusion.noise import MemberNoise
-from xsda.diffusion.samplers import SAMPLERS, DPMpp2M, DPMpp2MSDE, Sampler
+from xsda.diffusion.samplers import SAMPLERS, DPMpp2M, DPMpp2MSDE, NonFiniteSampleError, Sampler
 from xsda.ensemble import check_core_chunks, compute, lazy, member_chunks
 from xsda.grid import Grid
 from xsda.guidance import GUIDANCE, MMPS, Calibrated, GaussianLikelihood, Guidance
 from xsda.names import choose
+from xsda.priors.exact import MixtureDenoiser
 from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference, refer
 from xsda.version import __version__
 
 PRECISIONS = ("auto", "float32", "float64", "bf16", "fp16")
+DIVERGED = 100.0  # no standardised trajectory is that far out
 BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
 
 
@@ -63,6 +66,12 @@ class SamplingTask:
         precision: Any = torch.autocast(device.type, dtype=half) if half else contextlib.nullcontext()
         with precision:
             x = self.sampler.sample(denoiser, draw, callback=advance)
+        far = (x.flatten(1).abs() > DIVERGED).any(1).nonzero().flatten().tolist()
+        if far and not prior.exact:
+            raise NonFiniteSampleError(
+                f"member {', '.join(str(members[i]) for i in far[:8])} diverged (more than {DIVERGED:.0f} standard deviations "
+                "from the mean). Try more steps, corrections, or guidance='calibrated'"
+            )
         return x.float().cpu().numpy()
 
 
@@ -129,16 +138,16 @@ def draw_ensemble(
     attrs: Mapping[str, Any],
 ) -> xr.Dataset:
     """Plan, run (or defer), label."""
-    if isinstance(members, bool) or int(members) != members or members < 1:
-        raise ValueError(f"members={members!r} must be an integer of at least 1")
-    if int(seed) != seed or seed < 0:
-        raise ValueError(f"seed={seed!r} must be a non-negative integer")
+    members = _whole("members", members, least=1)
+    seed = _whole("seed", seed, least=0)
+    batch = None if batch is None else _whole("batch", batch, least=1)
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; {choose(precision, PRECISIONS)}")
-    pick_device(device)
     check_core_chunks(grid.template, grid.core_dims)
     chunk = member_chunks(members, chunks, grid.core_dims)
     defer = chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
+    if not defer:
+        pick_device(device)
     batch = batch or int(np.clip(BATCH_NUMBERS // int(np.prod(grid.shape)), 1, 512))
     task = SamplingTask(
         refer(prior) if defer else prior,
@@ -163,6 +172,16 @@ def draw_ensemble(
     return describe(ds, grid, {"prior": prior.name, "prior_hash": prior.hash, "sampler": str(sampler),
                                "steps": sampler.steps, "denoiser_evaluations": sampler.evaluations,
                                "seed": seed, **attrs})  # fmt: skip
+
+
+def _whole(name: str, value: Any, *, least: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
+    return number
 
 
 def describe(ds: xr.Dataset, grid: Grid, attrs: Mapping[str, Any]) -> xr.Dataset:
@@ -208,11 +227,15 @@ def sample(
 
 
 def log_prob(prior: Prior, ds: xr.Dataset, *, steps: int, exact: bool | None, seed: int) -> xr.DataArray:
-    """log p of labelled trajectories, through the probability-flow ODE."""
+    """log p of labelled trajectories: in closed form where there is one, otherwise by the probability-flow ODE."""
     generator = torch.Generator().manual_seed(seed)
-    return _density(
-        prior, ds, lambda d, x: log_prob_of(d, x, steps=steps, exact=exact, generator=generator), "log_prob"
-    )
+
+    def density(denoiser: Denoiser, x: Tensor) -> Tensor:
+        if isinstance(denoiser, MixtureDenoiser):
+            return denoiser.log_prob(x)
+        return log_prob_of(denoiser, x, steps=steps, exact=exact, generator=generator)
+
+    return _density(prior, ds, density, "log_prob")
 
 
 def elbo(prior: Prior, ds: xr.Dataset, *, samples: int, seed: int) -> xr.DataArray:

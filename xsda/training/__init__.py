@@ -89,15 +89,32 @@ def train(
     if window < 1:
         raise ValueError(f"window={window} must be at least 1")
     settings = TrainingOptions(**options)
+    if settings.shortest is not None and not 1 <= settings.shortest <= window:
+        raise ValueError(f"shortest={settings.shortest} must lie between 1 and window={window}")
+    for path in (checkpoint, log):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise FileNotFoundError(f"the folder of {path} does not exist; make it first")
+    periodic, context, time_features = (
+        (n,) if isinstance(n, str) else tuple(n) for n in (periodic, context, time_features)
+    )
+    if not isinstance(ds, xr.Dataset):
+        raise TypeError(f"the training data must be an xarray.Dataset, got {type(ds).__name__}; use .to_dataset()")
     layout = Layout.of(ds, periodic=periodic, space=space, context=context, time_features=time_features)
     if validation is None:
         ds, validation, _ = split(ds, layout, window)
     layout = fit_scaling(ds, layout)
-    torch.manual_seed(settings.seed)  # initial weights
-    net = make_network(network, layout, window, width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # initial weights
+        net = make_network(network, layout, window, width)
     denoiser = Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization)
     target = pick_device(device)
-    trainer = Trainer(denoiser, settings, target)
+    setup = {
+        "diffusion": denoiser.schedule.config(),
+        "parameterization": parameterization,
+        "window": window,
+        "data": layout.to_json(),
+    }
+    trainer = Trainer(denoiser, settings, target, setup)
     training, held_out = Windows(ds, layout, window), Windows(validation, layout, window)
     summary = run(
         trainer,

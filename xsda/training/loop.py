@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -90,6 +91,13 @@ class TrainingOptions:
             raise ValueError(f"precision={self.precision!r} is unknown; choose one of {tuple(PRECISIONS)}")
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"weighting={self.weighting!r} is unknown; choose one of {WEIGHTINGS}")
+        for name in ("patience", "warmup", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema={self.ema} must lie between 0 and 1 (1 excluded): it is a decay")
+        if not (self.clip > 0 and self.noise_width > 0):
+            raise ValueError(f"clip={self.clip} and noise_width={self.noise_width} must be positive")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate} must be positive")
 
@@ -104,10 +112,18 @@ class TrainingOptions:
 class Trainer:
     """One training run: network, average, optimiser, and where it stands."""
 
-    def __init__(self, denoiser: Preconditioned, options: TrainingOptions, device: torch.device):
+    def __init__(
+        self,
+        denoiser: Preconditioned,
+        options: TrainingOptions,
+        device: torch.device,
+        setup: dict[str, Any] | None = None,
+    ):
         self.options, self.device = options, device
+        self.setup = json.loads(json.dumps(setup or {}, default=str))  # what else a checkpoint must agree with
+        self.running = math.nan
         self.denoiser = denoiser.to(device)
-        self.average = copy.deepcopy(self.denoiser).requires_grad_(False)
+        self.average = copy.deepcopy(self.denoiser).requires_grad_(False).eval()
         self.best = {k: v.clone() for k, v in self.average.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.denoiser.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.99)
@@ -121,13 +137,15 @@ class Trainer:
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         meta = {
             "step": self.step, "best_loss": self.best_loss, "stale": self.stale, "options": asdict(self.options),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.scaler.state_dict(), "running": self.running, "setup": self.setup,
         }  # fmt: skip
         save_checkpoint(path, tensors | optimizer_tensors(self.optimizer), meta)
 
     def load(self, path: Path) -> None:
         tensors, meta = load_checkpoint(path)
-        then, now = meta["options"], asdict(self.options)
+        if "options" not in meta:
+            raise ValueError(f"{path} is not a checkpoint of a training; name another file")
+        then, now = {**meta["options"], **meta["setup"]}, {**asdict(self.options), **self.setup}
         changed = sorted(
             k
             for k in now
@@ -152,6 +170,7 @@ class Trainer:
         if meta["scaler"]:
             self.scaler.load_state_dict(meta["scaler"])
         self.step, self.best_loss, self.stale = meta["step"], meta["best_loss"], meta["stale"]
+        self.running = meta["running"]
 
     def update(self, batches: Iterator[tuple[Tensor, Tensor | None]]) -> float:
         """One optimiser step; returns the loss."""
@@ -185,6 +204,8 @@ class Trainer:
         with torch.no_grad():
             for mean, now in zip(self.average.parameters(), self.denoiser.parameters(), strict=True):
                 mean.lerp_(now, 1 - decay)
+            for kept, new in zip(self.average.buffers(), self.denoiser.buffers(), strict=True):
+                kept.copy_(new)
         return total
 
     def _loss(self, denoiser: Preconditioned, x0: Tensor, context: Tensor | None, generator: torch.Generator) -> Tensor:
@@ -206,6 +227,8 @@ class Trainer:
             float(self._loss(self.average, *next(batches), generator)) for _ in range(self.options.validation_batches)
         ]
         loss = sum(losses) / len(losses)
+        if not math.isfinite(loss):
+            raise TrainingError(f"the validation loss became non-finite at step {self.step}; check the validation data")
         if loss < self.best_loss:
             self.best_loss, self.stale = loss, 0
             self.best = {k: v.clone() for k, v in self.average.state_dict().items()}
@@ -228,10 +251,11 @@ def run(
     options = trainer.options
     if checkpoint is not None and checkpoint.exists():
         trainer.load(checkpoint)
+    if log is not None:
+        _truncate(log, trainer.step)
     batches = training.batches(options.batch_size, options.seed, skip=trainer.step * options.accumulate)
     started = time.perf_counter()
     bar = tqdm(total=options.steps, initial=trainer.step, desc="training", unit="step", disable=not progress)
-    loss, running = math.nan, math.nan
     with bar:
         while trainer.step < options.steps and not (options.patience and trainer.stale >= options.patience):
             try:
@@ -239,16 +263,16 @@ def run(
             except TrainingError as error:
                 kept = f"; the last good checkpoint is {checkpoint}" if checkpoint and checkpoint.exists() else ""
                 raise TrainingError(f"{error}{kept}") from None
-            running = loss if math.isnan(running) else 0.98 * running + 0.02 * loss
+            trainer.running = loss if math.isnan(trainer.running) else 0.98 * trainer.running + 0.02 * loss
             bar.update()
             if trainer.step % options.validate_every == 0 or trainer.step == options.steps:
                 row = {
-                    "loss": running,
+                    "loss": trainer.running,
                     "validation_loss": trainer.validate(validation),
                     "learning_rate": options.rate(trainer.step - 1),
                     "seconds": time.perf_counter() - started,
                 }
-                bar.set_postfix(loss=f"{running:.4g}", validation=f"{row['validation_loss']:.4g}")
+                bar.set_postfix(loss=f"{trainer.running:.4g}", validation=f"{row['validation_loss']:.4g}")
                 if log is not None:
                     _append(log, trainer.step, row)
                 if callback is not None:
@@ -259,6 +283,13 @@ def run(
                 trainer.save(checkpoint)
     trainer.average.load_state_dict(trainer.best)
     return {"steps": trainer.step, "validation_loss": trainer.best_loss, "seconds": time.perf_counter() - started}
+
+
+def _truncate(log: Path, step: int) -> None:
+    """Drop the rows after ``step``, which a resumed run writes again."""
+    if log.exists():
+        head, *rows = log.read_text().splitlines()
+        log.write_text("\n".join([head, *(row for row in rows if int(row.split(",")[0]) <= step)]) + "\n")
 
 
 def _append(log: Path, step: int, row: dict[str, float]) -> None:

@@ -8,7 +8,7 @@ interrupted training continues exactly where it stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from xsda.grid import Grid
-from xsda.layout import Layout
-
-SAMPLE_DIMS = ("trajectory", "member")
+from xsda.layout import SAMPLE_DIMS, Layout
 
 
 @dataclass(frozen=True)
@@ -50,17 +48,19 @@ class Windows:
     """
 
     def __init__(self, ds: xr.Dataset, layout: Layout, window: int, *, piece_bytes: int = 2**26, held: int = 4):
-        self.sample_dim = next((d for d in SAMPLE_DIMS if d in ds.dims), None)
-        variables = {
-            n: v if self.sample_dim else v.expand_dims("trajectory") for n, v in ds[list(layout.names)].items()
-        }
-        self.ds = ds.assign(variables)
-        self.sample_dim = self.sample_dim or "trajectory"
+        sample_dims = [d for d in SAMPLE_DIMS if d in ds.dims]
+        if len(sample_dims) > 1:
+            raise ValueError(
+                f"the data have the dimensions {sample_dims}; stack them into one, .stack(trajectory={sample_dims})"
+            )
+        self.ds = ds
+        self.sample_dim = sample_dims[0] if sample_dims else None
         self.window = window
         self.grid = Grid.match(layout, self.ds)
+        self.grid.check_time()
         self.held = held
         time = self.grid.core_dims[0]
-        length, rows = self.ds.sizes[time], self.ds.sizes[self.sample_dim]
+        length, rows = self.ds.sizes[time], self.ds.sizes[self.sample_dim] if self.sample_dim else 1
         if length < window:
             raise ValueError(f"the trajectories have {length} states, fewer than window={window}; use a smaller window")
         state = 4 * math.prod(self.grid.shape[1:])
@@ -80,10 +80,11 @@ class Windows:
     def read(self, piece: Piece) -> Tensor:
         """The standardised states of a piece, (row, time, channel, *space)."""
         time = self.grid.core_dims[0]
-        part = self.ds[list(self.grid.names.values())].isel(
-            {self.sample_dim: piece.rows, time: slice(piece.start, piece.stop)}
-        )
-        values = self.grid.to_tensor(part)
+        picked: dict[Hashable, slice] = {time: slice(piece.start, piece.stop)}
+        if self.sample_dim:
+            picked[self.sample_dim] = piece.rows
+        values = self.grid.to_tensor(self.ds[list(self.grid.names.values())].isel(picked))
+        values = values if self.sample_dim else values[None]
         if not bool(torch.isfinite(values).all()):
             raise ValueError(
                 f"the training data hold NaN or infinite values (trajectories {piece.rows.start} to {piece.rows.stop - 1}, "

@@ -91,6 +91,9 @@ class Sampler(ABC):
     evaluations_per_step: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        for name in ("steps", "corrections"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be an integer")
         if self.steps < 2:
             raise ValueError(f"steps={self.steps} must be at least 2")
         if self.corrections < 0:
