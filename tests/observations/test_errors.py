@@ -273,3 +273,20 @@ def test_unknown_channels(wanted, message):
     like = like.drop_vars("level") if wanted is None else like.assign_coords(level=wanted)
     with pytest.raises(ValueError, match=message):
         compile_observations(Layout.of(ds).bind(ds), like, 1.0)
+
+
+@pytest.mark.parametrize("missing", ["time", "lat"])
+def test_a_list_of_stations_that_leaves_out_a_coordinate(missing):
+    ds = globe()
+    like = xr.Dataset(
+        {"t": ("obs", [1.0, 2.0])},
+        {"time": ("obs", ds.time.values[:2]), "lat": ("obs", ds.lat.values[:2]), "lon": ("obs", ds.lon.values[:2])},
+    ).rename(t=next(iter(ds.data_vars)))
+    with pytest.raises(ValueError, match=f"list along 'obs' that does not say its '{missing}'"):
+        ds.sda.observe(like.drop_vars(missing))
+    name = next(iter(ds.data_vars))
+    averaged = like.drop_vars(missing)
+    averaged[name].attrs["cell_methods"] = f"{missing}: mean"
+    mean = ds.mean(missing, keep_attrs=True)
+    places = {c: like[c] for c in ("time", "lat", "lon") if c != missing}
+    np.testing.assert_allclose(ds.sda.observe(averaged)[name], ds[name].mean(missing).sel(places))

@@ -102,6 +102,7 @@ def compile_variable(
     if variable is not None and channel_dim is not None:
         places.append(_place_channels(da, variable, channel_dim))
         grid_dims = (grid_dims[0], channel_dim, *grid_dims[1:])
+    _check_list(grid, da, {d for p in places for d in p.dims} - {*grid_dims})
     strange = [d for d in da.dims if not any(d in p.dims for p in places)]
     if strange:
         raise ValueError(
@@ -123,6 +124,17 @@ def _variable(grid: Grid, name: str, derived: Mapping[str, Derived]) -> Variable
     raise KeyError(
         f"observed variable {name!r} is neither a variable of the prior nor in derived=...; {choose(name, options)}"
     )
+
+
+def _check_list(grid: Grid, da: xr.DataArray, along: set[str]) -> None:
+    """Raise if a list of places (stations) leaves out one of the grid's coordinates, most likely by mistake."""
+    for dim in grid.core_dims if along else ():
+        if dim not in da.dims and _matching_coordinate(da, grid, dim) is None and _method(da, {dim}) != "mean":
+            raise ValueError(
+                f"observed variable {da.name!r} is a list along {', '.join(map(repr, sorted(along)))} that does not say its "
+                f"{dim!r}; add it with .set_coords or .assign_coords. If the values are averages over all of {dim!r}, set "
+                f"the attribute cell_methods = '{dim}: mean'"
+            )
 
 
 def _groups(places: list[Place]) -> list[list[Place]]:
