@@ -287,6 +287,5 @@ def test_a_list_of_stations_that_leaves_out_a_coordinate(missing):
     name = next(iter(ds.data_vars))
     averaged = like.drop_vars(missing)
     averaged[name].attrs["cell_methods"] = f"{missing}: mean"
-    mean = ds.mean(missing, keep_attrs=True)
     places = {c: like[c] for c in ("time", "lat", "lon") if c != missing}
     np.testing.assert_allclose(ds.sda.observe(averaged)[name], ds[name].mean(missing).sel(places))
