@@ -80,18 +80,21 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--particles", type=int, default=2**16)
     parser.add_argument("--methods", nargs="+", default=["default"], help=f"'all', or among {list(METHODS)}")
+    parser.add_argument("--seed", type=int, default=10, help="of the truths, the particles and the observations")
     parser.add_argument("--model", default="lorenz63")
     a = parser.parse_args()
     methods = METHODS if a.methods == ["all"] else {m: METHODS[m] for m in a.methods}
     model = xsda.load_model(a.model)
-    truths = SYSTEM.simulate(LENGTH, a.series, seed=10)
-    pool = SYSTEM.to_tensor(SYSTEM.simulate(1, a.particles, seed=11))[:, 0]
+    truths = SYSTEM.simulate(LENGTH, a.series, seed=a.seed)
+    pool = SYSTEM.to_tensor(SYSTEM.simulate(1, a.particles, seed=a.seed + 1))[:, 0]
     for setup in a.setup:
         every, std = SETUPS[setup]
         results: dict[str, list[tuple[float, float, float]]] = {m: [] for m in ("filter", *methods)}
         for i in range(a.series):
             truth = truths.isel(member=i, drop=True)
-            obs = truth.sda.observe(truth.isel(time=slice(None, None, every))[["x"]], sigma=std * SCALE, seed=100 + i)
+            obs = truth.sda.observe(
+                truth.isel(time=slice(None, None, every))[["x"]], sigma=std * SCALE, seed=10 * a.seed + i
+            )
             y = obs["x"].values / SCALE
             first, second = (particle_filter(y, every, std, pool, a.samples, s) for s in (2 * i, 2 * i + 1))
             results["filter"].append((distance(first.numpy(), second.numpy()), 0.0, 0.0))
