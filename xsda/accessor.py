@@ -10,7 +10,7 @@ import xarray as xr
 
 from xsda.assimilation import assimilate
 from xsda.diffusion.samplers import Sampler
-from xsda.guidance import Guidance
+from xsda.guidance import ErrorLaw, Guidance
 from xsda.metrics import evaluate
 from xsda.observations import observe
 from xsda.observations.compile import Sources
@@ -34,6 +34,11 @@ class SdaAccessor:
         guidance: str | Guidance = "auto",
         sampler: str | Sampler = "auto",
         steps: int | None = None,
+        likelihood: str | ErrorLaw | Mapping[str, str | ErrorLaw] | None = None,
+        correlation: Mapping[str, Any] | None = None,
+        background: xr.Dataset | None = None,
+        background_sigma: Any = None,
+        redraw: int = 2,
         seed: int = 0,
         chunks: Any = None,
         batch: int | None = None,
@@ -44,8 +49,10 @@ class SdaAccessor:
     ) -> xr.Dataset:
         """Posterior ensemble on the axes of this Dataset; see ``xsda.assimilate``."""
         return assimilate(
-            self._ds, obs, model, members=members, sigma=sigma, guidance=guidance, sampler=sampler, steps=steps, seed=seed,
-            chunks=chunks, batch=batch, device=device, precision=precision, progress=progress, derived=derived,
+            self._ds, obs, model, members=members, sigma=sigma, guidance=guidance, sampler=sampler, steps=steps,
+            likelihood=likelihood, correlation=correlation, background=background, background_sigma=background_sigma,
+            redraw=redraw, seed=seed, chunks=chunks, batch=batch, device=device, precision=precision, progress=progress,
+            derived=derived,
         )  # fmt: skip
 
     def observe(

@@ -9,8 +9,9 @@ from typing import Any
 import xarray as xr
 
 from xsda.diffusion.samplers import Sampler
-from xsda.guidance import Guidance
-from xsda.observations.compile import Sources, compile_observations
+from xsda.guidance import ErrorLaw, Guidance
+from xsda.observations.compile import Sources
+from xsda.observations.likelihood import compile_observations
 from xsda.observations.operator import Derived
 from xsda.priors.prior import Prior
 from xsda.priors.registry import load_model
@@ -27,6 +28,11 @@ def assimilate(
     guidance: str | Guidance = "auto",
     sampler: str | Sampler = "auto",
     steps: int | None = None,
+    likelihood: str | ErrorLaw | Mapping[str, str | ErrorLaw] | None = None,
+    correlation: Mapping[str, Any] | None = None,
+    background: xr.Dataset | None = None,
+    background_sigma: Any = None,
+    redraw: int = 2,
     seed: int = 0,
     chunks: Any = None,
     batch: int | None = None,
@@ -54,9 +60,22 @@ def assimilate(
         ``error_std``.
     guidance
         "auto" (by the prior: "mmps" where the denoiser is a closed form, "calibrated" where it is a network), "mmps",
-        "calibrated", "sda", or a configured object such as ``xsda.guidance.GaussianScore(gamma=0.03)``.
+        "calibrated", "sda", "dps", "pigdm", "tmpd", "projection", "proximal", or a configured object such as
+        ``xsda.guidance.GaussianScore(gamma=0.03)``.
     sampler, steps
-        "auto", "dpmpp2m", "dpmpp2m_sde", "ddim", "ddpm", "pc", "euler", "heun", or a configured object; number of steps.
+        "auto", "dpmpp2m", "dpmpp2m_sde", "ddim", "ddpm", "pc", "euler", "heun", "tds" (weighted particles), or a configured
+        object; number of steps.
+    likelihood
+        The law of the observation errors: "gaussian" (default), "student_t", "huber", an object such as
+        ``xsda.guidance.Censored(lower=0.1)``, or a mapping of observed variables to these.
+    correlation
+        Correlated errors, by observed variable: a correlation matrix over its values (ravelled), a mapping of its
+        coordinates to correlation lengths, e.g. ``{"t2m": {"time": "6h", "x": 200.0}}``, or an object with ``whiten``.
+    background, background_sigma
+        A first guess on (a part of) the grid, and the standard deviation of its error: one more source of observations.
+    redraw
+        How often a member that the observations exclude (a chi-square that a right member has once in a million) is drawn
+        again, if the prior is a network. 0: never.
     seed
         Each member's noise is keyed by (seed, member): the same whatever the chunks, the scheduler or the device.
     chunks
@@ -85,11 +104,14 @@ def assimilate(
     chosen = pick_guidance(guidance, prior)
     how = pick_sampler(sampler, steps, default_sampler(prior, guided=True))
     grid = prior.bind(_without_ensemble(ds))
-    likelihood = compile_observations(grid, obs, sigma, derived)
+    compiled = compile_observations(
+        grid, obs, sigma, derived, laws=likelihood, correlation=correlation, background=background,
+        background_sigma=background_sigma,
+    )  # fmt: skip
     return draw_ensemble(
-        prior, grid, members=members, sampler=how, guidance=chosen, likelihood=likelihood, seed=seed, chunks=chunks,
-        batch=batch, device=device, precision=precision, progress=progress,
-        attrs={"guidance": str(chosen), "observations": int(likelihood.y.numel())},
+        prior, grid, members=members, sampler=how, guidance=chosen, likelihood=compiled, redraw=redraw, seed=seed,
+        chunks=chunks, batch=batch, device=device, precision=precision, progress=progress,
+        attrs={"guidance": str(chosen), "observations": int(compiled.y.numel())},
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Members in blocks: at once with a progress bar, or lazily as a dask array.
 
-A block is computed by a task, ``task(members, advance) -> array (member, ...)``, that depends on nothing but the
-numbers of its members. The task travels once, as one node of the graph.
+A block is computed by a task, ``task(members, advance)``, that depends on nothing but the numbers of its members. It
+returns the members (member, ...) and one number a member for each of its ``notes``. The task travels once, as one node
+of the graph.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ class Task(Protocol):
     @property
     def steps(self) -> int: ...
 
-    def __call__(self, members: Sequence[int], advance: Callable[[int], None] | None = None) -> np.ndarray: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def __call__(
+        self, members: Sequence[int], advance: Callable[[int], None] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 def member_chunks(members: int, chunks: Any, core_dims: Sequence[str]) -> int | None:
@@ -60,39 +66,36 @@ def check_core_chunks(ds: xr.Dataset, core_dims: Sequence[str]) -> None:
         )
 
 
-def compute(task: Task, members: Sequence[int], *, batch: int, progress: bool | None, label: str) -> np.ndarray:
-    """All members now, ``batch`` at a time."""
+def compute(
+    task: Task, members: Sequence[int], *, batch: int, progress: bool | None, label: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """All members now, ``batch`` at a time: their values, and notes (member, note)."""
     out = np.empty((len(members), *task.shape), np.float32)
+    notes = np.empty((len(members), len(task.notes)), np.float32)
     starts = range(0, len(members), batch)
     disable = None if progress is None else not progress
     with tqdm(total=len(starts) * task.steps, desc=label, unit="step", disable=disable) as bar:
         for start in starts:
-            part = members[start : start + batch]
-            out[start : start + batch] = task(part, lambda _: bar.update() and None)
-    return out
+            part = slice(start, start + batch)
+            out[part], notes[part] = task(members[part], lambda _: bar.update() and None)
+    return out, notes
 
 
-def lazy(task: Task, members: Sequence[int], *, chunk: int, batch: int) -> Any:
-    """The same as a dask array with ``chunk`` members a block; nothing runs until it is asked for."""
+def lazy(task: Task, members: Sequence[int], *, chunk: int, batch: int) -> tuple[Any, Any]:
+    """The same as dask arrays with ``chunk`` members a block; nothing runs until it is asked for."""
     import dask
     import dask.array as da
 
-    ids = da.from_array(np.asarray(members), chunks=chunk)
     node = dask.delayed(task, name=f"xsda-task-{uuid.uuid4().hex}", traverse=False)
-    shape = (len(members), *task.shape)
-    return da.map_blocks(
-        _block,
-        ids,
-        task=node,
-        batch=batch,
-        dtype=np.float32,
-        chunks=(ids.chunks[0], *((n,) for n in task.shape)),
-        new_axis=list(range(1, len(shape))),
-        meta=np.empty((0,) * len(shape), np.float32),
-        name=f"xsda-ensemble-{uuid.uuid4().hex}",
-    )
+    values, notes = [], []
+    for start in range(0, len(members), chunk):
+        part = list(members[start : start + chunk])
+        block = dask.delayed(_block, nout=2)(part, node, batch, dask_key_name=f"xsda-ensemble-{uuid.uuid4().hex}")
+        values.append(da.from_delayed(block[0], (len(part), *task.shape), np.float32, meta=np.empty(0, np.float32)))
+        notes.append(da.from_delayed(block[1], (len(part), len(task.notes)), np.float32, meta=np.empty(0, np.float32)))
+    return da.concatenate(values), da.concatenate(notes)
 
 
-def _block(ids: np.ndarray, *, task: Task, batch: int) -> np.ndarray:
+def _block(part: list[int], task: Task, batch: int) -> tuple[np.ndarray, np.ndarray]:
     with DEVICE_LOCK:
-        return compute(task, ids.tolist(), batch=batch, progress=False, label="")
+        return compute(task, part, batch=batch, progress=False, label="")

@@ -186,6 +186,14 @@ class Layout:
         return Grid.match(self, ds)
 
 
+def sample_dim(ds: xr.Dataset) -> str | None:
+    """The dimension along which a Dataset holds several trajectories, if it does."""
+    found = [d for d in SAMPLE_DIMS if d in ds.dims]
+    if len(found) > 1:
+        raise ValueError(f"the data have the dimensions {found}; stack them into one, .stack(trajectory={found})")
+    return found[0] if found else None
+
+
 def _variable(da: xr.DataArray, core: Sequence[str], sample_dims: Sequence[str]) -> Variable:
     lacking = [d for d in core if d not in da.dims]
     if lacking:

@@ -5,8 +5,8 @@ import torch
 
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import DPMpp2M
-from xsda.guidance import MMPS, GaussianLikelihood
-from xsda.guidance.mmps import conjugate_gradients
+from xsda.guidance import MMPS, Likelihood
+from xsda.guidance.solvers import conjugate_gradients
 from xsda.priors.exact import GaussianDenoiser
 
 
@@ -29,10 +29,11 @@ def product(a):
 
 def test_solves_to_its_tolerance_and_returns_the_image():
     a, target = system()
-    u, image = conjugate_gradients(product(a), target, None, tolerance=1e-8, iterations=50)
+    found = conjugate_gradients(product(a), target, None, tolerance=1e-8, iterations=50)
+    u, image = found.u, found.image
     torch.testing.assert_close(u, torch.linalg.solve(a, target))
     torch.testing.assert_close(image, product(a)(u)[0])
-    loose, _ = conjugate_gradients(product(a), target, None, tolerance=0.1, iterations=50)
+    loose = conjugate_gradients(product(a), target, None, tolerance=0.1, iterations=50).u
     residual = (target - (a @ loose[..., None])[..., 0]).norm(dim=-1) / target.norm(dim=-1)
     assert bool((residual <= 0.1).all())
 
@@ -52,18 +53,19 @@ def test_a_warm_start_saves_products():
 
 def test_members_are_solved_on_their_own():
     a, target = system()
-    together, _ = conjugate_gradients(product(a), target, None, tolerance=1e-3, iterations=4)
-    alone, _ = conjugate_gradients(product(a[1:2]), target[1:2], None, tolerance=1e-3, iterations=4)
+    together = conjugate_gradients(product(a), target, None, tolerance=1e-3, iterations=4).u
+    alone = conjugate_gradients(product(a[1:2]), target[1:2], None, tolerance=1e-3, iterations=4).u
     torch.testing.assert_close(together[1:2], alone)
 
 
 @pytest.mark.parametrize("damage", ["negative", "nan"])
 def test_a_member_with_a_bad_matrix_stops_and_leaves_the_others(damage):
     a, target = system()
-    good = conjugate_gradients(product(a), target, None, tolerance=1e-6, iterations=50)[0]
+    good = conjugate_gradients(product(a), target, None, tolerance=1e-6, iterations=50).u
     a = a.clone()
     a[1] = -a[1] if damage == "negative" else torch.nan
-    u, image = conjugate_gradients(product(a), target, None, tolerance=1e-6, iterations=50)
+    found = conjugate_gradients(product(a), target, None, tolerance=1e-6, iterations=50)
+    u, image = found.u, found.image
     assert bool(torch.isfinite(u).all())
     assert bool(torch.isfinite(image).all())
     torch.testing.assert_close(u[[0, 2]], good[[0, 2]])
@@ -77,7 +79,7 @@ def test_guided_denoiser_equals_the_posterior_mean():
     rows, std = torch.randn(3, 5, generator=generator), torch.tensor([0.2, 0.5, 0.1])
     y = torch.randn(3, generator=generator)
     denoiser = GaussianDenoiser.of(torch.zeros(1, 5), cov[None], torch.ones(1), (5, 1))
-    likelihood = GaussianLikelihood(lambda x: x.flatten(1) @ rows.T, y, std)
+    likelihood = Likelihood(lambda x: x.flatten(1) @ rows.T, y, std)
     guided = MMPS(tolerance=1e-5).guide(denoiser, likelihood, None)
     for t in (0.2, 0.5, 0.8):
         t = torch.tensor(t, dtype=torch.float64)
@@ -92,7 +94,7 @@ def test_guided_denoiser_equals_the_posterior_mean():
 
 def test_few_products_a_step(rotation):
     denoiser = rotation[2].denoiser
-    likelihood = GaussianLikelihood(lambda x: x[:, ::4, 0], torch.zeros(8), torch.full((8,), 0.1))
+    likelihood = Likelihood(lambda x: x[:, ::4, 0], torch.zeros(8), torch.full((8,), 0.1))
     guided = MMPS().guide(denoiser, likelihood, None)
     DPMpp2M(steps=32).sample(guided, MemberNoise(0, range(8), (32, 2)))
     assert guided.products <= 4 * 32

@@ -6,11 +6,11 @@ import torch
 from xsda.diffusion.error import ErrorCurve
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import DPMpp2M
-from xsda.guidance import Calibrated, GaussianLikelihood, GaussianScore
+from xsda.guidance import Calibrated, GaussianScore, Likelihood
 from xsda.priors.exact import EXACT_SCHEDULE, GaussianDenoiser
 
 UNIT = GaussianDenoiser.of(torch.zeros(1, 1), torch.ones(1, 1, 1), torch.ones(1), (1, 1))
-LIKELIHOOD = GaussianLikelihood(lambda x: x.flatten(1), torch.tensor([2.0]), torch.tensor([0.5]))
+LIKELIHOOD = Likelihood(lambda x: x.flatten(1), torch.tensor([2.0]), torch.tensor([0.5]))
 LEVELS = torch.logspace(-3, 2, 100)
 CURVE = ErrorCurve(LEVELS, (LEVELS / torch.sqrt(1 + LEVELS**2))[:, None])  # the exact error of UNIT
 
@@ -47,7 +47,7 @@ def test_calibrated_is_exact_where_the_error_is_the_same_everywhere():
 def test_a_gross_innovation_counts_as_limit_standard_deviations():
     t = torch.tensor(0.5)
     s = EXACT_SCHEDULE.noise_level(t)
-    far = GaussianLikelihood(LIKELIHOOD.operator, torch.tensor([1e6]), LIKELIHOOD.std)
+    far = Likelihood(LIKELIHOOD.operator, torch.tensor([1e6]), LIKELIHOOD.std)
     x = torch.zeros(1, 1, 1)
     r = s**2 / (1 + s**2)
     expected = s**2 * 5 / torch.sqrt(0.25 + r) / (1 + s**2)
@@ -57,15 +57,13 @@ def test_a_gross_innovation_counts_as_limit_standard_deviations():
 
 
 def test_averages_do_not_average_the_error_away():
-    likelihood = GaussianLikelihood(lambda x: x.mean((1, 2))[:, None], torch.zeros(1), torch.ones(1))
+    likelihood = Likelihood(lambda x: x.mean((1, 2))[:, None], torch.zeros(1), torch.ones(1))
     spread = likelihood.spread(torch.zeros(2, 10, 1), torch.tensor([0.3]))
     torch.testing.assert_close(spread, torch.full((2, 1), 0.3))
 
 
 def test_differences_keep_an_error():
-    likelihood = GaussianLikelihood(
-        lambda x: (x[:, 1:] - x[:, :-1]).flatten(1), torch.zeros(9), torch.ones(9), linear=False
-    )
+    likelihood = Likelihood(lambda x: (x[:, 1:] - x[:, :-1]).flatten(1), torch.zeros(9), torch.ones(9), linear=False)
     spread = likelihood.spread(torch.zeros(1, 10, 1), torch.tensor([0.3]))
     assert float(spread.square().mean().sqrt()) == pytest.approx(0.3 * 2**0.5, rel=0.35)
 

@@ -24,6 +24,8 @@ class MemberNoise:
         The numbers of the members in this batch.
     shape
         Shape of one member's state.
+    attempt
+        Another stream of the same member, for drawing it again.
     """
 
     def __init__(
@@ -32,14 +34,16 @@ class MemberNoise:
         members: Sequence[int],
         shape: Sequence[int],
         *,
+        attempt: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
         self.members = [int(m) for m in members]
         self.shape = tuple(shape)
         self.device, self.dtype = torch.device(device), dtype
+        keys = [(m,) if attempt == 0 else (m, attempt) for m in self.members]
         self._streams = [
-            np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(m,)))) for m in self.members
+            np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key))) for key in keys
         ]
 
     def __call__(self) -> Tensor:
@@ -48,3 +52,7 @@ class MemberNoise:
         for row, stream in zip(out, self._streams, strict=True):
             stream.standard_normal(out=row, dtype=np.float32)
         return torch.from_numpy(out).to(self.device, self.dtype)
+
+    def uniform(self) -> Tensor:
+        """One uniform number per member, (members,), in double precision."""
+        return torch.tensor([s.random() for s in self._streams], dtype=torch.float64, device=self.device)

@@ -1,10 +1,46 @@
 """Guidance methods; each turns the prior's denoiser into the posterior's."""
 
 from xsda.guidance.base import Guidance, GuidedDenoiser
-from xsda.guidance.likelihood import GaussianLikelihood
+from xsda.guidance.calibrated import Calibrated
+from xsda.guidance.dps import DPS
+from xsda.guidance.laws import LAWS, Censored, ErrorLaw, Huber, Normal, StudentT
+from xsda.guidance.likelihood import Group, Likelihood
 from xsda.guidance.mmps import MMPS
-from xsda.guidance.sda import Calibrated, GaussianScore
+from xsda.guidance.pigdm import PiGDM, Projection, Proximal
+from xsda.guidance.scaling import Scaling
+from xsda.guidance.sda import GaussianScore
+from xsda.guidance.tmpd import TMPD
 
-GUIDANCE: dict[str, type[Guidance]] = {"calibrated": Calibrated, "sda": GaussianScore, "mmps": MMPS}
+GUIDANCE: dict[str, type[Guidance]] = {
+    "calibrated": Calibrated,
+    "mmps": MMPS,
+    "sda": GaussianScore,
+    "dps": DPS,
+    "pigdm": PiGDM,
+    "tmpd": TMPD,
+    "projection": Projection,
+    "proximal": Proximal,
+}
 
-__all__ = ["GUIDANCE", "MMPS", "Calibrated", "GaussianLikelihood", "GaussianScore", "Guidance", "GuidedDenoiser"]
+__all__ = [
+    "DPS",
+    "GUIDANCE",
+    "LAWS",
+    "MMPS",
+    "TMPD",
+    "Calibrated",
+    "Censored",
+    "ErrorLaw",
+    "GaussianScore",
+    "Group",
+    "Guidance",
+    "GuidedDenoiser",
+    "Huber",
+    "Likelihood",
+    "Normal",
+    "PiGDM",
+    "Projection",
+    "Proximal",
+    "Scaling",
+    "StudentT",
+]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
-from xsda.guidance.likelihood import GaussianLikelihood
+from xsda.guidance.likelihood import Likelihood
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Guidance(ABC):
     """A way to approximate p(y | x_t)."""
 
     @abstractmethod
-    def guide(self, denoiser: Denoiser, likelihood: GaussianLikelihood, error: ErrorCurve | None) -> Denoiser:
+    def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
         """The denoiser of the posterior, for one batch of trajectories sampled from noise to data."""
 
     def __str__(self) -> str:
@@ -34,23 +34,65 @@ class Guidance(ABC):
 class GuidedDenoiser(Denoiser):
     """Base of the guided denoisers: one evaluation of the prior's denoiser, with its graph, per evaluation."""
 
-    def __init__(self, denoiser: Denoiser, likelihood: GaussianLikelihood):
+    def __init__(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None = None):
         super().__init__()
         self.denoiser = denoiser
         self.schedule = denoiser.schedule
         self.likelihood = likelihood
+        self.curve = error
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        x0, change, _ = self.evaluate(x_t, t)
+        return x0 + change
+
+    def evaluate(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """E[x_0 | x_t], what the observations add to it, and H(E[x_0 | x_t])."""
         with torch.enable_grad():
             x_t = x_t.detach().requires_grad_()
             x0 = self.denoiser(x_t, t)
             predicted = self.likelihood.operator(x0)
-        return (x0 + self.correction(x_t, t, x0, predicted)).detach()
+        check_prediction(x0, predicted)
+        change = self.correction(x_t, t, x0, predicted)
+        return x0.detach(), change.detach(), predicted.detach()
 
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
         """sigma^2 / alpha times the gradient of log p(y | x_t); ``predicted`` = H(x0) carries the graph."""
         raise TypeError(f"{type(self).__name__} must define correction()")
 
-    def gain(self, t: Tensor, like: Tensor) -> Tensor:
-        """sigma^2 / alpha."""
-        return (self.schedule.sigma(t) ** 2 / self.schedule.alpha(t)).to(like)
+    def pull(self, weight: Tensor, x_t: Tensor, t: Tensor, predicted: Tensor) -> Tensor:
+        """sigma^2 / alpha times the gradient in x_t of weight . H(E[x_0 | x_t]): V_t H' weight."""
+        gain = (self.schedule.sigma(t) ** 2 / self.schedule.alpha(t)).to(x_t)
+        return gain * torch.autograd.grad(predicted, x_t, weight, retain_graph=True)[0]
+
+    def own_variance(self, x0: Tensor, t: Tensor) -> Tensor:
+        """Variance of H(x_0) given x_t, (batch, M).
+
+        From the prior's error curve; where it has none, as if the data were independent standard normal numbers.
+        """
+        level = self.schedule.noise_level(t)
+        error = self.curve(level) if self.curve is not None else _unit_error(level).expand(x0.shape[2])
+        return self.likelihood.spread(x0.detach(), error) ** 2
+
+    def complaint(self) -> str | None:
+        """What the user should know once the samples are drawn."""
+        return None
+
+    def log_evidence(self, x0: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
+        """An estimate of log p(y | x_t) of each member, (batch,)."""
+        return self.likelihood.log_evidence(predicted, self.own_variance(x0, t))
+
+
+def _unit_error(level: Tensor) -> Tensor:
+    """Error of the best denoiser of standard normal numbers."""
+    return level / torch.sqrt(1 + level**2)
+
+
+def check_prediction(x0: Tensor, predicted: Tensor) -> None:
+    """Raise where the operator makes NaN of a finite state; what the sampler does wrong is found by the sampler."""
+    bad = ~torch.isfinite(predicted).all(1) & torch.isfinite(x0).flatten(1).all(1)
+    if bool(bad.any()):
+        column = int((~torch.isfinite(predicted[bad.nonzero()[0, 0]])).nonzero()[0, 0])
+        raise ValueError(
+            f"the observation operator returned a value that is not finite, for observation {column}, from a finite state; "
+            "a derived function must be defined for all states (take care with log, sqrt and division: clamp their arguments)"
+        )

@@ -1,38 +1,120 @@
-r"""The likelihood of observations y = H(x) + error, error ~ N(0, diag(std^2)), as tensors.
+r"""The likelihood of observations y = H(x) + error, as tensors.
 
-``operator`` maps standardised trajectories (batch, time, channel, *space) to (batch, M), differentiably.
+``operator`` maps standardised trajectories (batch, time, channel, *space) to (batch, M), differentiably. Errors are
+independent, of scale ``std``; correlated ones are made so by whitening operator and observations alike.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from xsda.guidance.laws import ErrorLaw, Normal
+
 Operator = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Group:
+    """The next ``count`` observations: the variable they are of, and the law of their errors."""
+
+    count: int
+    name: str = ""
+    law: ErrorLaw = field(default_factory=Normal)
+
+
 @dataclass(frozen=True, eq=False)
-class GaussianLikelihood:
-    """M observed values ``y`` with independent errors of standard deviation ``std``; both (M,)."""
+class Likelihood:
+    """M observed values.
+
+    Parameters
+    ----------
+    operator
+        H; without an offset where ``linear``.
+    y, std
+        Values and scales of their errors, (M,).
+    linear
+        Whether H is linear.
+    groups
+        Which observations are of which variable, with which law of errors, in their order. Default: one Gaussian group.
+    mixes
+        Whether H takes differences, as whitening does, so that an error shared by all may cancel in it.
+    """
 
     operator: Operator
     y: Tensor
     std: Tensor
     linear: bool = True
+    groups: tuple[Group, ...] = ()
+    mixes: bool = False
+    _amplification: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def gaussian(self) -> bool:
+        return all(isinstance(g.law, Normal) for g in self.groups)
+
+    def log_evidence(self, predicted: Tensor, variance: Tensor) -> Tensor:
+        """log p(y) of each member, where H(x_0) ~ N(predicted, diag(variance)); (batch,)."""
+        parts = self._parts(predicted, variance)
+        return torch.cat([law.log_evidence(d, std, v) for law, d, std, v in parts], -1).sum(-1)
 
     def log_prob(self, x0: Tensor) -> Tensor:
         """log p(y | x_0) of each member, (batch,)."""
-        z = (self.y - self.operator(x0)) / self.std
-        return -(z.square() / 2 + self.std.log() + 0.5 * torch.log(torch.tensor(2 * torch.pi))).sum(-1)
+        predicted = self.operator(x0)
+        return self.log_evidence(predicted, torch.zeros_like(predicted))
+
+    def misfit(self, x0: Tensor) -> Tensor:
+        """Chi-square of each member over what it exceeds once in a million, (batch,); Gaussian errors only.
+
+        A member of the right posterior has errors y - H(x_0) with the law of the observation errors, so that a misfit above
+        one all but excludes it.
+        """
+        gaussian = torch.cat(
+            [torch.full((g.count,), isinstance(g.law, Normal)) for g in self.groups or (Group(self.y.numel()),)]
+        ).to(self.y.device)
+        z = torch.where(gaussian, (self.y - self.operator(x0)) / self.std, 0)
+        return z.square().sum(1) / chi_square_quantile(max(int(gaussian.sum()), 1))
+
+    def score(self, predicted: Tensor, variance: Tensor, limit: float | None = None) -> Tensor:
+        """The gradient of ``log_evidence`` in the prediction, (batch, M).
+
+        Innovations count at most ``limit`` standard deviations.
+        """
+        return torch.cat([law.score(d, s, v) for law, d, s, v in self._parts(predicted, variance, limit)], -1)
+
+    def sites(self, predicted: Tensor, variance: Tensor, limit: float | None = None) -> tuple[Tensor, Tensor]:
+        """Innovations and error variances of the Gaussian observations that stand for these, both (batch, M)."""
+        pairs = [law.site(d, s, v) for law, d, s, v in self._parts(predicted, variance, limit)]
+        return torch.cat([d for d, _ in pairs], -1), torch.cat([v for _, v in pairs], -1)
+
+    def _parts(
+        self, predicted: Tensor, variance: Tensor, limit: float | None = None
+    ) -> list[tuple[ErrorLaw, Tensor, Tensor, Tensor]]:
+        d = self.y - predicted
+        if limit is not None:
+            reach = limit * torch.sqrt(self.std**2 + variance)
+            d = d.clamp(-reach, reach)
+        if self.gaussian:
+            return [(Normal(), d, self.std, variance)]
+        counts = [g.count for g in self.groups]
+        pieces = zip(d.split(counts, -1), self.std.split(counts, -1), variance.split(counts, -1), strict=True)
+        return [(g.law, *piece) for g, piece in zip(self.groups, pieces, strict=True)]
 
     def tangent(self, x0: Tensor, direction: Tensor) -> Tensor:
         """The derivative of H at ``x0`` applied to ``direction``, (batch, M)."""
         if self.linear:
-            return self.operator(direction) - self.operator(torch.zeros_like(direction[:1]))
+            return self.operator(direction)
         return torch.func.jvp(self.operator, (x0,), (direction,))[1]
+
+    def adjoint(self, x0: Tensor, u: Tensor) -> Tensor:
+        """The transpose of the derivative of H at ``x0`` applied to ``u`` (batch, M); of the shape of ``x0``."""
+        with torch.enable_grad():
+            x = x0.detach().requires_grad_()
+            return torch.autograd.grad(self.operator(x), x, u)[0]
 
     def spread(self, x0: Tensor, error: Tensor) -> Tensor:
         """Standard deviation of H(x_0) when x_0 has errors ``error`` that are the same across what H averages.
@@ -41,18 +123,53 @@ class GaussianLikelihood:
         average over a block does not make a shared error smaller. Where H takes differences, the shared error
         cancels, and independent errors, estimated with a few random sign patterns, are the safe side.
         """
-        shape = (1, 1, -1, *(1,) * (x0.ndim - 3))
-        field = error.to(x0).reshape(shape).expand_as(x0)
-        shared = self.tangent(x0, field)
         if self.linear:
-            return shared.abs()
-        generator = torch.Generator().manual_seed(0)
-        signs = torch.randint(0, 2, (8, *x0.shape[1:]), generator=generator).to(x0) * 2 - 1
-        independent = torch.stack([self.tangent(x0, field * s).square() for s in signs]).mean(0)
+            return torch.sqrt((self._per_channel(x0) ** 2) @ (error.to(x0) ** 2)).expand(len(x0), -1)
+        field = error.to(x0).reshape(1, 1, -1, *(1,) * (x0.ndim - 3)).expand_as(x0)
+        shared = self.tangent(x0, field)
+        independent = torch.stack([self.tangent(x0, field * s).square() for s in _signs(x0)]).mean(0)
         return torch.maximum(shared.square(), independent).sqrt()
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> GaussianLikelihood:
+    def _per_channel(self, x0: Tensor) -> Tensor:
+        """How much an error of one in each channel is in each observation, (M, channel); for linear H, once."""
+        key = tuple(x0.shape[1:])
+        if key not in self._amplification:
+            columns = []
+            for c in range(x0.shape[2]):
+                unit = torch.zeros_like(x0[:1])
+                unit[:, :, c] = 1
+                columns.append(self.operator(unit)[0].abs())
+                if self.mixes:
+                    independent = torch.stack([self.operator(unit * s)[0].square() for s in _signs(x0)]).mean(0)
+                    columns[-1] = torch.maximum(columns[-1], independent.sqrt())
+            self._amplification[key] = torch.stack(columns, -1)
+        return self._amplification[key]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Likelihood:
         """The same likelihood on another device."""
         move = getattr(self.operator, "to", None)
-        operator = move(device, dtype) if move is not None else self.operator
-        return GaussianLikelihood(operator, self.y.to(device, dtype), self.std.to(device, dtype), self.linear)
+        return replace(
+            self,
+            operator=move(device, dtype) if move is not None else self.operator,
+            y=self.y.to(device, dtype),
+            std=self.std.to(device, dtype),
+            groups=tuple(replace(g, law=g.law.to(device, dtype)) for g in self.groups),
+            _amplification={},
+        )
+
+
+def chi_square_quantile(n: int, tail: float = 1e-6) -> float:
+    """What a chi-square of ``n`` degrees of freedom exceeds with the probability ``tail``; by bisection."""
+    x = -math.log(tail)
+    low, high = 0.0, n + 2 * math.sqrt(n * x) + 2 * x  # the bound of Laurent and Massart
+    for _ in range(50):
+        middle = (low + high) / 2
+        beyond = torch.special.gammaincc(torch.tensor(n / 2).double(), torch.tensor(middle / 2).double())
+        low, high = (middle, high) if float(beyond) > tail else (low, middle)
+    return high
+
+
+def _signs(x0: Tensor, count: int = 8) -> Tensor:
+    """Random sign patterns of the shape of one state, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 2, (count, *x0.shape[1:]), generator=generator).to(x0) * 2 - 1

@@ -3,10 +3,13 @@ r"""Moment matching posterior sampling (Rozet et al. 2024, arXiv 2405.13712).
 .. math:: p(y | x_t) \approx N(y;\, H \hat x_0,\, R + H V_t H'), \qquad
    V_t = \mathrm{Cov}[x_0 | x_t] = \frac{\sigma^2}{\alpha} \frac{\partial \hat x_0}{\partial x_t},
 
-exact for a Gaussian prior and linear H. The system (R + H V H') u = y - H x0hat is solved by conjugate gradients, one
-product with V (a backward pass of the denoiser) an iteration. It starts from the last step's solution, which leaves
-little to do, and each member stops at its own convergence, at a direction of non-positive curvature (a network's
-Jacobian is not quite symmetric), or at the first non-finite number.
+exact for a Gaussian prior and linear H. The system (R + H V H') u = y - H x0hat is solved iteratively, one product with V
+(a backward pass of the denoiser) an iteration, starting from the last step's solution, which leaves little to do.
+
+A network's Jacobian is not quite the covariance it stands for, and where the future branches the linear update
+reaches too far. Three guards may be set, which pull the method towards ``Calibrated`` (r^2 is the denoiser's measured
+mean squared error): ``mix`` replaces a part of H V H' by diag(r^2), ``limit`` bounds single innovations, and ``trust`` the
+chi-square of all.
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ from torch import Tensor
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
 from xsda.guidance.base import Guidance, GuidedDenoiser
-from xsda.guidance.likelihood import GaussianLikelihood
+from xsda.guidance.likelihood import Likelihood
+from xsda.guidance.solvers import conjugate_gradients, gmres
+
+SOLVERS = {"cg": conjugate_gradients, "gmres": gmres}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,84 +38,81 @@ class MMPS(Guidance):
         Relative residual at which the solve stops.
     iterations
         Most products with V_t in one solve.
+    solver
+        "cg" (conjugate gradients), or "gmres", which bears an asymmetric Jacobian and keeps one state per iteration.
+    mix
+        Share, from 0 to 1, of the covariance that is taken from the prior's error curve instead of the Jacobian.
+    limit
+        Innovations count at most this many standard deviations (None: no limit).
+    trust
+        The chi-square of the innovations counts at most ``trust**2`` times their number (None: no limit).
     """
 
     tolerance: float = 0.03
     iterations: int = 20
+    solver: str = "cg"
+    mix: float = 0.0
+    limit: float | None = None
+    trust: float | None = None
 
     def __post_init__(self) -> None:
         if not self.tolerance > 0:
             raise ValueError(f"tolerance={self.tolerance} must be positive")
         if self.iterations < 1:
             raise ValueError(f"iterations={self.iterations} must be at least 1")
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver={self.solver!r} is unknown; choose one of {tuple(SOLVERS)}")
+        if not 0 <= self.mix <= 1:
+            raise ValueError(f"mix={self.mix} must lie between 0 (the Jacobian alone) and 1 (the error curve alone)")
+        for name in ("limit", "trust"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be positive: it is a number of standard deviations"
+                )
 
-    def guide(self, denoiser: Denoiser, likelihood: GaussianLikelihood, error: ErrorCurve | None) -> Denoiser:
-        return MomentMatching(denoiser, likelihood, self.tolerance, self.iterations)
+    def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> MomentMatching:
+        return MomentMatching(denoiser, likelihood, error, self)
 
 
 class MomentMatching(GuidedDenoiser):
-    """The denoiser of ``MMPS``; remembers the last solution, and counts its products."""
+    """The denoiser of ``MMPS``; remembers the last solution, counts its products and the residuals they left."""
 
-    def __init__(self, denoiser: Denoiser, likelihood: GaussianLikelihood, tolerance: float, iterations: int):
-        super().__init__(denoiser, likelihood)
-        self.tolerance, self.iterations = tolerance, iterations
+    def __init__(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None, options: MMPS):
+        super().__init__(denoiser, likelihood, error)
+        self.options = options
         self.solution: Tensor | None = None
         self.products = 0
+        self.residual = 0.0
+
+    def complaint(self) -> str | None:
+        if self.residual <= self.options.tolerance:
+            return None
+        return (
+            f"the solves of MMPS stopped at a relative residual of up to {self.residual:.2g}, above tolerance="
+            f"{self.options.tolerance:g}, after at most {self.options.iterations} products: allow more iterations; if the "
+            "prior is a network, its Jacobian may not be a covariance: guidance='calibrated' does not rely on it"
+        )
 
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
-        gain, state = self.gain(t, x0), x0.detach()
-        scale = self.likelihood.std  # unknowns in units of the errors: the noise part of the matrix is the identity
+        options, state = self.options, x0.detach()
+        plain = self.likelihood.gaussian and options.limit is None and options.mix == 0
+        own = torch.zeros_like(predicted) if plain else self.own_variance(x0, t)
+        innovation, variance = self.likelihood.sites(predicted.detach(), own, options.limit)
+        scale = variance.sqrt()  # unknowns in units of the errors: the noise part of the matrix is the identity
 
         def covariance(u: Tensor) -> tuple[Tensor, Tensor]:
             """(V H' u, R^-1/2 (R + H V H') R^-1/2 u)."""
             self.products += 1
-            back = gain * torch.autograd.grad(predicted, x_t, u / scale, retain_graph=True)[0]
-            return back, u + self.likelihood.tangent(state, back) / scale
+            back = self.pull(u / scale, x_t, t, predicted)
+            applied = u + (1 - options.mix) * self.likelihood.tangent(state, back) / scale
+            return back, applied + options.mix * own / variance * u if options.mix else applied
 
-        innovation = (self.likelihood.y - predicted.detach()) / scale
-        self.solution, update = conjugate_gradients(
-            covariance, innovation, self.solution, tolerance=self.tolerance, iterations=self.iterations
-        )
-        return update
-
-
-def conjugate_gradients(
-    product: object, target: Tensor, start: Tensor | None, *, tolerance: float, iterations: int
-) -> tuple[Tensor, Tensor]:
-    """Solve A u = target for each member; ``product(u)`` returns (B u, A u). Returns (u, B u).
-
-    Members that have converged, or met a direction in which A is not positive, stop where they are.
-    """
-    assert callable(product)
-
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(-1, keepdim=True)
-
-    goal = tolerance**2 * dot(target, target)
-    u = torch.zeros_like(target) if start is None else start
-    image, applied = product(u)
-    residual = target - applied
-    better = dot(residual, residual) <= dot(target, target)  # otherwise the start is worse than none, or not finite
-    u = torch.where(better, u, 0)
-    residual = torch.where(better, residual, target)
-    image = torch.where(_shape(better, image), image, 0)
-    direction, size = residual, dot(residual, residual)
-    for _ in range(iterations):
-        active = size > goal
-        if not bool(active.any()):
-            break
-        back, applied = product(direction)
-        curvature = dot(direction, applied)
-        active = active & (curvature > 0) & torch.isfinite(curvature)
-        step = torch.where(active, size / torch.where(active, curvature, 1), 0)
-        u = u + step * direction
-        image = image + _shape(step, image) * torch.where(_shape(active, back), back, 0)
-        residual = residual - step * torch.where(active, applied, 0)
-        new = dot(residual, residual)
-        direction = torch.where(active, residual + new / size.clamp(min=1e-30) * direction, direction)
-        size = torch.where(active, new, 0)
-    return u, image
-
-
-def _shape(column: Tensor, like: Tensor) -> Tensor:
-    return column.reshape(-1, *(1,) * (like.ndim - 1)).to(like.dtype if column.dtype != torch.bool else torch.bool)
+        solve, target = SOLVERS[options.solver], innovation / scale
+        found = solve(covariance, target, self.solution, tolerance=options.tolerance, iterations=options.iterations)
+        self.solution = found.u
+        self.residual = max(self.residual, float(found.residual.max()))
+        if options.trust is None:
+            return found.image
+        chi_square = (target * found.u).sum(1).clamp(min=1e-30) / target.shape[1]
+        factor = (options.trust / chi_square.sqrt()).clamp(max=1)
+        return found.image * factor.reshape(-1, *(1,) * (x0.ndim - 1))

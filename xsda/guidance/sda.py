@@ -1,24 +1,21 @@
-r"""The Gaussian score of SDA (Rozet & Louppe 2023, arXiv 2306.10574) and its calibrated form.
+r"""The Gaussian score of SDA (Rozet & Louppe 2023, arXiv 2306.10574).
 
-.. math:: p(y | x_t) \approx N(y;\, H(\hat x_0),\, \mathrm{diag}(\mathrm{std}^2 + v_t))
-
-with :math:`v_t = \gamma\,\sigma^2/\alpha^2` in the paper. ``Calibrated`` needs no gamma: v_t is the denoiser's own mean
-squared error at that noise level, measured on validation data and stored with the prior. That is an average; where a
-trajectory is about to branch the error is far larger and innovations of many standard deviations occur, which would
-overshoot, and blow up in few steps. They are therefore taken at most ``limit`` standard deviations long.
+.. math:: p(y | x_t) \approx N(y;\, H(\hat x_0),\, \mathrm{diag}(\mathrm{std}^2 + \gamma\,\sigma^2/\alpha^2))
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from xsda.diffusion.denoisers import Denoiser
+from xsda.diffusion.denoisers import Denoiser, noise_estimate
 from xsda.diffusion.error import ErrorCurve
 from xsda.guidance.base import Guidance, GuidedDenoiser
-from xsda.guidance.likelihood import GaussianLikelihood
+from xsda.guidance.likelihood import Likelihood
+from xsda.guidance.scaling import Scaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,69 +25,57 @@ class GaussianScore(Guidance):
     Parameters
     ----------
     gamma
-        Variance added to that of the observations, in units of the noise level squared (scaled variables).
+        Variance added to that of the observations, in units of the noise level squared (scaled variables); one number,
+        or a mapping by observed variable.
     detach
         Take the denoiser's Jacobian as the identity over alpha: no backward pass through the network.
+    scaling
+        What to do when the number of observations changes; see ``Scaling``.
     """
 
-    gamma: float = 1e-2
+    gamma: float | Mapping[str, float] = 1e-2
     detach: bool = False
+    scaling: Scaling = field(default_factory=Scaling)
 
     def __post_init__(self) -> None:
-        if not self.gamma >= 0:
-            raise ValueError(f"gamma={self.gamma} must not be negative: it is a variance")
+        for value in self.gamma.values() if isinstance(self.gamma, Mapping) else (self.gamma,):
+            if not value >= 0:
+                raise ValueError(f"gamma={value} must not be negative: it is a variance")
+        if not isinstance(self.scaling, Scaling):
+            raise TypeError(f"scaling must be a Scaling, got {self.scaling!r}; for example Scaling(rule='dual')")
 
-    def guide(self, denoiser: Denoiser, likelihood: GaussianLikelihood, error: ErrorCurve | None) -> Denoiser:
-        return _GaussianScore(denoiser, likelihood, self.gamma, self.detach)
+    def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
+        return _GaussianScore(denoiser, likelihood, error, self)
 
 
 class _GaussianScore(GuidedDenoiser):
-    def __init__(self, denoiser: Denoiser, likelihood: GaussianLikelihood, gamma: float, detach: bool):
-        super().__init__(denoiser, likelihood)
-        self.gamma, self.detach = gamma, detach
+    def __init__(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None, options: GaussianScore):
+        super().__init__(denoiser, likelihood, error)
+        self.options = options
+        self.gamma = _per_observation(options.gamma, likelihood)
 
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
-        variance = self.likelihood.std**2 + (self.gamma * self.schedule.noise_level(t) ** 2).to(x0)
-        weight = (self.likelihood.y - predicted.detach()) / variance
-        if self.detach:
-            return self.gain(t, x0) * torch.autograd.grad(predicted, x0, weight)[0] / self.schedule.alpha(t).to(x0)
-        return self.gain(t, x0) * torch.autograd.grad(predicted, x_t, weight)[0]
+        options, level = self.options, self.schedule.noise_level(t)
+        own = (self.gamma * level.to(x0) ** 2).expand_as(predicted)
+        observed, own = options.scaling.variances(self.likelihood.std**2, own)
+        scaled = replace(self.likelihood, std=observed.sqrt())
+        weight = scaled.score(predicted.detach(), own)
+        if options.detach:
+            change = (level**2).to(x0) * torch.autograd.grad(predicted, x0, weight)[0]
+        else:
+            change = self.pull(weight, x_t, t, predicted)
+        # change / level^2 relates to the likelihood gradient as -sigma eps / level^2 to the prior's score
+        prior = self.schedule.noise_level(t).to(x0) * noise_estimate(self.schedule, x_t, x0, t).detach()
+        return options.scaling.rescale(change, prior)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Calibrated(Guidance):
-    """Variance of the observations plus the denoiser's own error at each noise level, from the prior's error curve.
-
-    Parameters
-    ----------
-    limit
-        Innovations count at most this many standard deviations.
-    """
-
-    limit: float = 5.0
-
-    def __post_init__(self) -> None:
-        if not self.limit > 0:
-            raise ValueError(f"limit={self.limit} must be positive: it is a number of standard deviations")
-
-    def guide(self, denoiser: Denoiser, likelihood: GaussianLikelihood, error: ErrorCurve | None) -> Denoiser:
-        if error is None:
-            raise ValueError(
-                "guidance='calibrated' needs the prior's error curve, which this prior does not store; use guidance='mmps' "
-                "or 'sda', or make the prior with xsda.train"
-            )
-        return _Calibrated(denoiser, likelihood, error, self.limit)
-
-
-class _Calibrated(GuidedDenoiser):
-    def __init__(self, denoiser: Denoiser, likelihood: GaussianLikelihood, error: ErrorCurve, limit: float):
-        super().__init__(denoiser, likelihood)
-        self.curve, self.limit = error, limit
-
-    def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
-        own = self.likelihood.spread(x0.detach(), self.curve(self.schedule.noise_level(t)))
-        variance = self.likelihood.std**2 + own**2
-        innovation = self.likelihood.y - predicted.detach()
-        reach = self.limit * variance.sqrt()
-        weight = innovation.clamp(-reach, reach) / variance
-        return self.gain(t, x0) * torch.autograd.grad(predicted, x_t, weight)[0]
+def _per_observation(gamma: float | Mapping[str, float], likelihood: Likelihood) -> Tensor:
+    """gamma of each observation, (M,)."""
+    if not isinstance(gamma, Mapping):
+        return torch.full_like(likelihood.y, gamma)
+    names = [g.name for g in likelihood.groups]
+    if set(names) != set(gamma):
+        raise ValueError(
+            f"gamma names {sorted(gamma)}, the observed variables are {sorted(set(names))}; give one for each"
+        )
+    return torch.cat([likelihood.y.new_full((g.count,), gamma[g.name]) for g in likelihood.groups])

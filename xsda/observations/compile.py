@@ -1,4 +1,4 @@
-"""Coordinates are the operator: from labelled observations to (operator, y, sigma).
+"""Coordinates are the operator: from a labelled observed variable to its map from the grid.
 
 For each observed variable, dimension by dimension of the grid: a coordinate of its own is selected, interpolated or
 averaged over; a coordinate along a shared dimension (stations) is taken point by point; a scalar coordinate is selected;
@@ -14,16 +14,14 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from xsda.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, is_datelike, is_longitude, own_period
 from xsda.grid import Grid, check_units
-from xsda.guidance.likelihood import GaussianLikelihood
 from xsda.layout import Variable
 from xsda.names import choose
-from xsda.observations.errors import check_positive, error_std, helper_variables
-from xsda.observations.operator import Derived, Gather, ObservationOperator, VariableOperator
+from xsda.observations.errors import helper_variables
+from xsda.observations.operator import Derived, Gather, VariableOperator
 from xsda.observations.stencils import GridAxis, Stencil
 
 SYNONYMS = (("lat", "latitude", "nav_lat"), ("lon", "longitude", "nav_lon"))
@@ -283,51 +281,7 @@ def _place_channels(da: xr.DataArray, v: Variable, channel_dim: str) -> Place:
     return Place(channel_dim, dims, Stencil(index, np.ones(index.shape), v.channels))
 
 
-def compile_observations(
-    grid: Grid, obs: Sources, sigma: Any = None, derived: Mapping[str, Derived] | None = None
-) -> GaussianLikelihood:
-    """The likelihood of one or several observation Datasets."""
-    sources = as_sources(obs)
-    operators, picks, ys, stds = [], [], [], []
-    for source, ds in sources.items():
-        names = observed_variables(ds)
-        if not names:
-            raise ValueError(f"{source} holds no variables")
-        for name in names:
-            op = compile_variable(grid, ds, name, derived)
-            values = np.asarray(ds[name].values, dtype=np.float64).ravel()
-            if np.isinf(values).any():
-                raise ValueError(f"observed variable {name!r} holds infinite values; mark missing values as NaN")
-            pick = np.flatnonzero(~np.isnan(values))
-            std = error_std(ds, name, sigma, source, sources).ravel()[pick]
-            check_positive(std, name)
-            mean, scale = _scaling(grid, op, ds[name])
-            operators.append(op)
-            picks.append(pick)
-            ys.append((values[pick] - mean[pick]) / scale[pick])
-            stds.append(std / scale[pick])
-    if sum(len(p) for p in picks) == 0:
-        raise ValueError(
-            "all observations are missing (NaN); there is nothing to assimilate. For prior samples use model.sample"
-        )
-    operator = ObservationOperator(grid.layout, grid.names, operators, picks)
-    y, errors = (torch.as_tensor(np.concatenate(a), dtype=torch.float32) for a in (ys, stds))
-    return GaussianLikelihood(operator, y, errors, linear=operator.linear)
-
-
 def observed_variables(ds: xr.Dataset) -> list[str]:
     """The variables that are observations, not bounds or errors of others."""
     helpers = helper_variables(ds)
     return [str(v) for v in ds.data_vars if v not in helpers]
-
-
-def _scaling(grid: Grid, op: VariableOperator, da: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the channel of each observed value: H of a constant is that constant."""
-    if op.channels is None:
-        return np.zeros(da.size), np.ones(da.size)
-    length, _, *sizes = grid.shape
-    seen = []
-    for constant in (grid.layout.mean[op.channels], grid.layout.std[op.channels]):
-        field = torch.as_tensor(constant).reshape(1, 1, -1, *(1,) * len(sizes)).expand(1, length, -1, *sizes)
-        seen.append(op.apply(field if op.channel_dim is not None else field[:, :, 0]).reshape(-1).numpy())
-    return seen[0], seen[1]

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from xsda.grid import Grid
 from xsda.layout import Layout
 from xsda.names import choose
 from xsda.observations.stencils import Stencil
@@ -164,6 +165,23 @@ class ObservationOperator:
         with torch.enable_grad():
             x = like.detach().requires_grad_()
             return torch.autograd.grad(self(x), x, y)[0]
+
+
+def check_differentiable(op: VariableOperator, grid: Grid) -> None:
+    """Raise if no gradient flows through a derived quantity: observations of it could not move the state."""
+    assert op.derived is not None
+    text = (
+        f"the derived variable {op.name!r} does not pass gradients back to the state; compute it with torch functions of "
+        "s[...], without numpy, .detach(), .item() or comparisons alone"
+    )
+    with torch.enable_grad():
+        x = torch.zeros(1, *grid.shape, requires_grad=True)
+        try:
+            values = derived_field(op.name, op.derived, State(grid.layout, grid.names, x), x)
+        except RuntimeError as error:  # numpy refuses tensors that carry gradients
+            raise ValueError(text) if "numpy" in str(error) else error from error
+    if not values.requires_grad:
+        raise ValueError(text)
 
 
 def derived_field(name: str, function: Derived, state: State, x: Tensor) -> Tensor:

@@ -1,16 +1,18 @@
-r"""Priors whose denoiser is known in closed form: a Gaussian and a mixture of Gaussians.
+r"""Denoisers known in closed form: of a Gaussian and of a mixture of Gaussians.
 
 For x_0 ~ N(m, C) with C = U diag(l) U',
 
 .. math:: E[x_0 | x_t] = m + U \,\mathrm{diag}\!\left(\frac{\alpha l}{\alpha^2 l + \sigma^2}\right) U' (x_t - \alpha m),
 
 and for a mixture the same, averaged over the components with their probabilities given x_t. The posterior of a
-Gaussian prior under linear observations is known too, which makes it the yardstick of every guidance method.
+Gaussian prior under linear observations is known too, which makes it the yardstick of every guidance method. Here the
+covariances are whole matrices; ``xsda.priors.separable`` has the Gaussian whose covariance is a product over the axes.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -21,7 +23,28 @@ from xsda.diffusion.schedules import VE, Schedule
 EXACT_SCHEDULE = VE(sigma_min=1e-3, sigma_max=100.0)
 
 
-class MixtureDenoiser(Denoiser):
+class ExactDenoiser(Denoiser, ABC):
+    """A denoiser in closed form, whose states can also be drawn and weighed without a diffusion process."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, state: dict[str, Tensor], schedule: Schedule) -> ExactDenoiser:
+        """From the tensors of ``state_dict()``, as a file stores them."""
+
+    @abstractmethod
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Exact samples of x_0, (count, time, channel, *space)."""
+
+    @abstractmethod
+    def log_prob(self, x0: Tensor) -> Tensor:
+        """log p of states (batch, time, channel, *space), in closed form."""
+
+    @abstractmethod
+    def mean_square(self, noise_level: Tensor) -> Tensor:
+        """E|x_0 - E[x_0 | x_t]|^2 of each channel at one noise level, (channel,)."""
+
+
+class MixtureDenoiser(ExactDenoiser):
     """Exact denoiser of a mixture of Gaussians over flattened states.
 
     ``means`` (component, N), ``covs`` (component, N, N), ``weights`` (component,); ``shape`` is that of one state.
@@ -70,7 +93,6 @@ class MixtureDenoiser(Denoiser):
         return torch.einsum("bk,bki->bi", log_p.softmax(1), x0).reshape(x_t.shape)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Exact samples of x_0, (count, *shape)."""
         which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         z = torch.randn(count, self.means.shape[1], generator=generator) * self.values[which].sqrt()
         x = (
@@ -81,13 +103,21 @@ class MixtureDenoiser(Denoiser):
         return x.reshape(count, *self.shape.tolist())
 
     def log_prob(self, x0: Tensor) -> Tensor:
-        """log p of states, in closed form."""
         along = torch.einsum(
             "kij,bki->bkj", self.vectors.double(), x0.double().flatten(1)[:, None] - self.means.double()
         )
         values = self.values.double()
         each = -(along**2 / values + values.log() + math.log(2 * math.pi)).sum(-1) / 2 + self.weights.double().log()
         return each.logsumexp(1)
+
+    def mean_square(self, noise_level: Tensor) -> Tensor:
+        # the error of the components, plus that of telling them apart
+        values, weights, means = self.values.double(), self.weights.double()[:, None], self.means.double()
+        noise = noise_level.double() ** 2
+        each = torch.einsum("kij,kj->ki", self.vectors.double() ** 2, values * noise / (values + noise))
+        between = (weights * means**2).sum(0) - (weights * means).sum(0) ** 2
+        total = (weights * each).sum(0) + between * noise / (between + noise + 1e-30)
+        return total.reshape(self.shape.tolist()).transpose(0, 1).flatten(1).mean(1)
 
 
 class GaussianDenoiser(MixtureDenoiser):

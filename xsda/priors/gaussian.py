@@ -1,20 +1,22 @@
-"""Exact priors from labelled means and covariances: ``GaussianPrior`` and ``GaussianMixturePrior``."""
+"""Exact priors from labelled means and covariances, or from data: ``GaussianPrior`` and ``GaussianMixturePrior``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 
 from xsda.diffusion.error import ErrorCurve
 from xsda.diffusion.schedules import Schedule
 from xsda.grid import Grid
 from xsda.layout import Layout
-from xsda.priors.exact import EXACT_SCHEDULE, GaussianDenoiser, MixtureDenoiser
+from xsda.priors.climatology import estimate
+from xsda.priors.exact import EXACT_SCHEDULE, ExactDenoiser, GaussianDenoiser, MixtureDenoiser
 from xsda.priors.prior import Prior
+from xsda.priors.separable import SeparableDenoiser, reaching
 
 
 class GaussianMixturePrior(Prior):
@@ -58,11 +60,10 @@ class GaussianMixturePrior(Prior):
                     raise ValueError(
                         f"the means must hold the same variables with the same order of dimensions; see {v!r}"
                     )
-                if not np.isfinite(other[v].values).all():
-                    raise ValueError(f"the mean of {v!r} holds NaN or infinite values")
+            _check_mean(other, layout)
         grid = Grid.match(layout, means[0])
         order = _tensor_order(grid)
-        arrays = [_check_cov(cov, len(order)) for cov in covs]
+        arrays = [_check_cov(cov, len(order), "the covariance", "the mean has {} numbers") for cov in covs]
         flat = [_ravel(m, layout) for m in means]
         channel = np.tile(np.arange(layout.channels)[:, None], (grid.shape[0], 1, int(np.prod(grid.shape[2:])))).ravel()
         center = sum(w * m for w, m in zip(p, flat, strict=True))[order]
@@ -91,6 +92,11 @@ class GaussianPrior(GaussianMixturePrior):
         Dataset over ``time`` and up to two space dimensions.
     cov
         Covariance (N, N), in the order in which the variables of ``mean``, one after another, are ravelled.
+
+    See Also
+    --------
+    GaussianPrior.separable : a covariance given by axis, for states of millions of numbers.
+    GaussianPrior.fit : the same, estimated from data.
     """
 
     def __init__(
@@ -103,6 +109,162 @@ class GaussianPrior(GaussianMixturePrior):
         name: str = "gaussian",
     ):
         super().__init__([mean], [np.asarray(cov)], periodic=periodic, schedule=schedule, name=name)
+
+    @staticmethod
+    def separable(
+        mean: xr.Dataset,
+        time_cov: np.ndarray,
+        y_cov: np.ndarray | None = None,
+        x_cov: np.ndarray | None = None,
+        *,
+        channel_cov: np.ndarray | None = None,
+        periodic: Sequence[str] = (),
+        schedule: Schedule | None = None,
+        name: str = "gaussian",
+    ) -> Prior:
+        """A Gaussian prior whose covariance is a product over the axes, for states of up to many millions of numbers.
+
+        The covariance of variable a at (time, y, x) with variable b at (time', y', x') is
+        ``channel_cov[a, b] * time_cov[time, time'] * y_cov[y, y'] * x_cov[x, x']``. Nothing larger than one of these
+        matrices is ever held, beside the state.
+
+        Parameters
+        ----------
+        mean
+            Dataset over ``time`` and up to two space dimensions.
+        time_cov, y_cov, x_cov
+            One covariance per axis, in the order of the coordinates of ``mean``. With one space dimension give either
+            ``y_cov`` or ``x_cov``; without space, neither.
+        channel_cov
+            Covariance between the variables, in their order (default: independent, of variance one).
+        periodic
+            Space dimensions that are rings.
+        schedule
+            The diffusion process. Default: a VE schedule that ends at a noise far above the variance of any pattern;
+            patterns that cover the whole domain vary much more than single points.
+        name
+            How to call it in results.
+
+        Returns
+        -------
+        Prior
+            With an exact denoiser, as ``GaussianPrior`` itself.
+        """
+        layout = Layout.of(mean, periodic=periodic)
+        _check_mean(mean, layout)
+        grid = Grid.match(layout, mean)
+        values = grid.stack(mean)
+        if values.shape != grid.shape:
+            raise ValueError(
+                f"the mean has the dimensions {tuple(mean.sizes)}, expected {grid.core_dims}; average over others"
+            )
+        channel_cov = np.eye(layout.channels) if channel_cov is None else channel_cov
+        factors = [
+            _check_cov(time_cov, values.shape[0], "time_cov", f"{layout.time!r} has {{}} states"),
+            _check_cov(channel_cov, values.shape[1], "channel_cov", "the mean has {} channels"),
+            *_space_factors(grid, y_cov, x_cov),
+        ]
+        return _separable(layout, values, factors, schedule, name)
+
+    @staticmethod
+    def fit(
+        ds: xr.Dataset,
+        *,
+        length: int,
+        periodic: Sequence[str] = (),
+        schedule: Schedule | None = None,
+        name: str = "climatology",
+    ) -> Prior:
+        """A separable Gaussian prior estimated from data: the climatology that optimal interpolation starts from.
+
+        The mean is the time mean at each grid point; the covariance is the product of one variance per variable, the
+        correlation between variables, the autocorrelation in time, and a correlation matrix along each space axis. It is
+        a baseline: stationary in time, the same time and length scales for all variables, no propagation (time and space
+        are independent of each other), and no flow dependence.
+
+        Parameters
+        ----------
+        ds
+            Series over ``time`` (evenly spaced) and up to two space dimensions, and optionally ``trajectory`` or
+            ``member``. May be backed by dask, NetCDF or Zarr: it is read twice, in blocks along time (best chunked along
+            time only), never whole. Without gaps.
+        length
+            Number of states of the trajectories that the prior describes; the series must be at least twice as long, and
+            should be many times as long as its memory. The correlation at lag k comes out too small by the factor
+            1 - k / states.
+        periodic
+            Space dimensions that are rings.
+        schedule
+            The diffusion process (default: as for ``separable``).
+        name
+            How to call it in results.
+
+        Returns
+        -------
+        Prior
+            With an exact denoiser, on the grid of ``ds`` and trajectories of ``length`` states.
+
+        Notes
+        -----
+        Whatever repeats (the cycles of day and year) counts as variability here. Where it is known, take it out first, and
+        assimilate anomalies. Where the data are far from separable (coasts, fronts, travelling weather), expect an ensemble
+        that is somewhat too sure of itself; compare ``evaluate`` on a period that was not used for the fit.
+        """
+        if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1:
+            raise ValueError(f"length={length!r} must be a positive integer: the number of states of a trajectory")
+        layout = Layout.of(ds, periodic=periodic)
+        found = estimate(ds, layout, int(length))
+        factors = [found.time, found.channel * np.outer(found.std, found.std), *found.space]
+        return _separable(layout, found.mean[None], factors, schedule, name, {"data": found.source})
+
+
+def _separable(
+    layout: Layout,
+    mean: np.ndarray,
+    factors: Sequence[np.ndarray],
+    schedule: Schedule | None,
+    name: str,
+    info: Mapping[str, Any] | None = None,
+) -> Prior:
+    """From the mean and the factors of the covariance over (time, channel, *space), in units, every axis ascending."""
+    levels = [np.trace(f) / len(f) for f in factors]
+    variance = np.diag(factors[1]) * np.prod(levels) / levels[1] if levels[1] > 0 else np.zeros(len(factors[1]))
+    if not (variance > 0).all():
+        without = [n for n, s in layout.slices().items() if not (variance[s] > 0).all()]
+        raise ValueError(f"the covariance leaves {without} without variance; drop these variables")
+    center, std = mean.swapaxes(0, 1).reshape(layout.channels, -1).mean(1), np.sqrt(variance)
+    channel_std = np.sqrt(np.diag(factors[1]))
+    scaled = [f / level for f, level in zip(factors, levels, strict=True)]
+    scaled[1] = factors[1] / np.outer(channel_std, channel_std)
+    shape = (-1, *(1,) * len(layout.space))
+    denoiser = SeparableDenoiser.of(
+        torch.as_tensor((mean - center.reshape(shape)) / std.reshape(shape)), [torch.as_tensor(f) for f in scaled]
+    )
+    denoiser.schedule = schedule or reaching(denoiser)
+    layout = layout.scaled(center.tolist(), std.tolist())
+    return Prior(denoiser, layout, length=denoiser.shape[0], error=_error_curve(denoiser), info=info, name=name)
+
+
+def _space_factors(grid: Grid, y_cov: np.ndarray | None, x_cov: np.ndarray | None) -> list[np.ndarray]:
+    """The covariances of the space axes, turned around where an axis descends."""
+    dims = grid.core_dims[1:]
+    given = {n: cov for n, cov in (("y_cov", y_cov), ("x_cov", x_cov)) if cov is not None}
+    if len(given) != len(dims):
+        raise ValueError(
+            f"got {list(given) or 'no covariance'} for the space dimensions {list(dims)}; need "
+            + ("neither y_cov nor x_cov", f"y_cov or x_cov for {dims[:1]}", f"y_cov and x_cov for {dims}")[len(dims)]
+        )
+    factors = []
+    for dim, (name, cov) in zip(dims, given.items(), strict=True):
+        cov = _check_cov(cov, grid.template.sizes[dim], name, f"{dim!r} has {{}} points")
+        factors.append(cov[::-1, ::-1].copy() if grid.descends(dim) else cov)
+    return factors
+
+
+def _check_mean(mean: xr.Dataset, layout: Layout) -> None:
+    for v in layout.names:
+        if not np.isfinite(mean[v].values).all():
+            raise ValueError(f"the mean of {v!r} holds NaN or infinite values; fill them, or drop the variable")
 
 
 def _ravel(ds: xr.Dataset, layout: Layout) -> np.ndarray:
@@ -119,30 +281,24 @@ def _tensor_order(grid: Grid) -> np.ndarray:
     return grid.stack(xr.Dataset(numbered)).ravel().astype(int)
 
 
-def _check_cov(cov: np.ndarray, n: int) -> np.ndarray:
+def _check_cov(cov: np.ndarray, n: int, name: str, sizes: str) -> np.ndarray:
+    """A covariance of ``n`` numbers, or an error that calls it ``name``; ``sizes`` says where ``n`` is from."""
     cov = np.asarray(cov, dtype=np.float64)
     if cov.shape != (n, n):
-        raise ValueError(f"the covariance has the shape {cov.shape}, the mean has {n} numbers; expected ({n}, {n})")
+        raise ValueError(f"{name} has the shape {cov.shape}, {sizes.format(n)}; expected ({n}, {n})")
     if not np.isfinite(cov).all():
-        raise ValueError("the covariance holds NaN or infinite values")
+        raise ValueError(f"{name} holds NaN or infinite values")
     if not np.allclose(cov, cov.T, atol=1e-8 * np.abs(cov).max()):
-        raise ValueError("the covariance is not symmetric; use (cov + cov.T) / 2")
+        raise ValueError(f"{name} is not symmetric; use (cov + cov.T) / 2")
     smallest = np.linalg.eigvalsh(cov)[0]
     if smallest < -1e-8 * np.abs(cov).max():
-        raise ValueError(f"the covariance is not positive semi-definite: its smallest eigenvalue is {smallest:g}")
+        raise ValueError(f"{name} is not positive semi-definite: its smallest eigenvalue is {smallest:g}")
     return cov
 
 
-def _error_curve(denoiser: MixtureDenoiser) -> ErrorCurve:
-    """r(s) in closed form for a Gaussian; for a mixture, the error of its components plus that of telling them apart."""
-    levels = torch.logspace(-3, 2, 48, dtype=torch.float64)
-    shape = denoiser.shape.tolist()
-    rows = []
-    for s in levels:
-        variance: Tensor = denoiser.values.double() * s**2 / (denoiser.values.double() + s**2)
-        each = torch.einsum("kij,kj->ki", denoiser.vectors.double() ** 2, variance)
-        weights = denoiser.weights.double()[:, None]
-        between = (weights * denoiser.means.double() ** 2).sum(0) - ((weights * denoiser.means.double()).sum(0)) ** 2
-        total = (weights * each).sum(0) + between * s**2 / (between + s**2 + 1e-30)
-        rows.append(total.reshape(shape).transpose(0, 1).flatten(1).mean(1))
-    return ErrorCurve(levels.float(), torch.stack(rows).sqrt().clamp(min=1e-12).float())
+def _error_curve(denoiser: ExactDenoiser) -> ErrorCurve:
+    """r(s) in closed form, over all noise levels of the diffusion process."""
+    last = denoiser.schedule.noise_level(torch.ones((), dtype=torch.float64)).log10().clamp(min=2)
+    levels = torch.logspace(-3, float(last), 48, dtype=torch.float64)
+    rms = torch.stack([denoiser.mean_square(s) for s in levels]).sqrt()
+    return ErrorCurve(levels.float(), rms.clamp(min=1e-12).float())

@@ -22,11 +22,12 @@ from xsda.files import replacing
 from xsda.grid import Grid
 from xsda.layout import Layout
 from xsda.nn import WindowMLP, build_network, network_config
-from xsda.priors.exact import GaussianDenoiser, MixtureDenoiser
+from xsda.priors.exact import ExactDenoiser, GaussianDenoiser, MixtureDenoiser
+from xsda.priors.separable import SeparableDenoiser
 from xsda.version import __version__
 
 FORMAT = 1
-EXACT = {c.__name__: c for c in (GaussianDenoiser, MixtureDenoiser)}
+EXACT: dict[str, type[ExactDenoiser]] = {c.__name__: c for c in (GaussianDenoiser, MixtureDenoiser, SeparableDenoiser)}
 
 
 class Prior:
@@ -79,7 +80,7 @@ class Prior:
     @property
     def exact(self) -> bool:
         """Whether the denoiser is a closed form rather than a network."""
-        return isinstance(self.denoiser, MixtureDenoiser)
+        return isinstance(self.denoiser, ExactDenoiser)
 
     @property
     def any_size(self) -> bool:

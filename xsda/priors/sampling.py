@@ -6,8 +6,9 @@ import contextlib
 import copy
 import datetime
 import operator
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,22 @@ from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.likelihood import elbo as elbo_of
 from xsda.diffusion.likelihood import log_prob as log_prob_of
 from xsda.diffusion.noise import MemberNoise
-from xsda.diffusion.samplers import SAMPLERS, DPMpp2M, DPMpp2MSDE, NonFiniteSampleError, Sampler
+from xsda.diffusion.samplers import SAMPLERS, TDS, DPMpp2M, DPMpp2MSDE, NonFiniteSampleError, Sampler
 from xsda.ensemble import check_core_chunks, compute, lazy, member_chunks
 from xsda.grid import Grid
-from xsda.guidance import GUIDANCE, MMPS, Calibrated, GaussianLikelihood, Guidance
+from xsda.guidance import GUIDANCE, MMPS, Calibrated, Guidance, GuidedDenoiser, Likelihood
 from xsda.names import choose
-from xsda.priors.exact import MixtureDenoiser
+from xsda.priors.exact import ExactDenoiser
 from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference, refer
 from xsda.version import __version__
 
+NOTES = {
+    "effective_sample_size": {
+        "long_name": "least effective number of particles in the population of this member",
+        "units": "1",
+    }
+}
 PRECISIONS = ("auto", "float32", "float64", "bf16", "fp16")
 DIVERGED = 100.0  # no standardised trajectory is that far out
 BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
@@ -43,36 +50,97 @@ class SamplingTask:
     shape: tuple[int, ...]
     sampler: Sampler
     guidance: Guidance | None
-    likelihood: GaussianLikelihood | None
+    likelihood: Likelihood | None
     context: Tensor | None
     seed: int
     device: str
     precision: str
+    redraw: int = 0
+    warned: set[str] = field(default_factory=set)
 
     @property
     def steps(self) -> int:
         return self.sampler.steps
 
-    def __call__(self, members: Sequence[int], advance: Callable[[int], None] | None = None) -> np.ndarray:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ("effective_sample_size",) if isinstance(self.sampler, TDS) else ()
+
+    def __call__(
+        self, members: Sequence[int], advance: Callable[[int], None] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         prior = self.prior.load() if isinstance(self.prior, PriorReference) else self.prior
         device = pick_device(self.device)
         dtype = torch.float64 if self.precision == "float64" else torch.float32
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         denoiser = place(prior.denoiser, self.context, device, dtype)
-        if self.likelihood is not None:
-            assert self.guidance is not None
-            denoiser = self.guidance.guide(denoiser, self.likelihood.to(device, dtype), prior.error)
-        draw = MemberNoise(self.seed, members, self.shape, device=device, dtype=dtype)
-        precision: Any = torch.autocast(device.type, dtype=half) if half else contextlib.nullcontext()
-        with precision:
-            x = self.sampler.sample(denoiser, draw, callback=advance)
+        likelihood = None if self.likelihood is None else self.likelihood.to(device, dtype)
+
+        def draw(wanted: Sequence[int], attempt: int) -> tuple[Tensor, dict[str, Tensor]]:
+            """These members, and the sampler's notes on them; with particles, whole populations are sampled."""
+            all_of = _whole_populations(wanted, self.sampler.particles) if isinstance(self.sampler, TDS) else wanted
+            guided: Denoiser = denoiser
+            if likelihood is not None:
+                assert self.guidance is not None
+                guided = self.guidance.guide(denoiser, likelihood, prior.error)
+            noise = MemberNoise(self.seed, all_of, self.shape, attempt=attempt, device=device, dtype=dtype)
+            notes: dict[str, Tensor] = {}
+            with _precision(self.precision, device):
+                x = self.sampler.sample(guided, noise, callback=None if attempt else advance, notes=notes)
+            if isinstance(guided, GuidedDenoiser):
+                self._warn("complaint", guided.complaint())
+            place_of = {m: i for i, m in enumerate(all_of)}
+            rows = [place_of[m] for m in wanted]
+            return x[rows], {k: v[rows] for k, v in notes.items()}
+
+        x, notes = draw(members, 0)
+        if likelihood is not None and self.redraw and not prior.exact and not isinstance(self.sampler, TDS):
+            self._redraw(x, likelihood, members, lambda wanted, attempt: draw(wanted, attempt)[0])
         far = (x.flatten(1).abs() > DIVERGED).any(1).nonzero().flatten().tolist()
         if far and not prior.exact:
             raise NonFiniteSampleError(
                 f"member {', '.join(str(members[i]) for i in far[:8])} diverged (more than {DIVERGED:.0f} standard deviations "
                 "from the mean). Try more steps, corrections, or guidance='calibrated'"
             )
-        return x.float().cpu().numpy()
+        columns = [notes[k].float().cpu().numpy() for k in self.notes]
+        return x.float().cpu().numpy(), np.stack(columns, 1) if columns else np.empty((len(members), 0), np.float32)
+
+    def _redraw(
+        self, x: Tensor, likelihood: Likelihood, members: Sequence[int], draw: Callable[[list[int], int], Tensor]
+    ) -> None:
+        """Draw members again that the observations exclude; of several attempts the nearest to the observations stays."""
+        misfit = likelihood.misfit(x)
+        for attempt in range(1, self.redraw + 1):
+            bad = (misfit > 1).nonzero().flatten()
+            if not len(bad):
+                return
+            again = draw([members[i] for i in bad.tolist()], attempt)
+            new = likelihood.misfit(again)
+            better = new < misfit[bad]
+            x[bad[better]], misfit[bad[better]] = again[better], new[better]
+        left = int((misfit > 1).sum())
+        if left:
+            self._warn(
+                "misfit",
+                f"{left} of {len(x)} members do not fit the observations (chi-square beyond its one-in-a-million quantile) after "
+                f"{self.redraw} more attempts. Either sigma is smaller than the observations deserve, or the prior knows no such "
+                "trajectory, or more steps are needed",
+            )
+
+    def _warn(self, key: str, text: str | None) -> None:
+        """Warn once, however many batches there are."""
+        if text is not None and key not in self.warned:
+            self.warned.add(key)
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def _whole_populations(members: Sequence[int], size: int) -> list[int]:
+    """The members of all populations that these belong to."""
+    return [size * p + k for p in sorted({m // size for m in members}) for k in range(size)]
+
+
+def _precision(precision: str, device: torch.device) -> Any:
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=half) if half else contextlib.nullcontext()
 
 
 def place(denoiser: Denoiser, context: Tensor | None, device: torch.device, dtype: torch.dtype) -> Denoiser:
@@ -113,12 +181,13 @@ def pick_guidance(guidance: str | Guidance, prior: Prior) -> Guidance:
 def default_sampler(prior: Prior, guided: bool) -> Sampler:
     """What passes the yardsticks at the least cost (docs/benchmarks.md).
 
-    Closed forms need 32 evaluations. A network's guidance is approximate: one correction a step lets members leave
-    futures that the observations exclude.
+    Closed forms need 32 evaluations for five decades of noise, and as many a decade where large fields ask for more. A
+    network's guidance is approximate: one correction a step lets members leave futures that the observations exclude.
     """
     if prior.exact:
-        return DPMpp2M(steps=32)
-    return DPMpp2MSDE(steps=64, grid="centered", corrections=1, tau=0.5) if guided else DPMpp2MSDE(steps=64)
+        low, high = (float(prior.schedule.noise_level(torch.tensor(t, dtype=torch.float64))) for t in (0.0, 1.0))
+        return DPMpp2M(steps=max(32, round(32 * np.log10(high / low) / 5)))
+    return DPMpp2MSDE(steps=48, grid="centered", corrections=1, tau=0.5) if guided else DPMpp2MSDE(steps=64)
 
 
 def draw_ensemble(
@@ -128,7 +197,8 @@ def draw_ensemble(
     members: int,
     sampler: Sampler,
     guidance: Guidance | None,
-    likelihood: GaussianLikelihood | None,
+    likelihood: Likelihood | None,
+    redraw: int = 0,
     seed: int,
     chunks: Any,
     batch: int | None,
@@ -148,7 +218,15 @@ def draw_ensemble(
     defer = chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
     if not defer:
         pick_device(device)
+    redraw = _whole("redraw", redraw, least=0)
     batch = batch or int(np.clip(BATCH_NUMBERS // int(np.prod(grid.shape)), 1, 512))
+    if isinstance(sampler, TDS):  # whole populations, so that none is sampled twice
+        batch = -(-batch // sampler.particles) * sampler.particles
+        if chunk is not None and chunk < members and chunk % sampler.particles:
+            raise ValueError(
+                f"chunks of {chunk} members divide populations of {sampler.particles} particles; use a multiple of them, "
+                f"such as chunks={{'member': {sampler.particles}}}"
+            )
     task = SamplingTask(
         refer(prior) if defer else prior,
         grid.shape,
@@ -159,16 +237,19 @@ def draw_ensemble(
         seed,
         device,
         precision,
+        redraw,
     )
     numbers = range(members)
     if defer:
-        values = lazy(task, numbers, chunk=chunk or min(batch, members), batch=batch)
+        values, notes = lazy(task, numbers, chunk=chunk or min(batch, members), batch=batch)
     else:
-        values = compute(
+        values, notes = compute(
             task, numbers, batch=batch, progress=progress, label="assimilating" if likelihood else "sampling"
         )
     member = xr.DataArray(np.arange(members), dims="member", attrs={"standard_name": "realization", "units": "1"})
     ds = grid.to_dataset(values, {"member": member})
+    for i, name in enumerate(task.notes):
+        ds = ds.assign_coords({name: ("member", notes[:, i], NOTES[name])})
     return describe(ds, grid, {"prior": prior.name, "prior_hash": prior.hash, "sampler": str(sampler),
                                "steps": sampler.steps, "denoiser_evaluations": sampler.evaluations,
                                "seed": seed, **attrs})  # fmt: skip
@@ -231,7 +312,7 @@ def log_prob(prior: Prior, ds: xr.Dataset, *, steps: int, exact: bool | None, se
     generator = torch.Generator().manual_seed(seed)
 
     def density(denoiser: Denoiser, x: Tensor) -> Tensor:
-        if isinstance(denoiser, MixtureDenoiser):
+        if isinstance(denoiser, ExactDenoiser):
             return denoiser.log_prob(x)
         return log_prob_of(denoiser, x, steps=steps, exact=exact, generator=generator)
 

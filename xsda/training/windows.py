@@ -17,7 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from xsda.grid import Grid
-from xsda.layout import SAMPLE_DIMS, Layout
+from xsda.layout import SAMPLE_DIMS, Layout, sample_dim
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,8 @@ class Windows:
     """
 
     def __init__(self, ds: xr.Dataset, layout: Layout, window: int, *, piece_bytes: int = 2**26, held: int = 4):
-        sample_dims = [d for d in SAMPLE_DIMS if d in ds.dims]
-        if len(sample_dims) > 1:
-            raise ValueError(
-                f"the data have the dimensions {sample_dims}; stack them into one, .stack(trajectory={sample_dims})"
-            )
         self.ds = ds
-        self.sample_dim = sample_dims[0] if sample_dims else None
+        self.sample_dim = sample_dim(ds)
         self.window = window
         self.grid = Grid.match(layout, self.ds)
         self.grid.check_time()

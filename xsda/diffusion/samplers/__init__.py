@@ -4,6 +4,7 @@ from xsda.diffusion.samplers.ancestral import DDIM, DDPM, PredictorCorrector
 from xsda.diffusion.samplers.base import NonFiniteSampleError, Sampler, langevin, time_grid
 from xsda.diffusion.samplers.dpm import DPMpp2M, DPMpp2MSDE
 from xsda.diffusion.samplers.ode import Euler, Heun, velocity
+from xsda.diffusion.samplers.twisted import TDS
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "dpmpp2m": DPMpp2M,
@@ -13,12 +14,14 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "pc": PredictorCorrector,
     "euler": Euler,
     "heun": Heun,
+    "tds": TDS,
 }
 
 __all__ = [
     "DDIM",
     "DDPM",
     "SAMPLERS",
+    "TDS",
     "DPMpp2M",
     "DPMpp2MSDE",
     "Euler",

@@ -80,6 +80,8 @@ class Sampler(ABC):
         Size of a correction.
     bounded
         Bound the corrections as above; False gives the usual rule.
+    resampling
+        Repeat every transition so many times, going back by adding noise in between (the time travel of RePaint).
     """
 
     steps: int = 32
@@ -87,17 +89,19 @@ class Sampler(ABC):
     corrections: int = 0
     tau: float = 0.1
     bounded: bool = True
+    resampling: int = 0
 
     evaluations_per_step: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "corrections"):
+        for name in ("steps", "corrections", "resampling"):
             if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
                 raise ValueError(f"{name}={getattr(self, name)!r} must be an integer")
         if self.steps < 2:
             raise ValueError(f"steps={self.steps} must be at least 2")
-        if self.corrections < 0:
-            raise ValueError(f"corrections={self.corrections} must not be negative")
+        for name in ("corrections", "resampling"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if not self.tau > 0:
             raise ValueError(f"tau={self.tau} must be positive: it is the size of a Langevin correction")
         if self.grid not in GRIDS:
@@ -121,19 +125,32 @@ class Sampler(ABC):
         """Carry x from ``times[0]`` to ``times[-1]``."""
         memory: dict[str, Any] = {}
         for i, (t, s) in enumerate(pairwise(times)):
-            x = self.transition(denoiser, x, t, s, draw, memory)
-            for _ in range(self.corrections):
-                x0, eps = predict(denoiser, x, s)
-                # a multistep method extrapolates from here: the noise of the corrections is not part of its path
-                memory.setdefault("arrived", x0)
-                x = langevin(denoiser.schedule, x, eps, s, draw, self.tau, bounded=self.bounded)
+            for again in range(self.resampling + 1):
+                if again:
+                    x, memory = _back(denoiser.schedule, x, s, t, draw), {}
+                x = self.transition(denoiser, x, t, s, draw, memory)
+                for _ in range(self.corrections):
+                    x0, eps = predict(denoiser, x, s)
+                    # a multistep method extrapolates from here: the noise of the corrections is not part of its path
+                    memory.setdefault("arrived", x0)
+                    x = langevin(denoiser.schedule, x, eps, s, draw, self.tau, bounded=self.bounded)
             check_finite(x, i, len(times), draw)
             if callback is not None:
                 callback(i)
         return x
 
-    def sample(self, denoiser: Denoiser, draw: Draw, *, callback: Callable[[int], None] | None = None) -> Tensor:
-        """Draw samples: noise at t = 1 carried to t = 0, then denoised. ``draw()`` gives standard normal numbers."""
+    def sample(
+        self,
+        denoiser: Denoiser,
+        draw: Draw,
+        *,
+        callback: Callable[[int], None] | None = None,
+        notes: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Draw samples: noise at t = 1 carried to t = 0, then denoised.
+
+        ``draw()`` gives standard normal numbers; ``notes`` receives what the sampler knows of each member (see ``TDS``).
+        """
         z = draw()
         times = time_grid(denoiser.schedule, self.steps, self.grid).to(z.device)
         scale = torch.sqrt(denoiser.schedule.alpha(times[0]) ** 2 + denoiser.schedule.sigma(times[0]) ** 2)
@@ -148,7 +165,7 @@ class Sampler(ABC):
     @property
     def evaluations(self) -> int:
         """Denoiser evaluations that one call of ``sample`` makes."""
-        return (self.steps - 1) * (self.evaluations_per_step + self.corrections) + 1
+        return (self.steps - 1) * (self.evaluations_per_step + self.corrections) * (self.resampling + 1) + 1
 
     def __str__(self) -> str:
         shown = {k: v for k, v in asdict(self).items() if k == "steps" or v != _default(type(self), k)}
@@ -157,6 +174,12 @@ class Sampler(ABC):
 
 def _default(cls: type[Sampler], name: str) -> Any:
     return next(f.default for f in fields(cls) if f.name == name)
+
+
+def _back(schedule: Schedule, x: Tensor, s: Tensor, t: Tensor, draw: Draw) -> Tensor:
+    """From time ``s`` to the larger time ``t``: what the noising process does."""
+    step = schedule.alpha(t) / schedule.alpha(s)
+    return step.to(x) * x + torch.sqrt(schedule.sigma(t) ** 2 - (step * schedule.sigma(s)) ** 2).to(x) * draw()
 
 
 def langevin(schedule: Schedule, x: Tensor, eps: Tensor, t: Tensor, draw: Draw, tau: float, *, bounded: bool) -> Tensor:

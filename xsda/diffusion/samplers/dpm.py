@@ -17,6 +17,7 @@ from torch import Tensor
 
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.samplers.base import Draw, Sampler
+from xsda.diffusion.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class DPMpp2M(Sampler):
     def transition(
         self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
     ) -> Tensor:
-        return _multistep(denoiser, x, t, s, memory)
+        mean, _, _ = multistep(denoiser.schedule, x, denoiser(x, t), t, s, memory, stochastic=False)
+        return mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,22 +38,21 @@ class DPMpp2MSDE(Sampler):
     def transition(
         self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
     ) -> Tensor:
-        return _multistep(denoiser, x, t, s, memory, draw)
+        mean, spread, _ = multistep(denoiser.schedule, x, denoiser(x, t), t, s, memory, stochastic=True)
+        return mean + spread * draw()
 
 
-def _multistep(
-    denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, memory: dict[str, Any], draw: Draw | None = None
-) -> Tensor:
-    schedule = denoiser.schedule
+def multistep(
+    schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor, memory: dict[str, Any], *, stochastic: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and standard deviation of x_s, and the weight that the denoised state ``x0`` has in the mean."""
     h = schedule.log_snr(s) - schedule.log_snr(t)
-    x0 = denoiser(x, t)
     slope = torch.zeros_like(x0)
     if "x0" in memory:
         slope = (memory.pop("arrived", x0) - memory["x0"]) * (h / memory["h"]).to(x)
     memory["x0"], memory["h"] = x0, h
-    rate = 2 if draw is not None else 1
+    rate = 2 if stochastic else 1
     keep = schedule.sigma(s) / schedule.sigma(t) * torch.exp(-(rate - 1) * h)
-    x = keep.to(x) * x - (schedule.alpha(s) * torch.expm1(-rate * h)).to(x) * (x0 + slope / 2)
-    if draw is not None:
-        x = x + (schedule.sigma(s) * torch.sqrt(-torch.expm1(-2 * h))).to(x) * draw()
-    return x
+    weight = -(schedule.alpha(s) * torch.expm1(-rate * h)).to(x)
+    spread = (schedule.sigma(s) * torch.sqrt(-torch.expm1(-2 * h))).to(x)
+    return keep.to(x) * x + weight * (x0 + slope / 2), spread, weight

@@ -1,0 +1,125 @@
+r"""Pseudo-inverse guidance, PiGDM (Song et al. 2023, openreview 9_gsMA8MRKQ), and projections without a backward pass.
+
+.. math:: p(y | x_t) \approx N(y;\, H \hat x_0,\, R + r^2 H H'), \qquad r^2 = s^2 / (1 + s^2)
+
+at noise level s: the unknown state is taken as white noise of the size that standard normal data would leave. The
+system (R + r^2 H H') u = y - H x0hat costs applications of H only, not of the network.
+
+``PiGDM`` multiplies u by the denoiser's Jacobian. ``Projection`` and ``Proximal`` do without it: they put the data into the
+denoised state directly, which costs no backward pass through the network.
+
+- ``Projection`` moves x0hat to its best estimate given y with that white uncertainty (as in DDRM, Kawar et al. 2022, arXiv
+  2201.11793, and DDNM, Wang et al. 2023, arXiv 2212.00490). Where single points are observed they are replaced; with a
+  sampler's ``resampling`` that is RePaint (Lugmayr et al. 2022, arXiv 2201.09865).
+- ``Proximal`` alternates denoising and the data fit min |y - H x|^2 / std^2 + strength / s^2 |x - x0hat|^2 (DiffPIR, Zhu et
+  al. 2023, arXiv 2305.08995), by Gauss-Newton where H is nonlinear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xsda.diffusion.denoisers import Denoiser
+from xsda.diffusion.error import ErrorCurve
+from xsda.guidance.base import Guidance, GuidedDenoiser, check_prediction
+from xsda.guidance.likelihood import Likelihood
+from xsda.guidance.solvers import conjugate_gradients
+
+
+@dataclass(frozen=True, kw_only=True)
+class PiGDM(Guidance):
+    """Pseudo-inverse guidance: the denoised state's error is taken as white."""
+
+    def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
+        return _PiGDM(denoiser, likelihood, error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection(Guidance):
+    """The data are put into the denoised state; no backward pass."""
+
+    def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
+        return _Projection(denoiser, likelihood, error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proximal(Guidance):
+    """Denoising and data fit in turns; no backward pass.
+
+    Parameters
+    ----------
+    strength
+        How much the denoised state counts against the observations.
+    iterations
+        Gauss-Newton steps of the data fit where H is nonlinear.
+    """
+
+    strength: float = 1.0
+    iterations: int = 3
+
+    def __post_init__(self) -> None:
+        if not self.strength > 0:
+            raise ValueError(f"strength={self.strength} must be positive")
+        if self.iterations < 1:
+            raise ValueError(f"iterations={self.iterations} must be at least 1")
+
+    def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
+        return _Proximal(denoiser, likelihood, error, self)
+
+
+class _White(GuidedDenoiser):
+    """Shared: the update of a state whose error is white with the variance ``white``."""
+
+    def white(self, t: Tensor) -> Tensor:
+        level = self.schedule.noise_level(t)
+        return level**2 / (1 + level**2)
+
+    def solve(self, state: Tensor, white: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
+        """u and white H' u, for (R + white H H') u = y - predicted."""
+        white = white.to(state)
+        own = self.likelihood.spread(state, white.sqrt().expand(state.shape[2])) ** 2
+        innovation, variance = self.likelihood.sites(predicted, own)
+        scale = variance.sqrt()
+
+        def product(u: Tensor) -> tuple[Tensor, Tensor]:
+            back = white * self.likelihood.adjoint(state, u / scale)
+            return back, u + self.likelihood.tangent(state, back) / scale
+
+        solution = conjugate_gradients(product, innovation / scale, None, tolerance=1e-3, iterations=50)
+        return solution.u / scale, solution.image
+
+
+class _PiGDM(_White):
+    def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
+        weight, _ = self.solve(x0.detach(), self.white(t), predicted.detach())
+        return self.pull(weight, x_t, t, predicted)
+
+
+class _Projection(_White):
+    def evaluate(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x0 = self.denoiser(x_t, t).detach()
+        predicted = self.likelihood.operator(x0).detach()
+        check_prediction(x0, predicted)
+        return x0, self.correction(x_t, t, x0, predicted), predicted
+
+    def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
+        return self.solve(x0, self.white(t), predicted)[1]
+
+
+class _Proximal(_Projection):
+    def __init__(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None, options: Proximal):
+        super().__init__(denoiser, likelihood, error)
+        self.options = options
+
+    def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
+        white = self.schedule.noise_level(t) ** 2 / self.options.strength
+        state, change = x0, torch.zeros_like(x0)
+        for _ in range(1 if self.likelihood.linear else self.options.iterations):
+            # around ``state`` H is linear; the distance counts from x0
+            predicted = self.likelihood.operator(state) - self.likelihood.tangent(state, change)
+            change = self.solve(state, white, predicted)[1]
+            state = x0 + change
+        return change

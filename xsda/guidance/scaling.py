@@ -1,0 +1,71 @@
+r"""What practitioners do when the number of observations N changes.
+
+The likelihood gradient of the Gaussian score is a sum over observations and grows with N: with many it explodes, and a
+mean over observations does not hear them when they are few. With the variance std^2 + gamma s^2 at noise level s,
+
+===========  ==========================================================================================
+sum          nothing is changed (the SDA paper)
+mean         the gradient is divided by N
+std          std is multiplied by sqrt(N / N_ref): tempered observations, while gamma s^2 still dominates at high noise
+dual         the whole variance is multiplied by N / N_ref, at every noise level
+adaptive     the gradient is rescaled to xi times the norm of the prior's score
+===========  ==========================================================================================
+
+All but the first change the posterior that is sampled. They are here to compare with; see ``Calibrated`` and ``MMPS``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RULES = ("sum", "mean", "std", "dual", "adaptive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """How the likelihood gradient depends on the number of observations.
+
+    Parameters
+    ----------
+    rule
+        "sum", "mean", "std", "dual" or "adaptive".
+    reference
+        N_ref, the number of observations at which "std" and "dual" change nothing.
+    xi
+        Norm of the likelihood gradient over that of the prior's score, for "adaptive".
+    """
+
+    rule: str = "sum"
+    reference: int = 1
+    xi: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"rule={self.rule!r} is unknown; choose one of {RULES}")
+        if self.reference < 1:
+            raise ValueError(f"reference={self.reference} must be a positive number of observations")
+        if not self.xi > 0:
+            raise ValueError(f"xi={self.xi} must be positive: it is a ratio of norms")
+
+    def variances(self, observed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Variances of the observations and of the prediction, after scaling."""
+        factor = observed.numel() / self.reference
+        if self.rule == "mean":
+            factor = observed.numel()
+        return (
+            observed * factor if self.rule in ("mean", "std", "dual") else observed,
+            own * factor if self.rule in ("mean", "dual") else own,
+        )
+
+    def rescale(self, gradient: Tensor, score: Tensor) -> Tensor:
+        """The likelihood gradient of each member, given the prior's score."""
+        if self.rule != "adaptive":
+            return gradient
+
+        def norm(x: Tensor) -> Tensor:
+            return x.flatten(1).norm(dim=1).reshape(-1, *(1,) * (x.ndim - 1))
+
+        return gradient * self.xi * norm(score) / norm(gradient).clamp(min=torch.finfo(gradient.dtype).tiny)

@@ -1,0 +1,121 @@
+"""Correlated observation errors: operator and observations are whitened, so that every method sees independent ones.
+
+With errors of covariance S C S (S their standard deviations, C = L L' their correlation), L^-1 S^-1 y has independent errors of
+variance one, and its operator is L^-1 S^-1 H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor
+
+from xsda.axes import axis_numbers, is_datelike
+from xsda.names import choose
+
+LARGEST = 8000  # values of one variable whose correlation is factored as a dense matrix
+LEAST = 1e-3  # share of an error's standard deviation that the others must leave open
+
+
+@runtime_checkable
+class Whitener(Protocol):
+    """What a user's own model of correlated errors must offer."""
+
+    def whiten(self, values: Tensor) -> Tensor:
+        """L^-1 of ``values`` (batch, n), in units of their standard deviations, in the order of the observations."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cholesky:
+    """The dense correlation matrix L L' of n values."""
+
+    lower: Tensor
+
+    def whiten(self, values: Tensor) -> Tensor:
+        lower = self.lower.to(values)
+        return torch.linalg.solve_triangular(lower, values.mT, upper=False).mT
+
+
+class Whitened:
+    """An operator whose blocks (start, stop, std, whitener) are whitened."""
+
+    def __init__(self, operator: Any, blocks: list[tuple[int, int, Tensor, Whitener]]):
+        self.operator, self.blocks = operator, blocks
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.whiten(self.operator(x))
+
+    def whiten(self, values: Tensor) -> Tensor:
+        """Of (batch, M)."""
+        parts, last = [], 0
+        for start, stop, std, whitener in self.blocks:
+            parts += [values[:, last:start], whitener.whiten(values[:, start:stop] / std.to(values))]
+            last = stop
+        return torch.cat([*parts, values[:, last:]], 1)
+
+
+def whitener(da: xr.DataArray, pick: np.ndarray, correlation: Any) -> Whitener:
+    """The whitener of the observed values ``pick`` of a variable.
+
+    ``correlation``: a matrix over all values of the variable, ravelled; a mapping of coordinates to correlation lengths
+    (exponential along each); or an object with a method ``whiten``.
+    """
+    name = str(da.name)
+    if isinstance(correlation, Whitener):
+        return correlation
+    if len(pick) > LARGEST:
+        raise ValueError(
+            f"{name!r} has {len(pick)} observations with correlated errors; a dense correlation serves up to {LARGEST}. Thin "
+            "them, average them, or pass an object with a method whiten(values) that knows its structure"
+        )
+    if isinstance(correlation, Mapping):
+        matrix = _exponential(da, pick, correlation)
+    else:
+        matrix = np.asarray(correlation, dtype=np.float64)
+        if matrix.shape != (da.size, da.size):
+            raise ValueError(
+                f"the correlation of {name!r} has the shape {matrix.shape}; the variable has {da.size} values, so "
+                f"({da.size}, {da.size}) was expected"
+            )
+        matrix = matrix[np.ix_(pick, pick)]
+        if not np.allclose(matrix, matrix.T, atol=1e-6) or not np.allclose(np.diag(matrix), 1, atol=1e-6):
+            raise ValueError(
+                f"the correlation of {name!r} must be symmetric with ones on its diagonal; sigma gives the standard "
+                "deviations (a covariance C has the correlation C / np.outer(s, s), s = np.sqrt(np.diag(C)))"
+            )
+    try:
+        lower = np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        lower = np.zeros((1, 1))
+    if not (np.diag(lower) > LEAST).all():  # rounding may leave a little where there should be nothing
+        raise ValueError(
+            f"the error covariance of {name!r} is singular or not positive (smallest eigenvalue of the correlation "
+            f"{np.linalg.eigvalsh(matrix)[0]:.2g}): some errors are perfectly correlated, as those of two observations at one "
+            "place. Merge them, or add an uncorrelated part: 0.95 * correlation + 0.05 * identity"
+        )
+    return Cholesky(torch.as_tensor(lower, dtype=torch.float32))
+
+
+def _exponential(da: xr.DataArray, pick: np.ndarray, lengths: Mapping[str, Any]) -> np.ndarray:
+    """exp(-distance / length), multiplied over the coordinates."""
+    exponent = np.zeros((len(pick), len(pick)))
+    for name, length in lengths.items():
+        if name not in da.coords:
+            raise KeyError(
+                f"{da.name!r} has no coordinate {name!r} to correlate along; {choose(name, map(str, da.coords))}"
+            )
+        coord = da[name]
+        scale = pd.Timedelta(length).total_seconds() if is_datelike(coord) else float(length)
+        numbers = axis_numbers(coord)
+        if not scale > 0:
+            raise ValueError(f"the correlation length along {name!r} must be positive, got {length!r}")
+        everywhere = xr.DataArray(numbers.reshape(coord.shape), dims=coord.dims).broadcast_like(da.drop_vars(da.coords))
+        x = everywhere.transpose(*da.dims).values.ravel()[pick]
+        exponent += np.abs(x[:, None] - x) / scale
+    return np.exp(-exponent)

@@ -1,0 +1,167 @@
+"""From labelled observations of all instruments, and a background, to one likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from xsda.grid import Grid
+from xsda.guidance.laws import LAWS, ErrorLaw, Normal
+from xsda.guidance.likelihood import Group, Likelihood
+from xsda.names import choose
+from xsda.observations.compile import Sources, as_sources, compile_variable, observed_variables
+from xsda.observations.correlation import Whitened, Whitener, whitener
+from xsda.observations.errors import check_positive, error_std
+from xsda.observations.operator import Derived, ObservationOperator, VariableOperator, check_differentiable
+
+
+def compile_observations(
+    grid: Grid,
+    obs: Sources,
+    sigma: Any = None,
+    derived: Mapping[str, Derived] | None = None,
+    *,
+    laws: Any = None,
+    correlation: Mapping[str, Any] | None = None,
+    background: xr.Dataset | None = None,
+    background_sigma: Any = None,
+) -> Likelihood:
+    """The likelihood of one or several observation Datasets, and of a background if there is one."""
+    sources = as_sources(obs)
+    names = {name for ds in sources.values() for name in observed_variables(ds)}
+    chosen, correlated = pick_laws(laws, names), _known(correlation, names, "correlation")
+    parts = []
+    for source, ds in sources.items():
+        if not observed_variables(ds):
+            raise ValueError(f"{source} holds no variables")
+        for name in observed_variables(ds):
+            std = error_std(ds, name, sigma, source, sources)
+            parts.append(_observed(grid, ds, name, std, derived, chosen[name], correlated.get(name)))
+    if sum(len(p.y) for p in parts) == 0:
+        raise ValueError(
+            "all observations are missing (NaN); there is nothing to assimilate. For prior samples use model.sample"
+        )
+    if background is not None:
+        parts += _background(grid, background, background_sigma)
+    elif background_sigma is not None:
+        raise ValueError("background_sigma was given without background=...; pass the Dataset that it is the error of")
+    return _join(grid, parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """One observed variable, scaled."""
+
+    operator: VariableOperator
+    pick: np.ndarray
+    y: np.ndarray
+    std: np.ndarray
+    law: ErrorLaw
+    whitener: Whitener | None
+
+
+def _observed(
+    grid: Grid, ds: xr.Dataset, name: str, std: np.ndarray, derived: Mapping[str, Derived] | None, law: ErrorLaw,
+    correlation: Any,
+) -> Observed:  # fmt: skip
+    op = compile_variable(grid, ds, name, derived)
+    if op.derived is not None:
+        check_differentiable(op, grid)
+    values = np.asarray(ds[name].values, dtype=np.float64).ravel()
+    if np.isinf(values).any():
+        raise ValueError(f"observed variable {name!r} holds infinite values; mark missing values as NaN")
+    pick = np.flatnonzero(~np.isnan(values))
+    values, std = values[pick], std.ravel()[pick]
+    check_positive(std, name)
+    if correlation is not None and not isinstance(law, Normal):
+        raise ValueError(f"{name!r} has correlated errors and the law {law}; correlated errors must be Gaussian")
+    mean, scale = _scaling(grid, op, ds[name])
+    white = None if correlation is None else whitener(ds[name], pick, correlation)
+    y = (law.limited(values) - mean[pick]) / scale[pick]
+    return Observed(op, pick, y, std / scale[pick], law.bind(values), white)
+
+
+def _background(grid: Grid, background: xr.Dataset, sigma: Any) -> list[Observed]:
+    """A background (a forecast, a climatology) as one more source of observations of all variables it has."""
+    if not isinstance(background, xr.Dataset):
+        raise TypeError(f"background must be an xarray.Dataset on the grid, got {type(background).__name__}")
+    known = set(grid.names.values())
+    names = [name for name in observed_variables(background) if name in known]
+    if not names:
+        raise ValueError(
+            f"the background has none of the prior's variables {sorted(known)}; it has {list(background.data_vars)}"
+        )
+    try:
+        stds = [error_std(background, n, sigma, "background", {"background": background}) for n in names]
+    except ValueError as error:
+        raise ValueError(f"background: {str(error).replace('sigma=', 'background_sigma=')}") from error
+    return [_observed(grid, background, n, s, None, Normal(), None) for n, s in zip(names, stds, strict=True)]
+
+
+def _join(grid: Grid, parts: list[Observed]) -> Likelihood:
+    """The likelihood of all observed variables together."""
+    parts = [p for p in parts if len(p.y)]
+    inner = ObservationOperator(grid.layout, grid.names, [p.operator for p in parts], [p.pick for p in parts])
+    y, std = (
+        torch.as_tensor(np.concatenate(a), dtype=torch.float32) for a in ([p.y for p in parts], [p.std for p in parts])
+    )
+    ends = np.cumsum([0, *(len(p.y) for p in parts)]).tolist()
+    spans = zip(parts, ends[:-1], ends[1:], strict=True)
+    blocks = [(a, b, std[a:b].clone(), p.whitener) for p, a, b in spans if p.whitener is not None]
+    groups = tuple(Group(len(p.y), p.operator.name, p.law) for p in parts)
+    operator: Any = inner
+    if blocks:
+        operator = Whitened(inner, blocks)
+        y = operator.whiten(y[None])[0]
+        for start, stop, _, _ in blocks:
+            std[start:stop] = 1
+    return Likelihood(operator, y, std, linear=inner.linear, groups=groups, mixes=bool(blocks))
+
+
+def pick_laws(laws: Any, names: set[str]) -> dict[str, ErrorLaw]:
+    """The law of each observed variable's errors: one for all, or a mapping; Gaussian where nothing is said."""
+    given = _known(laws, names, "likelihood") if isinstance(laws, Mapping) else dict.fromkeys(names, laws)
+    return {name: _law(given.get(name)) for name in names}
+
+
+def _law(law: Any) -> ErrorLaw:
+    if law is None:
+        return Normal()
+    if isinstance(law, str):
+        if law not in LAWS:
+            raise ValueError(
+                f"unknown likelihood {law!r}; {choose(law, LAWS)}, or pass an object such as Censored(lower=0.1)"
+            )
+        return LAWS[law]()
+    if not isinstance(law, ErrorLaw):
+        raise TypeError(f"a likelihood is a name or an object such as StudentT(df=4), got {type(law).__name__}")
+    return law
+
+
+def _known(mapping: Any, names: set[str], argument: str) -> dict[str, Any]:
+    """A mapping by observed variable, its keys checked."""
+    if mapping is None:
+        return {}
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"{argument} must be a mapping by observed variable, got {type(mapping).__name__}")
+    unknown = [k for k in mapping if k not in names]
+    if unknown:
+        raise KeyError(f"{argument} names {unknown[0]!r}, which is not observed; {choose(unknown[0], names)}")
+    return dict(mapping)
+
+
+def _scaling(grid: Grid, op: VariableOperator, da: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the channel of each observed value: H of a constant is that constant."""
+    if op.channels is None:
+        return np.zeros(da.size), np.ones(da.size)
+    length, _, *sizes = grid.shape
+    seen = []
+    for constant in (grid.layout.mean[op.channels], grid.layout.std[op.channels]):
+        field = torch.as_tensor(constant).reshape(1, 1, -1, *(1,) * len(sizes)).expand(1, length, -1, *sizes)
+        seen.append(op.apply(field if op.channel_dim is not None else field[:, :, 0]).reshape(-1).numpy())
+    return seen[0], seen[1]
