@@ -7,7 +7,7 @@ import xarray as xr
 
 import xsda
 from xsda.diffusion.samplers import DPMpp2M
-from xsda.guidance import GaussianScore
+from xsda.guidance import Censored, GaussianScore
 
 
 def exact_posterior(cov, rows, y, sigma):
@@ -105,31 +105,6 @@ def test_seeds(rotation):
     assert not np.allclose(a.u, c.u)
 
 
-def test_splitting_and_repeating_observations(rotation):
-    grid, _, prior = rotation
-    u, v = (grid.isel(time=slice(None, None, 4))[[n]] + k for n, k in (("u", 1.0), ("v", -1.0)))
-    one = grid.sda.assimilate(xr.merge([u, v]), prior, members=4, sigma=0.3, progress=False)
-    two = grid.sda.assimilate({"a": u, "b": v}, prior, members=4, sigma=0.3, progress=False)
-    xr.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
-    once = grid.sda.assimilate(u, prior, members=500, sigma=0.3, progress=False)
-    again = grid.sda.assimilate([u, u, u, u], prior, members=500, sigma=0.6, progress=False)
-    assert float(abs(once.mean("member") - again.mean("member")).to_array().max()) < 0.02
-    assert float(once.u.var("member").sum()) == pytest.approx(float(again.u.var("member").sum()), rel=0.02)
-
-
-def test_units_do_not_matter(rotation):
-    grid, cov, prior = rotation
-    scale = np.repeat([1000.0, 0.01], 32)
-    offset = {"u": 273.15, "v": -5.0}
-    other = xr.Dataset({v: grid[v] + offset[v] for v in ("u", "v")})
-    rescaled = xsda.GaussianPrior(other, cov * np.outer(scale, scale))
-    obs = grid.isel(time=slice(None, None, 4))[["u"]] + 1
-    a = grid.sda.assimilate(obs, prior, members=4, sigma=0.1, progress=False)
-    b = other.sda.assimilate(obs * 1000 + 273.15, rescaled, members=4, sigma=100.0, progress=False)
-    np.testing.assert_allclose((b.u - 273.15) / 1000, a.u, atol=2e-3)
-    np.testing.assert_allclose((b.v + 5) / 0.01, a.v, atol=2e-3)
-
-
 def test_graph_of_a_thousand_members_is_small_and_runs_nothing(lorenz, monkeypatch):
     import time
 
@@ -207,6 +182,37 @@ def test_nan_is_a_missing_observation(rotation):
     a = grid.sda.assimilate(holes, prior, members=3, sigma=0.1, progress=False)
     b = grid.sda.assimilate(holes.dropna("time"), prior, members=3, sigma=0.1, progress=False)
     xr.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gross_error_is_forgotten_where_tails_are_heavy(rotation):
+    grid, _, prior = rotation
+    obs = grid.isel(time=slice(None, None, 4))[["u"]] + 1
+    wrong = obs.where(obs.time != 12, 30.0)
+    options = {"members": 200, "sigma": 0.2, "progress": False}
+    right = grid.sda.assimilate(obs.where(obs.time != 12), prior, **options).mean("member")
+
+    def off(**more):
+        post = grid.sda.assimilate(wrong, prior, **options, **more).mean("member")
+        return float(abs(post - right).to_array().max())
+
+    assert off(likelihood="student_t") < 0.2
+    assert off(likelihood="huber") < 0.5 * off()
+    assert off() > 5
+
+
+def test_a_limit_says_no_more_than_it_does(rotation):
+    """An observation at a limit that all states obey changes nothing; one that half of them obey shifts them."""
+    grid, _, prior = rotation
+    obs = xr.Dataset({"u": ("time", [-50.0, 0.0])}, {"time": [3.0, 20.0]})
+    options = {"members": 1000, "sigma": 0.1, "progress": False}
+    free = prior.sample(grid, members=1000, progress=False, sampler=DPMpp2M(steps=32))
+    post = grid.sda.assimilate(obs, prior, likelihood=Censored(lower=50.0), **options)
+    xr.testing.assert_allclose(post, free, rtol=1e-3, atol=1e-3)
+    post = grid.sda.assimilate(obs.isel(time=[1]), prior, likelihood=Censored(lower=0.0), **options)
+    u = post.u.sel(time=20)  # below zero, up to the error: half a normal distribution
+    assert float(u.mean()) == pytest.approx(-np.sqrt(2 / np.pi) / 1.01**0.5, abs=0.08)
+    assert float(u.std()) == pytest.approx(np.sqrt(1 - 2 / np.pi), abs=0.08)
+    assert float((u > 0.1).mean()) < 0.08
 
 
 def test_derived_observations_pull_towards_them(rotation):

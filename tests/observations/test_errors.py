@@ -5,6 +5,7 @@ import pytest
 import torch
 import xarray as xr
 
+from xsda.guidance import Censored, StudentT
 from xsda.layout import Layout
 from xsda.observations import compile_observations
 
@@ -289,3 +290,77 @@ def test_a_list_of_stations_that_leaves_out_a_coordinate(missing):
     averaged[name].attrs["cell_methods"] = f"{missing}: mean"
     places = {c: like[c] for c in ("time", "lat", "lon") if c != missing}
     np.testing.assert_allclose(ds.sda.observe(averaged)[name], ds[name].mean(missing).sel(places))
+
+
+# --- derived quantities that cannot be observed, laws that do not exist ---
+
+BROKEN = {
+    "detached": lambda s: (s["wind_u"] ** 2).detach(),
+    "numpy": lambda s: torch.as_tensor(np.hypot(s["wind_u"], s["wind_v"])),
+    "array": lambda s: torch.as_tensor(s["wind_u"].numpy() ** 2),
+    "comparison": lambda s: (s["wind_u"] > 0).float(),
+    "constant": lambda s: torch.ones(1, 6, 4, 8),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_derived_without_a_gradient(name):
+    speed = obs()[["wind_u"]].rename(wind_u="speed")
+    with pytest.raises(ValueError, match=r"'speed' does not pass gradients back.*torch functions"):
+        compile_observations(grid(), speed, 1.0, {"speed": BROKEN[name]})
+
+
+def test_derived_that_fails_by_itself_says_so_itself():
+    speed = obs()[["wind_u"]].rename(wind_u="speed")
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        compile_observations(grid(), speed, 1.0, {"speed": lambda s: s["wind_u"] + torch.ones(3)})
+
+
+def test_derived_of_another_shape():
+    speed = obs()[["wind_u"]].rename(wind_u="speed")
+    with pytest.raises(ValueError, match=r"'speed' must be a tensor of shape .*\(1, 6, 4, 8\), got \(1, 6, 4\)"):
+        compile_observations(grid(), speed, 1.0, {"speed": lambda s: s["wind_u"].mean(-1)})
+
+
+@pytest.mark.parametrize("guidance", ["mmps", "calibrated", "projection"])
+def test_derived_that_is_not_a_number_everywhere(rotation, guidance):
+    """log of what may be negative while sampling: the state is fine, the function is not."""
+    series, _, prior = rotation
+    seen = xr.Dataset({"log_u": ("time", [0.0, 0.3])}, {"time": [3.0, 7.0]})
+    with pytest.raises(ValueError, match=r"not finite, for observation [01], from a finite state.*clamp"):
+        series.sda.assimilate(
+            seen, prior, sigma=0.1, derived={"log_u": lambda s: s["u"].log()}, guidance=guidance, progress=False
+        )
+    post = series.sda.assimilate(
+        seen, prior, sigma=0.1, derived={"log_u": lambda s: s["u"].clamp(min=1e-3).log()}, guidance=guidance,
+        members=2, progress=False,
+    )  # fmt: skip
+    assert bool(np.isfinite(post.u).all())
+
+
+@pytest.mark.parametrize(
+    ("laws", "kind", "message"),
+    [
+        ("student", ValueError, "unknown likelihood 'student'; did you mean 'student_t'.*Censored"),
+        ({"wind_u": "hubert"}, ValueError, "unknown likelihood 'hubert'; did you mean 'huber'"),
+        ({"wind_w": "huber"}, KeyError, "likelihood names 'wind_w', which is not observed; did you mean 'wind_"),
+        (StudentT, TypeError, "a likelihood is a name or an object"),
+        ({"wind_u": 4.0}, TypeError, "a likelihood is a name or an object .* got float"),
+    ],
+    ids=str,
+)
+def test_laws_that_do_not_exist(laws, kind, message):
+    with pytest.raises(kind, match=message):
+        compile_observations(grid(), obs(), 1.0, laws=laws)
+
+
+def test_limits_are_in_the_units_of_the_variable():
+    """A value at or beyond the limit is read as the limit, and says no more than that."""
+    ds = obs()
+    ds["wind_u"][:] = np.array([-3.0, 0.5, 0.51, 2.0]).reshape(ds["wind_u"].shape)
+    layout = Layout.of(ds).scaled([2.0, 0.0], [3.0, 1.0])
+    likelihood = compile_observations(layout.bind(globe()), ds, 1.0, laws={"wind_u": Censored(lower=0.5)})
+    law = likelihood.groups[0].law
+    torch.testing.assert_close(law.side, torch.tensor([-1.0, -1.0, 0.0, 0.0]))
+    np.testing.assert_allclose(likelihood.y[:4] * 3 + 2, [0.5, 0.5, 0.51, 2.0], rtol=1e-5)
+    assert str(likelihood.groups[1].law) == "Normal()"

@@ -82,22 +82,25 @@ class Likelihood:
     def score(self, predicted: Tensor, variance: Tensor, limit: float | None = None) -> Tensor:
         """The gradient of ``log_evidence`` in the prediction, (batch, M).
 
-        Innovations count at most ``limit`` standard deviations.
+        With ``limit`` it is at most that of a Gaussian innovation of so many standard deviations.
         """
-        return torch.cat([law.score(d, s, v) for law, d, s, v in self._parts(predicted, variance, limit)], -1)
+        score = torch.cat([law.score(d, s, v) for law, d, s, v in self._parts(predicted, variance)], -1)
+        if limit is None:
+            return score
+        reach = limit / torch.sqrt(self.std**2 + variance)
+        return score.clamp(-reach, reach)
 
     def sites(self, predicted: Tensor, variance: Tensor, limit: float | None = None) -> tuple[Tensor, Tensor]:
         """Innovations and error variances of the Gaussian observations that stand for these, both (batch, M)."""
-        pairs = [law.site(d, s, v) for law, d, s, v in self._parts(predicted, variance, limit)]
-        return torch.cat([d for d, _ in pairs], -1), torch.cat([v for _, v in pairs], -1)
+        pairs = [law.site(d, s, v) for law, d, s, v in self._parts(predicted, variance)]
+        innovation, error = torch.cat([d for d, _ in pairs], -1), torch.cat([v for _, v in pairs], -1)
+        if limit is None:
+            return innovation, error
+        reach = limit * (error + variance) / torch.sqrt(self.std**2 + variance)
+        return innovation.clamp(-reach, reach), error
 
-    def _parts(
-        self, predicted: Tensor, variance: Tensor, limit: float | None = None
-    ) -> list[tuple[ErrorLaw, Tensor, Tensor, Tensor]]:
+    def _parts(self, predicted: Tensor, variance: Tensor) -> list[tuple[ErrorLaw, Tensor, Tensor, Tensor]]:
         d = self.y - predicted
-        if limit is not None:
-            reach = limit * torch.sqrt(self.std**2 + variance)
-            d = d.clamp(-reach, reach)
         if self.gaussian:
             return [(Normal(), d, self.std, variance)]
         counts = [g.count for g in self.groups]

@@ -56,7 +56,10 @@ class _GaussianScore(GuidedDenoiser):
 
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
         options, level = self.options, self.schedule.noise_level(t)
-        own = (self.gamma * level.to(x0) ** 2).expand_as(predicted)
+        size = level.to(x0)
+        if self.likelihood.mixes:  # whitened: in units of the errors
+            size = self.likelihood.spread(x0.detach(), size.expand(x0.shape[2]))
+        own = (self.gamma * size**2).expand_as(predicted)
         observed, own = options.scaling.variances(self.likelihood.std**2, own)
         scaled = replace(self.likelihood, std=observed.sqrt())
         weight = scaled.score(predicted.detach(), own)

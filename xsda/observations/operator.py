@@ -178,8 +178,10 @@ def check_differentiable(op: VariableOperator, grid: Grid) -> None:
         x = torch.zeros(1, *grid.shape, requires_grad=True)
         try:
             values = derived_field(op.name, op.derived, State(grid.layout, grid.names, x), x)
-        except RuntimeError as error:  # numpy refuses tensors that carry gradients
-            raise ValueError(text) if "numpy" in str(error) else error from error
+        except RuntimeError as error:
+            if "numpy" in str(error):  # which refuses tensors that carry gradients
+                raise ValueError(text) from error
+            raise
     if not values.requires_grad:
         raise ValueError(text)
 

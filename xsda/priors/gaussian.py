@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from xsda.diffusion.error import ErrorCurve
+from xsda.diffusion.error import ErrorCurve, measure_error
 from xsda.diffusion.schedules import Schedule
 from xsda.grid import Grid
 from xsda.layout import Layout
@@ -297,8 +297,18 @@ def _check_cov(cov: np.ndarray, n: int, name: str, sizes: str) -> np.ndarray:
 
 
 def _error_curve(denoiser: ExactDenoiser) -> ErrorCurve:
-    """r(s) in closed form, over all noise levels of the diffusion process."""
+    """r(s) over all noise levels of the diffusion process; in closed form but for mixtures, which are sampled."""
     last = denoiser.schedule.noise_level(torch.ones((), dtype=torch.float64)).log10().clamp(min=2)
     levels = torch.logspace(-3, float(last), 48, dtype=torch.float64)
+    if isinstance(denoiser, SeparableDenoiser):
+        lag = torch.stack([denoiser.neighbours(s) for s in levels])
+    else:
+        count = max(16, 50_000 // denoiser.draw(1, torch.Generator().manual_seed(0)).numel())
+        drawn = denoiser.draw(count, torch.Generator().manual_seed(0))
+        measured = measure_error(denoiser, [(denoiser, drawn)], levels=levels)
+        if not isinstance(denoiser, GaussianDenoiser):
+            return measured
+        assert measured.lag is not None
+        lag = measured.lag
     rms = torch.stack([denoiser.mean_square(s) for s in levels]).sqrt()
-    return ErrorCurve(levels.float(), rms.clamp(min=1e-12).float())
+    return ErrorCurve(levels.float(), rms.clamp(min=1e-12).float(), lag.float())

@@ -160,6 +160,7 @@ class Prior:
         tensors = {f"denoiser.{k}": v.detach().cpu() for k, v in self.denoiser.state_dict().items()}
         if self.error is not None:
             tensors |= {"error.levels": self.error.levels, "error.rms": self.error.rms}
+            tensors |= {} if self.error.lag is None else {"error.lag": self.error.lag}
         return tensors
 
     def _description(self) -> dict[str, Any]:
@@ -237,7 +238,9 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
         denoiser.load_state_dict(state)
     else:
         denoiser = EXACT[kind["kind"]].from_state(state, schedule)
-    error = ErrorCurve(tensors["error.levels"], tensors["error.rms"]) if "error.levels" in tensors else None
+    error = None
+    if "error.levels" in tensors:
+        error = ErrorCurve(tensors["error.levels"], tensors["error.rms"], tensors.get("error.lag"))
     return Prior(
         denoiser,
         Layout.from_json(meta["layout"]),

@@ -122,8 +122,8 @@ class SamplingTask:
             self._warn(
                 "misfit",
                 f"{left} of {len(x)} members do not fit the observations (chi-square beyond its one-in-a-million quantile) after "
-                f"{self.redraw} more attempts. Either sigma is smaller than the observations deserve, or the prior knows no such "
-                "trajectory, or more steps are needed",
+                f"{self.redraw} more attempts. Is sigma smaller than the observations deserve, or are some of them wrong "
+                "(likelihood='student_t')? Otherwise the prior may know no such trajectory, or more steps are needed",
             )
 
     def _warn(self, key: str, text: str | None) -> None:

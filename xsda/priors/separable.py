@@ -125,6 +125,19 @@ class SeparableDenoiser(ExactDenoiser):
         # eigenvectors have length one: over the axes that are averaged, only the sum of what is left counts
         return self.factors[1][1].double() ** 2 @ left / places
 
+    def neighbours(self, noise_level: Tensor) -> Tensor:
+        """Correlation of errors one step apart along time and each space axis at one noise level, (axis,)."""
+        values = self.spectrum
+        noise = noise_level.to(values) ** 2
+        left = (values * noise).div_(values + noise)
+        found = []
+        for axis in (0, *range(2, self.axes)):
+            vectors = self.factors[axis][1].double()
+            weight = left.sum([a for a in range(self.axes) if a != axis], dtype=torch.float64)
+            pairs = (vectors[1:] * vectors[:-1]).mean(0) @ weight if len(vectors) > 1 else weight.sum() * 0
+            found.append(pairs / (weight.sum() / len(vectors)))
+        return torch.stack(found)
+
 
 def reaching(denoiser: SeparableDenoiser) -> Schedule:
     """A schedule under which x_1 is noise, whatever the denoiser's mean and covariance.

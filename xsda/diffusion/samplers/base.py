@@ -125,10 +125,15 @@ class Sampler(ABC):
         """Carry x from ``times[0]`` to ``times[-1]``."""
         memory: dict[str, Any] = {}
         for i, (t, s) in enumerate(pairwise(times)):
+            before = dict(memory)
             for again in range(self.resampling + 1):
                 if again:
-                    x, memory = _back(denoiser.schedule, x, s, t, draw), {}
+                    x, memory = _back(denoiser.schedule, x, s, t, draw), dict(before)
                 x = self.transition(denoiser, x, t, s, draw, memory)
+                if (
+                    "x0" in before
+                ):  # a multistep method extrapolates from where it first was at t, before the added noise
+                    before.setdefault("arrived", memory["x0"])
                 for _ in range(self.corrections):
                     x0, eps = predict(denoiser, x, s)
                     # a multistep method extrapolates from here: the noise of the corrections is not part of its path

@@ -1,0 +1,103 @@
+"""Is the spread right? Simulation-based calibration of the default on Lorenz-63 and Lorenz-96.
+
+    python examples/benchmarks/calibration.py [--system lorenz63 lorenz96] [--truth prior system] [--truths 64]
+
+Truths are drawn, observed and assimilated, each with 19 members. Drawn from the prior itself ("prior"), they leave only
+the error of guidance and sampler; drawn from the system ("system"), they add that of the training. Per variable: chi-square
+test of the rank histogram of one randomly chosen number per truth (10 bins), coverage of the central 50 % and 90 %
+intervals of the order statistics (exact for 19 members), and spread over skill, over all numbers. Ranges are two
+standard errors, from the spread over the truths.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import xarray as xr
+from scipy.stats import chisquare
+
+import xsda
+
+MEMBERS, BINS = 19, 10
+
+
+def lorenz63(ds: xr.Dataset) -> xr.Dataset:
+    """x at every fourth of 65 states."""
+    return ds[["x"]].isel(time=slice(None, None, 4))
+
+
+def lorenz96(ds: xr.Dataset) -> xr.Dataset:
+    """Every second site at every second of 12 states."""
+    (site,) = (d for d in ds.sizes if d != "time")
+    return ds.isel({"time": slice(None, None, 2), site: slice(None, None, 2)})
+
+
+CASES = {"lorenz63": (xsda.systems.Lorenz63, 65, lorenz63, 2.0), "lorenz96": (xsda.systems.Lorenz96, 12, lorenz96, 1.0)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--system", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--truth", nargs="+", default=["prior", "system"], choices=("prior", "system"))
+    parser.add_argument("--truths", type=int, default=64)
+    parser.add_argument("--sampler", default="auto")
+    parser.add_argument("--figure", help="draw the rank histograms there")
+    a = parser.parse_args()
+    histograms = {}
+    for name in a.system:
+        make, length, like, sigma = CASES[name]
+        system, model = make(), xsda.load_model(name)
+        for kind in a.truth:
+            start = time.perf_counter()
+            truths = system.simulate(length, a.truths, seed=70)
+            if kind == "prior":
+                truths = model.sample(truths.isel(member=0, drop=True), members=a.truths, seed=71, progress=False)
+            rng = np.random.default_rng(72)
+            inside50, inside90, variance, error = ({v: [] for v in truths.data_vars} for _ in range(4))
+            picked = {v: [] for v in truths.data_vars}
+            for i in range(a.truths):
+                truth = truths.isel(member=i, drop=True)
+                obs = truth.sda.observe(like(truth), sigma=sigma, seed=1000 + i)
+                post = truth.sda.assimilate(obs, model, members=MEMBERS, seed=i, sampler=a.sampler, progress=False)
+                for v in truths.data_vars:
+                    x, t = post[v].values.reshape(MEMBERS, -1), truth[v].values.ravel()
+                    rank = (x < t).sum(0)
+                    picked[v].append(int(rng.choice(rank)))
+                    inside50[v].append(((rank >= 5) & (rank <= 14)).mean())
+                    inside90[v].append(((rank >= 1) & (rank <= 18)).mean())
+                    variance[v].append(x.var(0, ddof=1).mean() * (1 + 1 / MEMBERS))
+                    error[v].append(((x.mean(0) - t) ** 2).mean())
+            print(
+                f"{name}, truths of the {kind}: {a.truths} truths, {MEMBERS} members, {time.perf_counter() - start:.0f} s"
+            )
+            for v in truths.data_vars:
+                counts = np.bincount(np.array(picked[v]) // 2, minlength=BINS)
+                histograms[f"{name} {v}, {kind}"] = counts
+                ratio = np.sqrt(np.mean(variance[v]) / np.mean(error[v]))
+                spread = 2 * ratio * np.std(error[v]) / np.mean(error[v]) / 2 / np.sqrt(a.truths)
+                shares = [(np.mean(c[v]), 2 * np.std(c[v]) / np.sqrt(a.truths)) for c in (inside50, inside90)]
+                text = ", ".join(f"{m:.3f} +- {s:.3f}" for m, s in shares)
+                print(f"  {v:<3} ranks {counts}, p = {chisquare(counts).pvalue:.3f}; coverage of 50 % and 90 %: {text}; "
+                      f"spread/skill {ratio:.3f} +- {spread:.3f}", flush=True)  # fmt: skip
+    if a.figure:
+        draw(histograms, a.figure)
+
+
+def draw(histograms: dict[str, np.ndarray], path: str) -> None:
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(2, -(-len(histograms) // 2), figsize=(11, 4.5), layout="constrained", sharey=True)
+    for ax in axes.flat[len(histograms) :]:
+        ax.remove()
+    for ax, (name, counts) in zip(axes.flat, histograms.items(), strict=False):
+        ax.bar((np.arange(BINS) + 0.5) / BINS, counts, 0.9 / BINS, color="0.6")
+        mean = counts.sum() / BINS
+        ax.axhline(mean, color="k")
+        ax.axhspan(mean - 2 * mean**0.5, mean + 2 * mean**0.5, color="0.9", zorder=0)
+        ax.set(title=name, xlabel="rank of the truth / 20")
+    axes.flat[0].set_ylabel("truths")
+    fig.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+"""Every guidance method against its own formula, on small Gaussians where all terms are known."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from xsda.diffusion.error import ErrorCurve
+from xsda.diffusion.noise import MemberNoise
+from xsda.diffusion.samplers import DPMpp2M
+from xsda.guidance import (
+    DPS,
+    GUIDANCE,
+    MMPS,
+    TMPD,
+    Calibrated,
+    GaussianScore,
+    Group,
+    Huber,
+    Likelihood,
+    PiGDM,
+    Projection,
+    Proximal,
+    Scaling,
+    StudentT,
+)
+from xsda.priors.exact import EXACT_SCHEDULE, GaussianDenoiser, MixtureDenoiser
+
+N = 6
+GENERATOR = torch.Generator().manual_seed(5)
+ROOT = torch.randn(N, N, generator=GENERATOR, dtype=torch.float64)
+COV = ROOT @ ROOT.T / N + 0.2 * torch.eye(N, dtype=torch.float64)
+WHITE = torch.eye(N, dtype=torch.float64)
+ROWS = torch.tensor(  # a number, an average of all, an average of a block, a difference
+    [[1.0, 0, 0, 0, 0, 0], [1 / 6] * 6, [0, 0.5, 0.5, 0, 0, 0], [0, 0, 0, 1, -1, 0]], dtype=torch.float64
+)
+STD = torch.tensor([0.3, 0.1, 0.5, 1.0], dtype=torch.float64)
+Y = torch.tensor([0.7, -0.4, 1.5, -2.0], dtype=torch.float64)
+LEVELS = torch.logspace(-3, 2, 200, dtype=torch.float64)
+CURVE = ErrorCurve(LEVELS, (LEVELS / torch.sqrt(1 + LEVELS**2))[:, None])
+TIMES = [0.35, 0.6, 0.85]  # noise levels 0.06, 1 and 18
+
+
+def gaussian(cov):
+    return GaussianDenoiser.of(torch.zeros(1, len(cov)), cov[None], torch.ones(1), (len(cov), 1)).double()
+
+
+def linear(rows=ROWS, y=Y, std=STD, **options):
+    return Likelihood(lambda x: x.flatten(1) @ rows.T, y, std, **options)
+
+
+def state(t, members=3):
+    """(x_t, noise level) for a time."""
+    t = torch.tensor(t, dtype=torch.float64)
+    s = EXACT_SCHEDULE.noise_level(t)
+    generator = torch.Generator().manual_seed(11)
+    return t, s, torch.randn(members, N, 1, generator=generator, dtype=torch.float64) * torch.sqrt(1 + s**2)
+
+
+def moments(cov, s, x):
+    """E[x_0 | x_t] and Cov[x_0 | x_t], for alpha = 1."""
+    gain = cov @ torch.linalg.inv(cov + s**2 * torch.eye(N))
+    return x.flatten(1) @ gain.T, s**2 * gain
+
+
+def posterior(mean, cov, y=Y, rows=ROWS, std=STD):
+    """The mean of N(mean, cov) given y = rows x + error."""
+    gain = cov @ rows.T @ torch.linalg.inv(rows @ cov @ rows.T + torch.diag(std**2))
+    return mean + (y - mean @ rows.T) @ gain.T
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_dps_is_its_formula_with_the_norm_of_each_member(time):
+    t, s, x = state(time)
+    mean, cov = moments(COV, s, x)
+    innovation = Y - mean @ ROWS.T
+    expected = mean + 2 * 0.7 * innovation / innovation.norm(dim=1, keepdim=True) @ ROWS @ cov
+    torch.testing.assert_close(DPS(zeta=0.7).guide(gaussian(COV), linear(), None)(x, t).flatten(1), expected, rtol=1e-5, atol=1e-5)  # fmt: skip
+
+
+def test_dps_survives_a_perfect_fit():
+    t, s, x = state(0.6, members=1)
+    y = (moments(COV, s, x)[0] @ ROWS.T)[0]
+    guided = DPS().guide(gaussian(COV), Likelihood(linear().operator, y, STD), None)
+    assert bool(torch.isfinite(guided(x, t)).all())
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_pigdm_is_exact_for_white_noise(time):
+    """s^2 / (1 + s^2) is then the variance of x_0 given x_t, whatever H averages."""
+    t, s, x = state(time)
+    guided = PiGDM().guide(gaussian(WHITE), linear(), None)
+    torch.testing.assert_close(guided(x, t).flatten(1), posterior(*moments(WHITE, s, x)), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_pigdm_is_its_formula(time):
+    t, s, x = state(time)
+    mean, cov = moments(COV, s, x)
+    matrix = torch.diag(STD**2) + s**2 / (1 + s**2) * ROWS @ ROWS.T
+    expected = mean + (Y - mean @ ROWS.T) @ torch.linalg.inv(matrix) @ ROWS @ cov
+    guided = PiGDM().guide(gaussian(COV), linear(), None)
+    torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=5e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_projection_is_the_posterior_mean_under_a_white_error(time):
+    t, s, x = state(time)
+    mean, _ = moments(COV, s, x)
+    expected = posterior(mean, s**2 / (1 + s**2) * WHITE)
+    guided = Projection().guide(gaussian(COV), linear(), None)
+    torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_projection_replaces_points_observed_without_error():
+    """The picture that RePaint is of: where there are data, they are put in; elsewhere nothing happens."""
+    t, s, x = state(0.6)
+    rows, y = WHITE[:2], torch.tensor([3.0, -1.0], dtype=torch.float64)
+    guided = Projection().guide(gaussian(COV), linear(rows, y, torch.full((2,), 1e-4, dtype=torch.float64)), None)
+    expected = moments(COV, s, x)[0]
+    expected[:, :2] = y
+    torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("guidance", [Projection(), Proximal()])
+def test_no_backward_pass(guidance):
+    class Opaque(GaussianDenoiser):
+        def forward(self, x_t, t):
+            return super().forward(x_t, t).detach()
+
+    denoiser = Opaque.of(torch.zeros(1, N), COV[None], torch.ones(1), (N, 1)).double()
+    t, _, x = state(0.6)
+    with_graph = guidance.guide(gaussian(COV), linear(), None)(x, t)
+    torch.testing.assert_close(guidance.guide(denoiser, linear(), None)(x, t), with_graph)
+
+
+OPERATORS = {
+    "linear": lambda x: x @ ROWS.T.to(x),
+    "squares": lambda x: x[:, :4] ** 2,
+    "smooth absolute values": lambda x: (x[:, :4] ** 2 + 0.3).sqrt(),
+    "products": lambda x: x[:, :4] * x[:, 1:5],
+}
+
+
+@pytest.mark.parametrize("strength", [0.5, 2.0])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_proximal_solves_its_minimisation(name, strength):
+    t, s, x = state(0.58)
+    operator = OPERATORS[name]
+    mean = moments(COV, s, x)[0]
+    y = operator(mean[:1] * 1.3 + 0.2)[0]
+    likelihood = Likelihood(lambda x: operator(x.flatten(1)), y, STD, linear=name == "linear")
+    guided = Proximal(strength=strength, iterations=30).guide(gaussian(COV), likelihood, None)
+    for got, x0 in zip(guided(x, t).flatten(1), mean, strict=True):
+
+        def cost(z, x0=x0):
+            z = torch.as_tensor(z).requires_grad_()
+            misfit = ((y - operator(z[None])[0]) / STD).square().sum()
+            total = misfit + strength / s**2 * (z - x0).square().sum()
+            return float(total.detach()), torch.autograd.grad(total, z)[0].numpy()
+
+        best = minimize(cost, x0.numpy(), jac=True, options={"gtol": 1e-10})
+        np.testing.assert_allclose(got, best.x, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("time", TIMES)
+def test_tmpd_takes_row_sums_for_variances(time):
+    t, s, x = state(time)
+    cov_of_ones = COV.abs()  # positive row sums, as for fields that vary together
+    mean, cov = moments(cov_of_ones, s, x)
+    rows, y = ROWS[:3], Y[:3]
+    sums = (rows @ cov @ rows.T).sum(1)
+    assert bool((sums > 0).all())
+    expected = mean + (y - mean @ rows.T) / (STD[:3] ** 2 + sums) @ rows @ cov
+    guided = TMPD().guide(gaussian(cov_of_ones), linear(rows, y, STD[:3]), None)
+    torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tmpd_never_takes_a_negative_variance():
+    t, s, x = state(0.6)
+    cov = torch.eye(N, dtype=torch.float64)
+    cov[0, 1] = cov[1, 0] = -0.9
+    rows, std, y = torch.stack([3 * cov.new_tensor([1.0, 0, 0, 0, 0, 0]), cov.new_tensor([0, 9.0, 0, 0, 0, 0])]), STD[:2], Y[:2]  # fmt: skip
+    mean, v = moments(cov, s, x)
+    sums = (rows @ v @ rows.T).sum(1)
+    assert float(sums[0]) < 0 < float(sums[1])
+    expected = mean + (y - mean @ rows.T) / (std**2 + sums.clamp(min=0)) @ rows @ v
+    guided = TMPD().guide(gaussian(cov), linear(rows, y, std), None)
+    torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=1e-5, atol=1e-5)
+
+
+# --- the guards of MMPS ---
+
+
+def matrix(s, cov, mix=0.0):
+    """R + H V H', a share ``mix`` of which is the diagonal that the error curve gives."""
+    own = linear().spread(torch.zeros(1, N, 1, dtype=torch.float64), CURVE(s))[0].double() ** 2
+    return torch.diag(STD**2) + (1 - mix) * ROWS @ cov @ ROWS.T + mix * torch.diag(own)
+
+
+@pytest.mark.parametrize("solver", ["cg", "gmres"])
+@pytest.mark.parametrize("mix", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("time", TIMES)
+def test_mmps_mixes_the_covariance_with_that_of_the_error_curve(time, mix, solver):
+    t, s, x = state(time)
+    mean, cov = moments(COV, s, x)
+    expected = mean + (Y - mean @ ROWS.T) @ torch.linalg.inv(matrix(s, cov, mix)) @ ROWS @ cov
+    guided = MMPS(mix=mix, solver=solver, tolerance=1e-6).guide(gaussian(COV), linear(), CURVE)
+    torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=1e-4, atol=1e-4)
+    assert guided.complaint() is None
+
+
+@pytest.mark.parametrize("law", [None, StudentT(), Huber()])
+@pytest.mark.parametrize("time", TIMES)
+def test_mmps_of_the_error_curve_alone_is_calibrated(time, law):
+    t, _, x = state(time)
+    groups = () if law is None else (Group(2, "a"), Group(2, "b", law))
+    likelihood = Likelihood(linear().operator, Y * 20, STD, groups=groups)  # innovations that the limit cuts
+    a = MMPS(mix=1, limit=3, tolerance=1e-7).guide(gaussian(COV), likelihood, CURVE)(x, t)
+    b = Calibrated(limit=3).guide(gaussian(COV), likelihood, CURVE)(x, t)
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    free = Calibrated(limit=1e6).guide(gaussian(COV), likelihood, CURVE)(x, t)
+    assert float((free - b).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("trust", [0.5, 2.0, 100.0])
+def test_trust_bounds_the_chi_square(trust):
+    t, s, x = state(0.6)
+    x = x * torch.tensor([0.3, 1.0, 4.0], dtype=torch.float64)[:, None, None]
+    mean, cov = moments(COV, s, x)
+    innovation, inverse = Y - mean @ ROWS.T, torch.linalg.inv(matrix(s, cov))
+    chi_square = torch.einsum("bi,ij,bj->b", innovation, inverse, innovation)
+    factor = (trust / (chi_square / len(Y)).sqrt()).clamp(max=1)
+    believed = factor[:, None] * innovation
+    assert bool((torch.einsum("bi,ij,bj->b", believed, inverse, believed) <= trust**2 * len(Y) * (1 + 1e-9)).all())
+    guided = MMPS(trust=trust, tolerance=1e-6).guide(gaussian(COV), linear(), None)
+    torch.testing.assert_close(guided(x, t).flatten(1), mean + believed @ inverse @ ROWS @ cov, rtol=1e-4, atol=1e-4)
+
+
+def test_mmps_says_what_its_solves_left():
+    t, _, x = state(0.6)
+    guided = MMPS(iterations=1, tolerance=1e-4).guide(gaussian(COV), linear(), None)
+    guided(x, t)
+    assert guided.residual > 1e-4
+    assert f"{guided.residual:.2g}" in guided.complaint()
+    assert "tolerance=0.0001" in guided.complaint()
+
+
+# --- all methods ---
+
+VARIANTS = {
+    **{name: kind() for name, kind in GUIDANCE.items()},
+    "mmps, gmres": MMPS(solver="gmres"),
+    "mmps, guarded": MMPS(mix=0.4, limit=2.0, trust=1.5),
+    "sda, adaptive": GaussianScore(scaling=Scaling(rule="adaptive", xi=0.5)),
+    "sda, detached": GaussianScore(gamma=1.0, detach=True),
+}
+
+
+@pytest.mark.parametrize("law", ["gaussian", "student"])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_member_does_not_depend_on_its_batch_mates(name, law):
+    """Two clusters, so that members differ in their Jacobians and in how long their solves take."""
+    means = torch.stack([torch.linspace(0, 2, N), -torch.linspace(0, 2, N)])
+    covs = torch.stack([0.1 * COV, 0.3 * COV.flip(0, 1)])
+    denoiser = MixtureDenoiser.of(means, covs, torch.tensor([0.5, 0.5]), (N, 1)).double()
+    groups = (Group(4, "a", StudentT()),) if law == "student" else ()
+
+    def sample(members):
+        guided = VARIANTS[name].guide(denoiser, linear(groups=groups), CURVE)
+        return DPMpp2M(steps=48).sample(guided, MemberNoise(2, members, (N, 1), dtype=torch.float64))
+
+    whole = sample(range(6))
+    for some in ([3, 0], [5]):
+        torch.testing.assert_close(whole[some], sample(some), rtol=1e-6, atol=1e-8)
+
+
+# --- what practitioners do when the number of observations changes ---
+
+
+def change(gamma, scaling=None, std=STD, groups=(), time=0.6):
+    t, _, x = state(time)
+    options = {} if scaling is None else {"scaling": scaling}
+    guided = GaussianScore(gamma=gamma, **options).guide(gaussian(COV), linear(std=std, groups=groups), None)
+    return guided.evaluate(x, t)[1]
+
+
+def test_the_mean_divides_by_the_number_of_observations():
+    torch.testing.assert_close(change(0.1, Scaling(rule="mean")), change(0.1) / 4)
+    torch.testing.assert_close(change(0.1, Scaling(rule="mean")), change(0.4, std=2 * STD))
+    torch.testing.assert_close(change(0.1, Scaling(rule="mean", reference=3)), change(0.1) / 4)
+
+
+def test_std_and_dual_multiply_by_the_share_of_the_reference():
+    for reference in (1, 2, 4, 16):
+        factor = 4 / reference
+        std = Scaling(rule="std", reference=reference)
+        torch.testing.assert_close(change(0.1, std), change(0.1, std=factor**0.5 * STD))
+        dual = Scaling(rule="dual", reference=reference)
+        torch.testing.assert_close(change(0.1, dual), change(0.1 * factor, std=factor**0.5 * STD))
+        torch.testing.assert_close(change(0.1, dual), change(0.1) / factor)
+    torch.testing.assert_close(change(0.1, Scaling(rule="std", reference=4)), change(0.1))
+
+
+@pytest.mark.parametrize("xi", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("time", TIMES)
+def test_adaptive_sets_the_ratio_of_the_two_scores(time, xi):
+    _, s, x = state(time)
+    prior = (moments(COV, s, x)[0] - x.flatten(1)) / s**2  # the score of p(x_t)
+    got = change(0.1, Scaling(rule="adaptive", xi=xi), time=time).flatten(1) / s**2  # that of p(y | x_t)
+    torch.testing.assert_close(got.norm(dim=1), xi * prior.norm(dim=1), rtol=1e-5, atol=0)
+    plain = change(0.1, time=time).flatten(1)
+    torch.testing.assert_close(torch.cosine_similarity(got, plain), torch.ones(3, dtype=torch.float64))
+
+
+def test_gamma_by_variable():
+    groups = (Group(1, "u"), Group(2, "v"), Group(1, "u"))
+    torch.testing.assert_close(change({"u": 0.1, "v": 0.1}, groups=groups), change(0.1))
+    _, s, x = state(0.6)
+    mean, cov = moments(COV, s, x)
+    own = torch.tensor([0.1, 0.4, 0.4, 0.1], dtype=torch.float64) * s**2
+    expected = (Y - mean @ ROWS.T) / (STD**2 + own) @ ROWS @ cov
+    torch.testing.assert_close(change({"u": 0.1, "v": 0.4}, groups=groups).flatten(1), expected, rtol=1e-5, atol=1e-6)
+    for wrong in ({"u": 0.1}, {"u": 0.1, "v": 0.1, "w": 0.1}, {"U": 0.1, "v": 0.1}):
+        with pytest.raises(ValueError, match=r"observed variables are \['u', 'v'\]"):
+            change(wrong, groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (DPS, {"zeta": 0.0}),
+        (DPS, {"zeta": float("nan")}),
+        (Proximal, {"strength": -1.0}),
+        (Proximal, {"iterations": 0}),
+        (MMPS, {"tolerance": 0.0}),
+        (MMPS, {"iterations": 0}),
+        (MMPS, {"solver": "lu"}),
+        (MMPS, {"mix": 1.5}),
+        (MMPS, {"mix": -0.1}),
+        (MMPS, {"limit": 0.0}),
+        (MMPS, {"trust": -2.0}),
+        (Calibrated, {"limit": 0.0}),
+        (GaussianScore, {"gamma": -1.0}),
+        (GaussianScore, {"gamma": {"u": 0.1, "v": -2.0}}),
+        (Scaling, {"rule": "median"}),
+        (Scaling, {"reference": 0}),
+        (Scaling, {"xi": 0.0}),
+    ],
+    ids=str,
+)
+def test_impossible_options_are_named(kind, options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}="):
+        kind(**options)
+
+
+def test_unknown_options_are_refused():
+    for kind in {*GUIDANCE.values(), Scaling}:
+        with pytest.raises(TypeError, match="strenght"):
+            kind(strenght=1.0)
+    with pytest.raises(TypeError, match="scaling must be a Scaling"):
+        GaussianScore(scaling="dual")

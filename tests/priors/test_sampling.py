@@ -1,0 +1,123 @@
+"""Members that do not fit are drawn again; solves that do not converge are told of; both whatever the batches."""
+
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+import xsda
+from xsda.diffusion.samplers import TDS, DPMpp2M
+from xsda.guidance import MMPS
+
+POOR = DPMpp2M(steps=8)  # far too few for a chaotic prior
+
+
+@pytest.fixture(scope="module")
+def sparse():
+    """A Lorenz-63 trajectory and x every eighth step, with its error."""
+    truth = xsda.systems.Lorenz63().simulate(32, seed=3)
+    return truth, truth.sda.observe(truth.isel(time=slice(None, None, 8))[["x"]], sigma=0.4, seed=4)
+
+
+def draw(sparse, redraw, **options):
+    truth, obs = sparse
+    options = {"members": 24, "sampler": POOR, "progress": False, **options}
+    return truth.sda.assimilate(obs, "lorenz63", redraw=redraw, **options)
+
+
+def chi_square(sparse, post):
+    _, obs = sparse
+    return (((post.x.sel(time=obs.time) - obs.x) / 0.4) ** 2).sum("time").values
+
+
+def told(caught, text):
+    return [str(w.message) for w in caught if text in str(w.message)]
+
+
+def test_members_that_do_not_fit_are_drawn_again(sparse):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        never = draw(sparse, 0)
+        assert not told(caught, "do not fit")  # nobody asked
+        once, twice = draw(sparse, 1), draw(sparse, 2)
+    fits = stats.chi2.isf(1e-6, 4)
+    before, middle, after = (chi_square(sparse, p) for p in (never, once, twice))
+    left = int((after > fits).sum())
+    assert left < int((middle > fits).sum()) < int((before > fits).sum())
+    assert bool((after <= before).all())  # the nearest of all attempts stays
+    good = before <= fits
+    assert 4 < good.sum() < 20
+    for v in "xyz":
+        assert np.array_equal(never[v][good], twice[v][good])  # bit for bit
+    assert not np.array_equal(never.x[~good], twice.x[~good])
+    text = told(caught, "do not fit the observations")
+    assert len(text) == 2
+    assert text[1].startswith(f"{left} of 24 members")
+    assert "after 2 more attempts" in text[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*do not fit:RuntimeWarning")
+def test_whatever_the_chunks(sparse):
+    whole = draw(sparse, 2)
+    for options in ({"chunks": {"member": 7}}, {"batch": 5}):
+        other = draw(sparse, 2, **options).compute(scheduler="synchronous")
+        xr.testing.assert_allclose(other, whole, rtol=1e-3, atol=1e-2)
+    xr.testing.assert_allclose(draw(sparse, 2, members=9), whole.isel(member=slice(9)), rtol=1e-3, atol=1e-2)
+
+
+def test_of_unfit_members_is_warned_once(sparse):
+    for options in ({"batch": 3}, {"chunks": {"member": 3}}):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            draw(sparse, 1, **options).compute(scheduler="synchronous")
+        assert len(told(caught, "do not fit")) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"likelihood": "student_t"}, {"sampler": TDS(steps=8, particles=8)}], ids=["other laws", "particles"]
+)
+def test_what_is_never_drawn_again(sparse, options):
+    """Gross errors are no reason where they are expected; weights have chosen already."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        never, twice = (draw(sparse, n, members=8, **options) for n in (0, 2))
+    assert np.array_equal(never.x, twice.x)
+
+
+def test_exact_priors_are_not_drawn_again(rotation):
+    grid, _, prior = rotation
+    obs = xr.Dataset({"u": ("time", [30.0, -30.0])}, {"time": [3.0, 4.0]})  # what the prior deems impossible
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        never, twice = (grid.sda.assimilate(obs, prior, members=4, sigma=1.0, redraw=n, progress=False) for n in (0, 2))
+    assert np.array_equal(never.u, twice.u)
+
+
+@pytest.mark.parametrize("redraw", [-1, 1.5, True])
+def test_impossible_numbers_of_attempts(sparse, redraw):
+    with pytest.raises(ValueError, match=f"redraw={redraw} must be an integer of at least 0"):
+        draw(sparse, redraw)
+
+
+@pytest.mark.parametrize("options", [{"batch": 2}, {"chunks": {"member": 2}}, {}])
+def test_solves_that_do_not_converge_are_told_of_once(rotation, options):
+    grid, _, prior = rotation
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        grid.sda.assimilate(
+            grid + 1, prior, members=6, sigma=0.1, guidance=MMPS(iterations=1), steps=8, progress=False, **options
+        ).compute(scheduler="synchronous")
+    (text,) = told(caught, "MMPS")
+    residual = float(text.split("residual of up to ")[1].split(",")[0])
+    assert 0.03 < residual <= 1
+    assert "tolerance=0.03" in text
+    assert "at most 1 products" in text
+
+
+def test_solves_that_converge_say_nothing(rotation):
+    grid, _, prior = rotation
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        grid.sda.assimilate(grid + 1, prior, members=6, sigma=0.1, progress=False)
