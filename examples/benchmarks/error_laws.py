@@ -48,7 +48,9 @@ def main() -> None:
             "censored, censored law": (limited, Censored(lower=-5)),
         }
         for name, (obs, law) in cases.items():
-            post = truth.sda.assimilate(obs, model, sigma=1.0, members=a.members, likelihood=law, seed=i, progress=False)
+            post = truth.sda.assimilate(
+                obs, model, sigma=1.0, members=a.members, likelihood=law, seed=i, progress=False
+            )
             x, t = post / SCALE, truth / SCALE
             own = [float(d.to_array().mean()) for d in ((x.mean("member") - t) ** 2, x.var("member", ddof=1))]
             crps = xsda.metrics.crps(x, t)

@@ -50,6 +50,8 @@ METHODS = {
     "mmps, trust 3": {"guidance": MMPS(iterations=6, trust=3.0)},
     "mmps, mix 0.5": {"guidance": MMPS(iterations=6, mix=0.5)},
     "mmps, mix 0.5, limit 5": {"guidance": MMPS(iterations=6, mix=0.5, limit=5.0)},
+    "mmps, reach 3": {"guidance": MMPS(iterations=6, reach=3.0)},
+    "mmps, mix 0.5, limit 5, reach 3": {"guidance": MMPS(iterations=4, mix=0.5, limit=5.0, reach=3.0)},
     "mmps, gmres, limit 5": {"guidance": MMPS(iterations=6, limit=5.0, solver="gmres")},
     "mmps, limit 5, tds 64": {"guidance": MMPS(iterations=3, limit=5.0), "sampler": TDS(steps=64)},
     "tmpd": {"guidance": TMPD()},

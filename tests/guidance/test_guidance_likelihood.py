@@ -64,6 +64,18 @@ def test_limit_clips_innovations_at_so_many_standard_deviations():
     torch.testing.assert_close(own, torch.full((1, 3), 9.0))
 
 
+@pytest.mark.parametrize("limit", [0.3, 1.0, 4.0])
+def test_limit_bounds_the_score_of_any_law_and_of_its_site(limit):
+    likelihood, _ = likelihoods()
+    predicted = 5 * torch.randn(50, 5, generator=torch.Generator().manual_seed(6))
+    variance = torch.full_like(predicted, 0.5)
+    free, score = (likelihood.score(predicted, variance, limit=n) for n in (None, limit))
+    reach = limit / torch.sqrt(STD**2 + 0.5)
+    torch.testing.assert_close(score, torch.minimum(torch.maximum(free, -reach), reach))
+    innovation, own = likelihood.sites(predicted, variance, limit=limit)
+    torch.testing.assert_close(innovation / (own + variance), score, rtol=1e-4, atol=1e-6)
+
+
 def test_spread_adds_the_channels_and_keeps_averages():
     """An error of (0.3, 0.4): shared over an average, independent from channel to channel."""
     rows = [

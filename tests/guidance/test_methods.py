@@ -37,7 +37,8 @@ ROWS = torch.tensor(  # a number, an average of all, an average of a block, a di
 STD = torch.tensor([0.3, 0.1, 0.5, 1.0], dtype=torch.float64)
 Y = torch.tensor([0.7, -0.4, 1.5, -2.0], dtype=torch.float64)
 LEVELS = torch.logspace(-3, 2, 200, dtype=torch.float64)
-CURVE = ErrorCurve(LEVELS, (LEVELS / torch.sqrt(1 + LEVELS**2))[:, None])
+RMS = (LEVELS / torch.sqrt(1 + LEVELS**2))[:, None]
+CURVE = ErrorCurve(LEVELS, RMS, torch.full_like(RMS, 0.6))
 TIMES = [0.35, 0.6, 0.85]  # noise levels 0.06, 1 and 18
 
 
@@ -189,6 +190,22 @@ def test_tmpd_never_takes_a_negative_variance():
     torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.6, -0.3])
+@pytest.mark.parametrize("time", TIMES)
+def test_calibrated_takes_neighbouring_errors_for_correlated(time, rho):
+    """R + r^2 H C H', C_ij = rho^|i - j|; errors of neighbours are never taken for opposite ones."""
+    t, s, x = state(time)
+    mean, cov = moments(COV, s, x)
+    n = torch.arange(N)
+    own = s**2 / (1 + s**2) * max(rho, 0.0) ** (n[:, None] - n).abs().double()
+    expected = mean + (Y - mean @ ROWS.T) @ torch.linalg.inv(torch.diag(STD**2) + ROWS @ own @ ROWS.T) @ ROWS @ cov
+    curve = ErrorCurve(LEVELS, RMS, torch.full_like(RMS, rho))
+    guided = Calibrated(limit=1e3, correlated=True).guide(gaussian(COV), linear(), curve)
+    torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=0.03, atol=0.03)  # solved to 2 %
+    with pytest.raises(ValueError, match="does not store how its errors are correlated"):
+        Calibrated(correlated=True).guide(gaussian(COV), linear(), ErrorCurve(LEVELS, RMS))
+
+
 # --- the guards of MMPS ---
 
 
@@ -250,6 +267,7 @@ def test_mmps_says_what_its_solves_left():
 
 VARIANTS = {
     **{name: kind() for name, kind in GUIDANCE.items()},
+    "calibrated, correlated": Calibrated(correlated=True),
     "mmps, gmres": MMPS(solver="gmres"),
     "mmps, guarded": MMPS(mix=0.4, limit=2.0, trust=1.5),
     "sda, adaptive": GaussianScore(scaling=Scaling(rule="adaptive", xi=0.5)),

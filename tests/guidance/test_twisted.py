@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 from scipy import stats
 
-from xsda.diffusion.error import measure_error
+from xsda.diffusion.error import ErrorCurve, measure_error
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import TDS, DPMpp2M, DPMpp2MSDE
 from xsda.guidance import GUIDANCE, MMPS, Calibrated, Group, Likelihood, StudentT
@@ -70,6 +70,17 @@ def test_guidance_alone_is_off():
     guided = MMPS().guide(denoiser, likelihood, curve)
     x = DPMpp2M(steps=48).sample(guided, MemberNoise(1, range(2000), (2, 1)))
     assert abs(float((x[:, 1, 0] > 0).double().mean()) - weight) > 0.1
+
+
+def test_a_poor_estimate_of_the_likelihood_is_made_good_at_the_end():
+    """Of an error curve that says 0.7 everywhere, observations seem less telling than they are; the last weights know."""
+    denoiser, likelihood, _, weight, mean, spread = case("linear")
+    curve = ErrorCurve(torch.tensor([1e-3, 1e2]), torch.full((2, 1), 0.7))
+    guided = Calibrated().guide(denoiser, likelihood, curve)
+    x = TDS(steps=48, particles=256).sample(guided, MemberNoise(1, range(4096), (2, 1)))[..., 0]
+    assert float((x[:, 1] > 0).double().mean()) == pytest.approx(weight, abs=0.04)
+    assert float(x[:, 0].mean()) == pytest.approx(mean, abs=0.05)
+    assert float(x[:, 0].std()) == pytest.approx(spread, rel=0.06)
 
 
 def test_populations_converge_like_the_root_of_their_particles():

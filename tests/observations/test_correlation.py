@@ -27,7 +27,12 @@ class AutoRegression:
         return torch.cat([values[:, :1], steps], 1)
 
 
-NAMED = ["calibrated", "pigdm", "projection", "proximal"]  # TMPD sums over observations: their units matter; DPS has no errors
+NAMED = [
+    "calibrated",
+    "pigdm",
+    "projection",
+    "proximal",
+]  # TMPD sums over observations: their units matter; DPS has no errors
 FORMS = {"matrix": exponential(np.arange(32.0)), "length": {"time": LENGTH}, "object": AutoRegression()}
 
 

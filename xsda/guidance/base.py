@@ -64,14 +64,18 @@ class GuidedDenoiser(Denoiser):
         gain = (self.schedule.sigma(t) ** 2 / self.schedule.alpha(t)).to(x_t)
         return gain * torch.autograd.grad(predicted, x_t, weight, retain_graph=True)[0]
 
-    def own_variance(self, x0: Tensor, t: Tensor) -> Tensor:
-        """Variance of H(x_0) given x_t, (batch, M).
+    def own_error(self, x0: Tensor, t: Tensor) -> Tensor:
+        """The denoiser's root mean square error, (channel,).
 
         From the prior's error curve; where it has none, as if the data were independent standard normal numbers.
         """
         level = self.schedule.noise_level(t)
         error = self.curve(level) if self.curve is not None else _unit_error(level).expand(x0.shape[2])
-        return self.likelihood.spread(x0.detach(), error) ** 2
+        return error.to(x0)
+
+    def own_variance(self, x0: Tensor, t: Tensor) -> Tensor:
+        """Variance of H(x_0) given x_t that follows from it, (batch, M)."""
+        return self.likelihood.spread(x0.detach(), self.own_error(x0, t)) ** 2
 
     def complaint(self) -> str | None:
         """What the user should know once the samples are drawn."""

@@ -7,9 +7,9 @@ exact for a Gaussian prior and linear H. The system (R + H V H') u = y - H x0hat
 (a backward pass of the denoiser) an iteration, starting from the last step's solution, which leaves little to do.
 
 A network's Jacobian is not quite the covariance it stands for, and where the future branches the linear update
-reaches too far. Three guards may be set, which pull the method towards ``Calibrated`` (r^2 is the denoiser's measured
-mean squared error): ``mix`` replaces a part of H V H' by diag(r^2), ``limit`` bounds single innovations, and ``trust`` the
-chi-square of all.
+reaches too far. Guards may be set, which pull the method towards ``Calibrated`` (r^2 is the denoiser's measured mean
+squared error): ``mix`` replaces a part of H V H' by diag(r^2), ``limit`` bounds single innovations, ``trust`` the chi-square
+of all, and ``reach`` what the observations may add to each number of the state.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MMPS(Guidance):
     tolerance
         Relative residual at which the solve stops.
     iterations
-        Most products with V_t in one solve.
+        Most products with V_t in one solve, beside the one that the warm start costs.
     solver
         "cg" (conjugate gradients), or "gmres", which bears an asymmetric Jacobian and keeps one state per iteration.
     mix
@@ -46,6 +46,8 @@ class MMPS(Guidance):
         Innovations count at most this many standard deviations (None: no limit).
     trust
         The chi-square of the innovations counts at most ``trust**2`` times their number (None: no limit).
+    reach
+        The observations move each number at most so many times the denoiser's error (None: no limit).
     """
 
     tolerance: float = 0.03
@@ -54,6 +56,7 @@ class MMPS(Guidance):
     mix: float = 0.0
     limit: float | None = None
     trust: float | None = None
+    reach: float | None = None
 
     def __post_init__(self) -> None:
         if not self.tolerance > 0:
@@ -64,7 +67,7 @@ class MMPS(Guidance):
             raise ValueError(f"solver={self.solver!r} is unknown; choose one of {tuple(SOLVERS)}")
         if not 0 <= self.mix <= 1:
             raise ValueError(f"mix={self.mix} must lie between 0 (the Jacobian alone) and 1 (the error curve alone)")
-        for name in ("limit", "trust"):
+        for name in ("limit", "trust", "reach"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(
                     f"{name}={getattr(self, name)} must be positive: it is a number of standard deviations"
@@ -111,8 +114,12 @@ class MomentMatching(GuidedDenoiser):
         found = solve(covariance, target, self.solution, tolerance=options.tolerance, iterations=options.iterations)
         self.solution = found.u
         self.residual = max(self.residual, float(found.residual.max()))
-        if options.trust is None:
-            return found.image
-        chi_square = (target * found.u).sum(1).clamp(min=1e-30) / target.shape[1]
-        factor = (options.trust / chi_square.sqrt()).clamp(max=1)
-        return found.image * factor.reshape(-1, *(1,) * (x0.ndim - 1))
+        update = found.image
+        if options.trust is not None:
+            chi_square = (target * found.u).sum(1).clamp(min=1e-30) / target.shape[1]
+            factor = (options.trust / chi_square.sqrt()).clamp(max=1)
+            update = update * factor.reshape(-1, *(1,) * (x0.ndim - 1))
+        if options.reach is not None:
+            bound = options.reach * self.own_error(x0, t).reshape(1, 1, -1, *(1,) * (x0.ndim - 3))
+            update = update.clamp(-bound, bound)
+        return update

@@ -38,8 +38,11 @@ class Cholesky:
     lower: Tensor
 
     def whiten(self, values: Tensor) -> Tensor:
-        lower = self.lower.to(values)
-        return torch.linalg.solve_triangular(lower, values.mT, upper=False).mT
+        return torch.linalg.solve_triangular(self.lower.to(values), values.mT, upper=False).mT
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Cholesky:
+        """The same on another device."""
+        return Cholesky(self.lower.to(device, dtype))
 
 
 class Whitened:
@@ -59,12 +62,20 @@ class Whitened:
             last = stop
         return torch.cat([*parts, values[:, last:]], 1)
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> Whitened:
+        """The same on another device, so that factors are not moved at every evaluation."""
+        blocks = [
+            (start, stop, std.to(device, dtype), w.to(device, dtype) if isinstance(w, Cholesky) else w)
+            for start, stop, std, w in self.blocks
+        ]
+        return Whitened(self.operator, blocks)
+
 
 def whitener(da: xr.DataArray, pick: np.ndarray, correlation: Any) -> Whitener:
     """The whitener of the observed values ``pick`` of a variable.
 
     ``correlation``: a matrix over all values of the variable, ravelled; a mapping of coordinates to correlation lengths
-    (exponential along each); or an object with a method ``whiten``.
+    (exponential along each; distances do not wrap around a ring); or an object with a method ``whiten``.
     """
     name = str(da.name)
     if isinstance(correlation, Whitener):

@@ -95,12 +95,7 @@ class SamplingTask:
         x, notes = draw(members, 0)
         if likelihood is not None and self.redraw and not prior.exact and not isinstance(self.sampler, TDS):
             self._redraw(x, likelihood, members, lambda wanted, attempt: draw(wanted, attempt)[0])
-        far = (x.flatten(1).abs() > DIVERGED).any(1).nonzero().flatten().tolist()
-        if far and not prior.exact:
-            raise NonFiniteSampleError(
-                f"member {', '.join(str(members[i]) for i in far[:8])} diverged (more than {DIVERGED:.0f} standard deviations "
-                "from the mean). Try more steps, corrections, or guidance='calibrated'"
-            )
+        self._check_far(x, denoiser, likelihood, prior.exact, members)
         columns = [notes[k].float().cpu().numpy() for k in self.notes]
         return x.float().cpu().numpy(), np.stack(columns, 1) if columns else np.empty((len(members), 0), np.float32)
 
@@ -121,9 +116,24 @@ class SamplingTask:
         if left:
             self._warn(
                 "misfit",
-                f"{left} of {len(x)} members do not fit the observations (chi-square beyond its one-in-a-million quantile) after "
+                f"{left} of {len(x)} members (of one batch) do not fit the observations (chi-square beyond its one-in-a-million quantile) after "
                 f"{self.redraw} more attempts. Is sigma smaller than the observations deserve, or are some of them wrong "
                 "(likelihood='student_t')? Otherwise the prior may know no such trajectory, or more steps are needed",
+            )
+
+    def _check_far(
+        self, x: Tensor, denoiser: Denoiser, likelihood: Likelihood | None, exact: bool, members: Sequence[int]
+    ) -> None:
+        """Raise if a member has left the world of the prior and of the observations."""
+        bound = DIVERGED
+        if exact and float(x.abs().max()) > DIVERGED:  # means and observations may be that far out
+            bound *= max(1.0, float(denoiser(torch.zeros_like(x[:1]), torch.ones((), dtype=torch.float64)).abs().max()))
+            bound = bound if likelihood is None else max(bound, DIVERGED * float(likelihood.y.abs().max()))
+        far = (x.flatten(1).abs() > bound).any(1).nonzero().flatten().tolist()
+        if far:
+            raise NonFiniteSampleError(
+                f"member {', '.join(str(members[i]) for i in far[:8])} diverged (more than {bound:.3g} standard deviations "
+                "from the mean). Try more steps, corrections, or the default guidance (guidance='auto')"
             )
 
     def _warn(self, key: str, text: str | None) -> None:

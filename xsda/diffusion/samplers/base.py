@@ -130,9 +130,8 @@ class Sampler(ABC):
                 if again:
                     x, memory = _back(denoiser.schedule, x, s, t, draw), dict(before)
                 x = self.transition(denoiser, x, t, s, draw, memory)
-                if (
-                    "x0" in before
-                ):  # a multistep method extrapolates from where it first was at t, before the added noise
+                if "x0" in before:
+                    # a multistep method extrapolates from where it first was at t: added noise is no slope
                     before.setdefault("arrived", memory["x0"])
                 for _ in range(self.corrections):
                     x0, eps = predict(denoiser, x, s)
