@@ -17,6 +17,8 @@ import xarray as xr
 from scipy.stats import chisquare
 
 import xsda
+from xsda.diffusion.samplers import TDS, DPMpp2MSDE
+from xsda.guidance import Calibrated
 
 MEMBERS, BINS = 19, 10
 
@@ -34,13 +36,22 @@ def lorenz96(ds: xr.Dataset) -> xr.Dataset:
 
 CASES = {"lorenz63": (xsda.systems.Lorenz63, 65, lorenz63, 2.0), "lorenz96": (xsda.systems.Lorenz96, 12, lorenz96, 1.0)}
 
+METHODS = {
+    "default": {},
+    "64 steps": {"steps": 64},
+    "128 steps": {"steps": 128},
+    "correlated": {"guidance": Calibrated(correlated=True)},
+    "2 corrections": {"sampler": DPMpp2MSDE(steps=48, grid="centered", corrections=2, tau=0.5)},
+    "tds": {"sampler": TDS(steps=64, particles=20)},
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--system", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--truth", nargs="+", default=["prior", "system"], choices=("prior", "system"))
     parser.add_argument("--truths", type=int, default=64)
-    parser.add_argument("--sampler", default="auto")
+    parser.add_argument("--method", default="default", choices=METHODS)
     parser.add_argument("--figure", help="draw the rank histograms there")
     a = parser.parse_args()
     histograms = {}
@@ -58,7 +69,7 @@ def main() -> None:
             for i in range(a.truths):
                 truth = truths.isel(member=i, drop=True)
                 obs = truth.sda.observe(like(truth), sigma=sigma, seed=1000 + i)
-                post = truth.sda.assimilate(obs, model, members=MEMBERS, seed=i, sampler=a.sampler, progress=False)
+                post = truth.sda.assimilate(obs, model, members=MEMBERS, seed=i, progress=False, **METHODS[a.method])
                 for v in truths.data_vars:
                     x, t = post[v].values.reshape(MEMBERS, -1), truth[v].values.ravel()
                     rank = (x < t).sum(0)

@@ -55,6 +55,20 @@ def test_simulate_assimilate_evaluate(files):
     np.testing.assert_allclose(xr.load_dataset(files / "post.nc").x, same.x, rtol=1e-4, atol=1e-3)
 
 
+def test_laws_and_backgrounds(files):
+    call(
+        "assimilate", files / "obs.nc", "--model", "lorenz63", "--grid", files / "truth.nc", "--members", 2, "--steps", 8,
+        "--likelihood", "huber", "--background", files / "truth.nc", "--background-sigma", "x=2", "--background-sigma", "y=3",
+        "--background-sigma", "z=4", "--out", files / "huber.nc", "--quiet",
+    )  # fmt: skip
+    truth, obs = xr.load_dataset(files / "truth.nc"), xr.load_dataset(files / "obs.nc")
+    same = xsda.assimilate(
+        truth, obs, "lorenz63", likelihood="huber", background=truth, background_sigma={"x": 2, "y": 3, "z": 4}, members=2,
+        steps=8, progress=False,
+    )  # fmt: skip
+    np.testing.assert_allclose(xr.load_dataset(files / "huber.nc").z, same.z, rtol=1e-4, atol=1e-3)
+
+
 def test_train(tmp_path):
     call(
         "simulate",

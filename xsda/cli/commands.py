@@ -179,16 +179,20 @@ def train(data: str, out: Path, window: int, network: str, width: int | None, pe
 @click.option("--grid", default=None, help="File whose coordinates say what is estimated [default: the prior's step from the first to the last observation].")  # fmt: skip
 @click.option("--members", default=16, show_default=True)
 @click.option("--sigma", multiple=True, metavar="S | NAME=S", help="Standard deviation of the observation error.")
-@click.option("--guidance", default="auto", show_default=True)
-@click.option("--sampler", default="auto", show_default=True)
+@click.option("--likelihood", default=None, help="Law of the errors: gaussian [default], huber or student_t.")
+@click.option("--background", default=None, help="File with a first guess on (a part of) the grid.")
+@click.option("--background-sigma", multiple=True, metavar="S | NAME=S", help="Standard deviation of its error.")
+@click.option("--guidance", default="auto", show_default=True, help="auto, calibrated, mmps, sda, dps, pigdm, tmpd, projection or proximal.")  # fmt: skip
+@click.option("--sampler", default="auto", show_default=True, help="auto, dpmpp2m_sde, dpmpp2m, tds, pc, ddim, ddpm, heun or euler.")  # fmt: skip
 @click.option("--steps", default=None, type=int, help="Steps of the sampler.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @out_option
 @overwrite_option
 @quiet_option
-def assimilate(observations: tuple[str, ...], model: str, grid: str | None, members: int, sigma: tuple[str, ...], guidance: str,
-               sampler: str, steps: int | None, seed: int, device: str, out: Path, overwrite: bool, quiet: bool) -> None:  # fmt: skip
+def assimilate(observations: tuple[str, ...], model: str, grid: str | None, members: int, sigma: tuple[str, ...],
+               likelihood: str | None, background: str | None, background_sigma: tuple[str, ...], guidance: str, sampler: str, steps: int | None,
+               seed: int, device: str, out: Path, overwrite: bool, quiet: bool) -> None:  # fmt: skip
     """Draw a posterior ensemble given OBSERVATIONS (one or several NetCDF or Zarr files)."""
     from xsda.assimilation import assimilate as run
     from xsda.cli.grid import default_grid
@@ -202,7 +206,8 @@ def assimilate(observations: tuple[str, ...], model: str, grid: str | None, memb
     target = read(grid) if grid else default_grid(prior, list(sources.values()))
     post = run(
         target, sources if len(sources) > 1 else next(iter(sources.values())), prior, members=members,
-        sigma=parse_sigma(sigma), guidance=guidance, sampler=sampler, steps=steps, seed=seed, device=device,
+        sigma=parse_sigma(sigma), likelihood=likelihood, background=read(background) if background else None,
+        background_sigma=parse_sigma(background_sigma), guidance=guidance, sampler=sampler, steps=steps, seed=seed, device=device,
         progress=False if quiet else None,
     )  # fmt: skip
     write(post.compute(), out)
