@@ -9,7 +9,7 @@ from typing import Any
 import xarray as xr
 
 from xsda.diffusion.samplers import Sampler
-from xsda.guidance import ErrorLaw, Guidance
+from xsda.guidance import ErrorLaw, Guidance, Likelihood, Normal
 from xsda.observations.compile import Sources
 from xsda.observations.likelihood import compile_observations
 from xsda.observations.operator import Derived
@@ -67,9 +67,9 @@ def assimilate(
         object; number of steps.
     likelihood
         The law of the observation errors: "gaussian" (default), "student_t", "huber", an object such as
-        ``xsda.guidance.Censored(lower=0.1)``, or a mapping of observed variables to these.
+        ``xsda.guidance.Censored(lower=0.1)``, or a mapping of observed variables, or of sources, to these.
     correlation
-        Correlated errors, by observed variable: a correlation matrix over its values (ravelled), a mapping of its
+        Correlated errors, by observed variable (or source, and variable): a correlation matrix over its values (ravelled), a mapping of its
         coordinates to correlation lengths, e.g. ``{"t2m": {"time": "6h", "x": 200.0}}``, or an object with ``whiten``.
     background, background_sigma
         A first guess on (a part of) the grid, and the standard deviation of its error: one more source of observations.
@@ -85,7 +85,7 @@ def assimilate(
     device
         "auto", "cpu", "cuda".
     precision
-        "auto" (float32), "float32", "float64", "bf16", "fp16".
+        "auto" (float32), "float32", "float64", "bf16", "fp16"; the half precisions are for networks.
     progress
         Show a progress bar (default: where there is a terminal or a notebook).
     derived
@@ -111,8 +111,19 @@ def assimilate(
     return draw_ensemble(
         prior, grid, members=members, sampler=how, guidance=chosen, likelihood=compiled, redraw=redraw, seed=seed,
         chunks=chunks, batch=batch, device=device, precision=precision, progress=progress,
-        attrs={"guidance": str(chosen), "observations": int(compiled.y.numel())},
+        attrs={"guidance": str(chosen), "observations": int(compiled.y.numel()), **_told(compiled, correlation, background, redraw)},
     )  # fmt: skip
+
+
+def _told(likelihood: Likelihood, correlation: Any, background: Any, redraw: int) -> dict[str, Any]:
+    """What else went into the result, for its attributes."""
+    laws = {g.name: str(g.law) for g in likelihood.groups if not isinstance(g.law, Normal)}
+    told = {"likelihood": "; ".join(f"{name}: {law}" for name, law in laws.items()) or "gaussian", "redraw": redraw}
+    if correlation:
+        told["correlated_errors"] = ", ".join(map(str, correlation))
+    if background is not None:
+        told["background"] = ", ".join(map(str, background.data_vars))
+    return told
 
 
 def _without_ensemble(ds: xr.Dataset) -> xr.Dataset:

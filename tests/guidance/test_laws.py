@@ -186,3 +186,11 @@ def test_extremes_stay_finite(std, dtype):
 def test_impossible_laws_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_limits_in_single_precision_are_limits():
+    """A file holds 0.2 as 0.200000003."""
+    values = np.array([0.2, 0.3, 0.7], np.float32).astype(float)
+    assert Censored(lower=0.2, upper=0.7).bind(values).side.tolist() == [-1, 0, 1]
+    with pytest.raises(ValueError, match="lower=nan must be a finite number"):
+        Censored(lower=float("nan"))

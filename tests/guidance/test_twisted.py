@@ -6,6 +6,7 @@ import torch
 import xarray as xr
 from scipy import stats
 
+import xsda
 from xsda.diffusion.error import ErrorCurve, measure_error
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import TDS, DPMpp2M, DPMpp2MSDE
@@ -209,7 +210,7 @@ def test_members_and_their_effective_size_whatever_the_chunks(rotation):
         lazy = grid.sda.assimilate(observed(grid), prior, chunks={"member": chunk}, **options)
         assert lazy.u.chunks is not None
         xr.testing.assert_allclose(lazy.compute(scheduler="synchronous"), eager, rtol=1e-4, atol=1e-4)
-    batched = grid.sda.assimilate(observed(grid), prior, batch=3, progress=False, **options)
+    batched = grid.sda.assimilate(observed(grid), prior, batch=9, progress=False, **options)
     xr.testing.assert_allclose(batched, eager, rtol=1e-4, atol=1e-4)
     for members in (3, 8, 20):
         fewer = grid.sda.assimilate(observed(grid), prior, progress=False, **{**options, "members": members})
@@ -237,3 +238,14 @@ def test_by_name(rotation):
     assert float(post.effective_sample_size.min()) > 1
     with pytest.raises(ValueError, match="posteriors only"):
         prior.sample(grid, members=64, sampler="tds", progress=False)
+
+
+def test_weights_that_gather_on_few_particles_are_told_of():
+    lorenz = xsda.systems.Lorenz63().simulate(32, seed=3)
+    precise = lorenz.sda.observe(lorenz, sigma=0.05, seed=1)
+    with pytest.warns(RuntimeWarning, match="gathered on .* of 16 particles"):
+        lorenz.sda.assimilate(
+            precise, "lorenz63", members=16, sampler=TDS(particles=16, steps=16), progress=False, redraw=0
+        )
+    with pytest.raises(ValueError, match="batch=4 is smaller than a population of 16"):
+        lorenz.sda.assimilate(precise, "lorenz63", sampler=TDS(particles=16), batch=4)

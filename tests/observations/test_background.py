@@ -96,15 +96,16 @@ def test_the_laws_and_errors_of_observations_are_not_those_of_the_background(rot
     np.testing.assert_allclose(correlated.y[8:], likelihood.y[8:])
 
 
-def test_what_the_prior_does_not_know_is_left_out(rotation, case):
+def test_a_climatology_holds_at_all_times(rotation, case):
     grid, _, prior = rotation
-    obs, _, background = case
-    more = background.assign(rain=background.u * 0)
+    obs = case[0]
+    constant = xr.Dataset({"u": 0.3, "v": -0.2})
     grids = [
         grid.sda.assimilate(obs, prior, members=2, sigma=0.1, background=b, background_sigma=0.5, progress=False)
-        for b in (background, more)
+        for b in (constant, grid + constant)
     ]
     xr.testing.assert_allclose(*grids)
+    assert grids[0].attrs["background"] == "u, v"
 
 
 ERRORS = {
@@ -113,7 +114,18 @@ ERRORS = {
     "nothing in common": (
         lambda b: {"background": b.rename(u="a", v="b"), "background_sigma": 0.5},
         ValueError,
-        r"none of the prior's variables \['u', 'v'\]; it has \['a', 'b'\]",
+        "variable 'a' is not one of the prior's; choose one of 'u', 'v', or drop it",
+    ),
+    "between the points": (
+        lambda b: {"background": b.interp(time=b.time.values[:-1] + 0.5), "background_sigma": 0.5},
+        ValueError,
+        r"background.interp_like\(grid\)",
+    ),
+    "all missing": (lambda b: {"background": b * np.nan, "background_sigma": 0.5}, ValueError, "holds no values"),
+    "unknown sigma": (
+        lambda b: {"background": b, "background_sigma": {"uu": 1.0}},
+        KeyError,
+        "background: background_sigma names 'uu'",
     ),
     "not a Dataset": (lambda b: {"background": b.u, "background_sigma": 0.5}, TypeError, "background must be .* got DataArray"),
     "negative": (lambda b: {"background": b, "background_sigma": -1.0}, ValueError, "must be positive"),

@@ -8,6 +8,7 @@ import xarray as xr
 from xsda.guidance import MMPS, GaussianScore, StudentT
 from xsda.layout import Layout
 from xsda.observations import compile_observations
+from xsda.observations.correlation import whitener
 
 LENGTH, SIGMA = 4.0, 0.3
 
@@ -261,3 +262,48 @@ def test_more_than_a_matrix_holds(rotation, monkeypatch):
     with pytest.raises(ValueError, match=r"'u' has 32 observations with correlated errors; .* up to 10"):
         compile_observations(prior.bind(grid), grid[["u"]], 0.1, correlation={"u": {"time": LENGTH}})
     compile_observations(prior.bind(grid), grid[["u"]], 0.1, correlation={"u": AutoRegression()})
+
+
+# --- what a length does not say ---
+
+
+def test_dimensions_without_a_length_are_independent():
+    """Time series of three stations: correlated in time, not from station to station."""
+    times = np.array([0.0, 1.0, 3.0])
+    obs = xr.Dataset({"u": (("time", "station"), np.zeros((3, 2)))}, {"time": times, "x": ("station", [0.0, 5.0])})
+    found = whitener(obs.u, np.arange(6), {"time": 2.0})
+    lower = found.lower.double().numpy()
+    block = np.exp(-np.abs(np.subtract.outer(times, times)) / 2)
+    np.testing.assert_allclose(lower @ lower.T, np.kron(block, np.eye(2)), atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [6, 21600.0, np.int64(3)])
+def test_a_number_is_no_duration(length):
+    obs = xr.Dataset(
+        {"u": ("time", np.zeros(3))}, {"time": np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "M8[ns]")}
+    )
+    with pytest.raises(ValueError, match="must be a duration such as '6h'"):
+        whitener(obs.u, np.arange(3), {"time": length})
+
+
+def test_objects_get_all_values_or_none():
+    obs = xr.Dataset({"u": ("time", np.zeros(3))}, {"time": [0.0, 1.0, 2.0]})
+    with pytest.raises(ValueError, match="1 missing values"):
+        whitener(obs.u, np.array([0, 2]), AutoRegression())
+
+    class Short:
+        def whiten(self, values):
+            return values[:, 1:]
+
+    with pytest.raises(ValueError, match=r"must return a tensor of the shape \(2, 3\)"):
+        whitener(obs.u, np.arange(3), Short())
+
+
+def test_laws_and_correlations_by_source(rotation):
+    grid, _, prior = rotation
+    bound, first, second = prior.bind(grid), grid[["u"]].isel(time=[0, 1]), grid[["u"]].isel(time=[5, 6, 7])
+    likelihood = compile_observations(
+        bound, {"a": first, "b": second}, 0.5, laws={"a": "student_t"}, correlation={"b": {"u": {"time": 2.0}}}
+    )
+    assert [str(g.law) for g in likelihood.groups] == ["StudentT(df=4.0)", "Normal()"]
+    assert likelihood.mixes

@@ -8,6 +8,7 @@ with every method. Members never see each other.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
 from xsda.guidance.likelihood import Likelihood
+from xsda.guidance.solvers import Solution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class GuidedDenoiser(Denoiser):
         self.schedule = denoiser.schedule
         self.likelihood = likelihood
         self.curve = error
+        self.residual = 0.0  # the largest relative residual that a solve has left
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         x0, change, _ = self.evaluate(x_t, t)
@@ -80,6 +83,11 @@ class GuidedDenoiser(Denoiser):
     def complaint(self) -> str | None:
         """What the user should know once the samples are drawn."""
         return None
+
+    def note(self, found: Solution) -> None:
+        """Remember how well a system was solved."""
+        worst = float(found.residual.max())
+        self.residual = max(self.residual, worst if math.isfinite(worst) else math.inf)
 
     def log_evidence(self, x0: Tensor, predicted: Tensor, t: Tensor) -> Tensor:
         """An estimate of log p(y | x_t) of each member, (batch,)."""

@@ -36,6 +36,10 @@ class DPS(Guidance):
             raise ValueError(f"zeta={self.zeta} must be positive: it is the strength of the observations")
 
     def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
+        if not likelihood.gaussian:
+            raise ValueError(
+                "DPS knows no errors of observations, so no laws of them; choose another guidance, such as 'calibrated'"
+            )
         return _DPS(denoiser, likelihood, error, self.zeta)
 
 

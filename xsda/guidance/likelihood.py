@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -172,7 +173,12 @@ def chi_square_quantile(n: int, tail: float = 1e-6) -> float:
     return high
 
 
-def _signs(x0: Tensor, count: int = 8) -> Tensor:
-    """Random sign patterns of the shape of one state, always the same."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 2, (count, *x0.shape[1:]), generator=generator).to(x0) * 2 - 1
+def _signs(x0: Tensor) -> list[Tensor]:
+    """A few random sign patterns of the shape of one state, always the same."""
+    return [_pattern(k, tuple(x0.shape[1:]), x0.device, x0.dtype) for k in range(4)]
+
+
+@lru_cache(maxsize=8)
+def _pattern(number: int, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(number)
+    return torch.randint(0, 2, (1, *shape), generator=generator, dtype=torch.int8).to(device, dtype) * 2 - 1

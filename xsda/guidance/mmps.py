@@ -51,7 +51,7 @@ class MMPS(Guidance):
     """
 
     tolerance: float = 0.03
-    iterations: int = 20
+    iterations: int = 50
     solver: str = "cg"
     mix: float = 0.0
     limit: float | None = None
@@ -85,15 +85,14 @@ class MomentMatching(GuidedDenoiser):
         self.options = options
         self.solution: Tensor | None = None
         self.products = 0
-        self.residual = 0.0
 
     def complaint(self) -> str | None:
         if self.residual <= self.options.tolerance:
             return None
         return (
             f"the solves of MMPS stopped at a relative residual of up to {self.residual:.2g}, above tolerance="
-            f"{self.options.tolerance:g}, after at most {self.options.iterations} products: allow more iterations; if the "
-            "prior is a network, its Jacobian may not be a covariance: guidance='calibrated' does not rely on it"
+            f"{self.options.tolerance:g}, after at most iterations={self.options.iterations} products: allow more. If the prior "
+            "is a network, its Jacobian may not be a covariance: guidance='calibrated' does not rely on it"
         )
 
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
@@ -113,7 +112,7 @@ class MomentMatching(GuidedDenoiser):
         solve, target = SOLVERS[options.solver], innovation / scale
         found = solve(covariance, target, self.solution, tolerance=options.tolerance, iterations=options.iterations)
         self.solution = found.u
-        self.residual = max(self.residual, float(found.residual.max()))
+        self.note(found)
         update = found.image
         if options.trust is not None:
             chi_square = (target * found.u).sum(1).clamp(min=1e-30) / target.shape[1]

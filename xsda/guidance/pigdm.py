@@ -73,6 +73,11 @@ class Proximal(Guidance):
 class _White(GuidedDenoiser):
     """Shared: the update of a state whose error is white with the variance ``white``."""
 
+    def complaint(self) -> str | None:
+        if self.residual <= 0.02:
+            return None
+        return f"the solves with H H' left relative residuals of up to {self.residual:.2g} after 50 iterations"
+
     def white(self, t: Tensor) -> Tensor:
         level = self.schedule.noise_level(t)
         return level**2 / (1 + level**2)
@@ -89,6 +94,7 @@ class _White(GuidedDenoiser):
             return back, u + self.likelihood.tangent(state, back) / scale
 
         solution = conjugate_gradients(product, innovation / scale, None, tolerance=1e-3, iterations=50)
+        self.note(solution)
         return solution.u / scale, solution.image
 
 

@@ -39,22 +39,24 @@ class Scaling:
     """
 
     rule: str = "sum"
-    reference: int = 1
+    reference: int | None = None
     xi: float = 1.0
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"rule={self.rule!r} is unknown; choose one of {RULES}")
-        if self.reference < 1:
+        if self.reference is None and self.rule in ("std", "dual"):
+            raise ValueError(
+                f"rule={self.rule!r} needs reference=..., the number of observations at which it changes nothing"
+            )
+        if self.reference is not None and self.reference < 1:
             raise ValueError(f"reference={self.reference} must be a positive number of observations")
         if not self.xi > 0:
             raise ValueError(f"xi={self.xi} must be positive: it is a ratio of norms")
 
     def variances(self, observed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Variances of the observations and of the prediction, after scaling."""
-        factor = observed.numel() / self.reference
-        if self.rule == "mean":
-            factor = observed.numel()
+        factor = observed.numel() / (1 if self.rule == "mean" or self.reference is None else self.reference)
         return (
             observed * factor if self.rule in ("mean", "std", "dual") else observed,
             own * factor if self.rule in ("mean", "dual") else own,

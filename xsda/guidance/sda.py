@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xsda.diffusion.denoisers import Denoiser, noise_estimate
 from xsda.diffusion.error import ErrorCurve
-from xsda.guidance.base import Guidance, GuidedDenoiser
+from xsda.guidance.base import Guidance, GuidedDenoiser, check_prediction
 from xsda.guidance.likelihood import Likelihood
 from xsda.guidance.scaling import Scaling
 
@@ -53,6 +53,17 @@ class _GaussianScore(GuidedDenoiser):
         super().__init__(denoiser, likelihood, error)
         self.options = options
         self.gamma = _per_observation(options.gamma, likelihood)
+
+    def evaluate(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.options.detach:
+            return super().evaluate(x_t, t)
+        x0 = self.denoiser(x_t, t).detach()  # no graph of the network
+        with torch.enable_grad():
+            leaf = x0.requires_grad_()
+            predicted = self.likelihood.operator(leaf)
+        check_prediction(leaf, predicted)
+        change = self.correction(x_t, t, leaf, predicted)
+        return leaf.detach(), change.detach(), predicted.detach()
 
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
         options, level = self.options, self.schedule.noise_level(t)

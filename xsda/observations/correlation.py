@@ -75,16 +75,30 @@ def whitener(da: xr.DataArray, pick: np.ndarray, correlation: Any) -> Whitener:
     """The whitener of the observed values ``pick`` of a variable.
 
     ``correlation``: a matrix over all values of the variable, ravelled; a mapping of coordinates to correlation lengths
-    (exponential along each; distances do not wrap around a ring); or an object with a method ``whiten``.
+    (exponential along each, independent along dimensions that none of them covers; distances do not wrap around a ring); or
+    an object with a method ``whiten``.
     """
     name = str(da.name)
     if isinstance(correlation, Whitener):
+        if len(pick) < da.size:
+            raise ValueError(
+                f"{name!r} has {da.size - len(pick)} missing values, and an object with whiten() would get the others only; drop "
+                "them from the observations first, and build the object for what is left"
+            )
+        came = correlation.whiten(torch.zeros(2, len(pick)))
+        if not isinstance(came, Tensor) or came.shape != (2, len(pick)):
+            shape = tuple(came.shape) if isinstance(came, Tensor) else type(came).__name__
+            raise ValueError(
+                f"whiten() of {name!r} must return a tensor of the shape (2, {len(pick)}) it got, not {shape}"
+            )
         return correlation
     if len(pick) > LARGEST:
         raise ValueError(
             f"{name!r} has {len(pick)} observations with correlated errors; a dense correlation serves up to {LARGEST}. Thin "
             "them, average them, or pass an object with a method whiten(values) that knows its structure"
         )
+    if isinstance(correlation, str) or (isinstance(correlation, Mapping) and not correlation):
+        raise ValueError(f"correlation of {name!r}: say along which coordinate, such as {{{name!r}: {{'time': '6h'}}}}")
     if isinstance(correlation, Mapping):
         matrix = _exponential(da, pick, correlation)
     else:
@@ -122,11 +136,32 @@ def _exponential(da: xr.DataArray, pick: np.ndarray, lengths: Mapping[str, Any])
                 f"{da.name!r} has no coordinate {name!r} to correlate along; {choose(name, map(str, da.coords))}"
             )
         coord = da[name]
-        scale = pd.Timedelta(length).total_seconds() if is_datelike(coord) else float(length)
+        scale = _length(coord, length)
         numbers = axis_numbers(coord)
         if not scale > 0:
             raise ValueError(f"the correlation length along {name!r} must be positive, got {length!r}")
         everywhere = xr.DataArray(numbers.reshape(coord.shape), dims=coord.dims).broadcast_like(da.drop_vars(da.coords))
         x = everywhere.transpose(*da.dims).values.ravel()[pick]
         exponent += np.abs(x[:, None] - x) / scale
+    covered = {d for name in lengths for d in da[name].dims}
+    for axis, dim in enumerate(da.dims):
+        if dim not in covered:
+            index = np.unravel_index(pick, da.shape)[axis]
+            exponent[index[:, None] != index] = np.inf
     return np.exp(-exponent)
+
+
+def _length(coord: xr.DataArray, length: Any) -> float:
+    """A correlation length in the numbers of the coordinate; on dates and lags it must be a duration."""
+    if is_datelike(coord) or coord.dtype.kind == "m":
+        if isinstance(length, (int, float, np.number)) and not isinstance(length, np.timedelta64):
+            raise ValueError(
+                f"the correlation length along the dates of {coord.name!r} must be a duration such as '6h', got {length!r}"
+            )
+        return pd.Timedelta(length).total_seconds()
+    try:
+        return float(length)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"the correlation length along {coord.name!r} must be a number in the units of that coordinate, got {length!r}"
+        ) from None

@@ -33,15 +33,15 @@ def compile_observations(
 ) -> Likelihood:
     """The likelihood of one or several observation Datasets, and of a background if there is one."""
     sources = as_sources(obs)
-    names = {name for ds in sources.values() for name in observed_variables(ds)}
-    chosen, correlated = pick_laws(laws, names), _known(correlation, names, "correlation")
+    chosen, correlated = _by_variable(laws, sources, "likelihood"), _by_variable(correlation, sources, "correlation")
     parts = []
     for source, ds in sources.items():
         if not observed_variables(ds):
             raise ValueError(f"{source} holds no variables")
         for name in observed_variables(ds):
             std = error_std(ds, name, sigma, source, sources)
-            parts.append(_observed(grid, ds, name, std, derived, chosen[name], correlated.get(name)))
+            law, own = pick_law(chosen.get((source, name))), correlated.get((source, name))
+            parts.append(_observed(grid, ds, name, std, derived, law, own))
     if sum(len(p.y) for p in parts) == 0:
         raise ValueError(
             "all observations are missing (NaN); there is nothing to assimilate. For prior samples use model.sample"
@@ -87,20 +87,39 @@ def _observed(
 
 
 def _background(grid: Grid, background: xr.Dataset, sigma: Any) -> list[Observed]:
-    """A background (a forecast, a climatology) as one more source of observations of all variables it has."""
+    """A background (a forecast, a climatology) as one more source: it observes every number of the grid that it has."""
     if not isinstance(background, xr.Dataset):
         raise TypeError(f"background must be an xarray.Dataset on the grid, got {type(background).__name__}")
-    known = set(grid.names.values())
-    names = [name for name in observed_variables(background) if name in known]
-    if not names:
-        raise ValueError(
-            f"the background has none of the prior's variables {sorted(known)}; it has {list(background.data_vars)}"
-        )
-    try:
-        stds = [error_std(background, n, sigma, "background", {"background": background}) for n in names]
-    except ValueError as error:
-        raise ValueError(f"background: {str(error).replace('sigma=', 'background_sigma=')}") from error
-    return [_observed(grid, background, n, s, None, Normal(), None) for n, s in zip(names, stds, strict=True)]
+    known = list(grid.names.values())
+    parts = []
+    for name in observed_variables(background):
+        if name not in known:
+            raise ValueError(
+                f"the background's variable {name!r} is not one of the prior's; {choose(name, known)}, or drop it"
+            )
+        da = background[name]
+        constant = {d: grid.template[d] for d in grid.core_dims if d not in da.dims and d not in da.coords}
+        ds = background.assign(
+            {name: da.expand_dims(constant).assign_attrs(da.attrs)}
+        )  # a climatology holds at all times
+        try:
+            std = error_std(ds, name, sigma, "background", {"background": ds})
+        except (ValueError, KeyError) as error:
+            text = (
+                str(error.args[0])
+                .replace("sigma=", "background_sigma=")
+                .replace("sigma names", "background_sigma names")
+            )
+            raise type(error)(f"background: {text}") from error
+        parts.append(_observed(grid, ds, name, std, None, Normal(), None))
+        if not all(g.stencil.trivial for g in parts[-1].operator.gathers):
+            raise ValueError(
+                f"the background's {name!r} lies between the points of the grid, or averages them; put it on the grid first: "
+                "background.interp_like(grid)"
+            )
+    if sum(len(p.y) for p in parts) == 0:
+        raise ValueError("the background holds no values (all NaN, or no variables)")
+    return parts
 
 
 def _join(grid: Grid, parts: list[Observed]) -> Likelihood:
@@ -123,13 +142,8 @@ def _join(grid: Grid, parts: list[Observed]) -> Likelihood:
     return Likelihood(operator, y, std, linear=inner.linear, groups=groups, mixes=bool(blocks))
 
 
-def pick_laws(laws: Any, names: set[str]) -> dict[str, ErrorLaw]:
-    """The law of each observed variable's errors: one for all, or a mapping; Gaussian where nothing is said."""
-    given = _known(laws, names, "likelihood") if isinstance(laws, Mapping) else dict.fromkeys(names, laws)
-    return {name: _law(given.get(name)) for name in names}
-
-
-def _law(law: Any) -> ErrorLaw:
+def pick_law(law: Any) -> ErrorLaw:
+    """A law of errors by name or configured; None is the Gaussian one."""
     if law is None:
         return Normal()
     if isinstance(law, str):
@@ -143,16 +157,23 @@ def _law(law: Any) -> ErrorLaw:
     return law
 
 
-def _known(mapping: Any, names: set[str], argument: str) -> dict[str, Any]:
-    """A mapping by observed variable, its keys checked."""
-    if mapping is None:
+def _by_variable(given: Any, sources: Mapping[str, xr.Dataset], argument: str) -> dict[tuple[str, str], Any]:
+    """What is said of each observed variable of each source: by variable, by source, or (laws) one for all."""
+    pairs = [(source, name) for source, ds in sources.items() for name in observed_variables(ds)]
+    if given is None:
         return {}
-    if not isinstance(mapping, Mapping):
-        raise TypeError(f"{argument} must be a mapping by observed variable, got {type(mapping).__name__}")
-    unknown = [k for k in mapping if k not in names]
+    if not isinstance(given, Mapping):
+        if argument != "likelihood":
+            raise TypeError(f"{argument} must be a mapping by observed variable, got {type(given).__name__}")
+        return dict.fromkeys(pairs, given)
+    names = {name for _, name in pairs}
+    if set(given) <= set(sources) and not set(given) <= names:
+        each = [_by_variable(value, {source: sources[source]}, argument) for source, value in given.items()]
+        return {pair: value for found in each for pair, value in found.items()}
+    unknown = [k for k in given if k not in names]
     if unknown:
         raise KeyError(f"{argument} names {unknown[0]!r}, which is not observed; {choose(unknown[0], names)}")
-    return dict(mapping)
+    return {(source, name): given[name] for source, name in pairs if name in given}
 
 
 def _scaling(grid: Grid, op: VariableOperator, da: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:

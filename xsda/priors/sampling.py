@@ -84,31 +84,42 @@ class SamplingTask:
                 guided = self.guidance.guide(denoiser, likelihood, prior.error)
             noise = MemberNoise(self.seed, all_of, self.shape, attempt=attempt, device=device, dtype=dtype)
             notes: dict[str, Tensor] = {}
-            with _precision(self.precision, device):
+            with _precision("auto" if prior.exact else self.precision, device):
                 x = self.sampler.sample(guided, noise, callback=None if attempt else advance, notes=notes)
             if isinstance(guided, GuidedDenoiser):
                 self._warn("complaint", guided.complaint())
+            if "effective_sample_size" in notes and isinstance(self.sampler, TDS):
+                self._warn("collapse", _collapse(float(notes["effective_sample_size"].min()), self.sampler.particles))
             place_of = {m: i for i, m in enumerate(all_of)}
             rows = [place_of[m] for m in wanted]
             return x[rows], {k: v[rows] for k, v in notes.items()}
 
         x, notes = draw(members, 0)
-        if likelihood is not None and self.redraw and not prior.exact and not isinstance(self.sampler, TDS):
-            self._redraw(x, likelihood, members, lambda wanted, attempt: draw(wanted, attempt)[0])
+        if likelihood is not None:
+            attempts = 0 if prior.exact or isinstance(self.sampler, TDS) else self.redraw
+            self._redraw(x, likelihood, members, attempts, lambda wanted, attempt: draw(wanted, attempt)[0])
         self._check_far(x, denoiser, likelihood, prior.exact, members)
         columns = [notes[k].float().cpu().numpy() for k in self.notes]
         return x.float().cpu().numpy(), np.stack(columns, 1) if columns else np.empty((len(members), 0), np.float32)
 
     def _redraw(
-        self, x: Tensor, likelihood: Likelihood, members: Sequence[int], draw: Callable[[list[int], int], Tensor]
+        self,
+        x: Tensor,
+        likelihood: Likelihood,
+        members: Sequence[int],
+        attempts: int,
+        draw: Callable[[list[int], int], Tensor],
     ) -> None:
         """Draw members again that the observations exclude; of several attempts the nearest to the observations stays."""
         misfit = likelihood.misfit(x)
-        for attempt in range(1, self.redraw + 1):
+        for attempt in range(1, attempts + 1):
             bad = (misfit > 1).nonzero().flatten()
             if not len(bad):
                 return
-            again = draw([members[i] for i in bad.tolist()], attempt)
+            try:
+                again = draw([members[i] for i in bad.tolist()], attempt)
+            except NonFiniteSampleError:  # no better than what there is
+                continue
             new = likelihood.misfit(again)
             better = new < misfit[bad]
             x[bad[better]], misfit[bad[better]] = again[better], new[better]
@@ -116,8 +127,8 @@ class SamplingTask:
         if left:
             self._warn(
                 "misfit",
-                f"{left} of {len(x)} members (of one batch) do not fit the observations (chi-square beyond its one-in-a-million quantile) after "
-                f"{self.redraw} more attempts. Is sigma smaller than the observations deserve, or are some of them wrong "
+                f"{left} of {len(x)} members (of one batch) do not fit the observations (chi-square beyond its one-in-a-million quantile)"
+                f"{f' after {attempts} more attempts' if attempts else ''}. Is sigma smaller than the observations deserve, or are some of them wrong "
                 "(likelihood='student_t')? Otherwise the prior may know no such trajectory, or more steps are needed",
             )
 
@@ -146,6 +157,16 @@ class SamplingTask:
 def _whole_populations(members: Sequence[int], size: int) -> list[int]:
     """The members of all populations that these belong to."""
     return [size * p + k for p in sorted({m // size for m in members}) for k in range(size)]
+
+
+def _collapse(size: float, particles: int) -> str | None:
+    """A warning where the weights gathered on few particles."""
+    if size >= 0.1 * particles:
+        return None
+    return (
+        f"the weights of TDS gathered on {size:.1f} of {particles} particles: members share ancestors, some may be copies of "
+        "each other, and their spread is too small. Use more particles, fewer or less precise observations, or another sampler"
+    )
 
 
 def _precision(precision: str, device: torch.device) -> Any:
@@ -180,7 +201,8 @@ def pick_guidance(guidance: str | Guidance, prior: Prior) -> Guidance:
     if isinstance(guidance, Guidance):
         return guidance
     if not isinstance(guidance, str):
-        raise TypeError(f"guidance must be a name or an xsda Guidance, got {type(guidance).__name__}")
+        hint = f"; call it: {guidance.__name__}()" if isinstance(guidance, type) else ""
+        raise TypeError(f"guidance must be a name or an xsda Guidance, got {guidance!r}{hint}")
     if guidance == "auto":
         return MMPS() if prior.exact or prior.error is None else Calibrated()
     if guidance not in GUIDANCE:
@@ -229,8 +251,13 @@ def draw_ensemble(
     if not defer:
         pick_device(device)
     redraw = _whole("redraw", redraw, least=0)
-    batch = batch or int(np.clip(BATCH_NUMBERS // int(np.prod(grid.shape)), 1, 512))
+    given, batch = batch, batch or int(np.clip(BATCH_NUMBERS // int(np.prod(grid.shape)), 1, 512))
     if isinstance(sampler, TDS):  # whole populations, so that none is sampled twice
+        if given is not None and given < sampler.particles:
+            raise ValueError(
+                f"batch={given} is smaller than a population of {sampler.particles} particles, which is sampled at once; use "
+                f"sampler=TDS(particles={max(given, 2)}), or leave batch out"
+            )
         batch = -(-batch // sampler.particles) * sampler.particles
         if chunk is not None and chunk < members and chunk % sampler.particles:
             raise ValueError(
