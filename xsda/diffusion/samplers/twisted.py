@@ -5,10 +5,12 @@ q(x_s | x_t), and each particle is weighted by
 
 .. math:: w_s = w_t \frac{p(x_s | x_t)\, \hat p(y | x_s)}{q(x_s | x_t)\, \hat p(y | x_t)},
 
-with p the unguided process of the same sampler (that of DPM-Solver++(2M) as an SDE) and p_hat the guidance's estimate of
-the likelihood, replaced by the true one at the end. Populations are resampled (systematically) when their effective
+with p the unguided process of the same sampler (that of DPM-Solver++(2M) as an SDE) and p_hat an estimate of the
+likelihood (Gaussian, with the denoiser's own error added), replaced by the true one at the end. Populations are resampled (systematically) when their effective
 size falls below ``threshold``. As particles grow the result is exact for any H, any law of errors and any prior, up to the
-steps of the unguided sampler. Each population is independent of the others; its particles become members.
+steps of the unguided sampler. Each population is independent of the others; its particles become members. They share
+ancestors, and where observations tell much many of them: then the spread is too small, and some may be copies. A whole
+population is evaluated at once, which is what large fields need memory for.
 """
 
 from __future__ import annotations
