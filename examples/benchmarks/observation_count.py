@@ -141,7 +141,7 @@ def draw(residuals: dict[str, list[tuple[int, float]]], path: str) -> None:
         counts, values = np.array(points).T
         ax.loglog(counts, np.clip(values, 1e-2, 1e3), "o-", label=name, lw=2.5 if "default" in name else 1)
     ax.axhspan(0.9, 1.1, color="0.9", zorder=0)
-    ax.set(xlabel="number of observations", ylabel="std of (H x - y) / sigma; 1 is right (clipped at 1000)")
+    ax.set(xlabel="number of observations", ylabel="std of (H x - y) / sigma (at most 1000 shown)")
     ax.legend(fontsize=7)
     fig.savefig(path, dpi=120)
 
