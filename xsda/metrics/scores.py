@@ -128,6 +128,7 @@ def observation_chi_square(
 
     Given the observations, truth and posterior members are alike, so for a right posterior the expectation is 1. Much
     less: overfitted; much more: the observations were not heard. Several sources are averaged by number of values.
+    It is made for independent Gaussian errors; with other laws or correlated errors 1 is not what to expect.
     """
     sources = as_sources(obs)
     total: dict[str, Any] = {}

@@ -187,7 +187,7 @@ class GaussianPrior(GaussianMixturePrior):
         ds
             Series over ``time`` (evenly spaced) and up to two space dimensions, and optionally ``trajectory`` or
             ``member``. May be backed by dask, NetCDF or Zarr: it is read twice, in blocks along time (best chunked along
-            time only), never whole. Without gaps.
+            time only: a block holds whole chunks). Without gaps.
         length
             Number of states of the trajectories that the prior describes; the series must be at least twice as long, and
             should be many times as long as its memory. The correlation at lag k comes out too small by the factor
