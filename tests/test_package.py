@@ -15,11 +15,11 @@ LEVELS = [  # a room imports only rooms above it in this list, or of its own lev
     {"version", "names", "files", "devices"},
     {"nn", "diffusion"},
     {"guidance"},
-    {"axes", "layout", "grid", "observations", "systems", "metrics", "ensemble"},
+    {"axes", "layout", "grid", "provenance", "observations", "systems", "metrics", "ensemble"},
     {"priors"},
-    {"training"},
+    {"training", "baselines"},
     {"assimilation"},
-    {"accessor", "plot"},
+    {"accessor", "compare", "plot"},
     {"cli"},
 ]
 FORBIDDEN = {
@@ -30,6 +30,7 @@ FORBIDDEN = {
     "layout": {"jax", "distributed"},
     "observations": {"jax", "distributed"},
     "metrics": {"torch"},
+    "baselines": {"jax", "matplotlib", "distributed"},
 }
 
 

@@ -6,7 +6,6 @@ independent, of scale ``std``; correlated ones are made so by whitening operator
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -68,17 +67,17 @@ class Likelihood:
         predicted = self.operator(x0)
         return self.log_evidence(predicted, torch.zeros_like(predicted))
 
-    def misfit(self, x0: Tensor) -> Tensor:
-        """Chi-square of each member over what it exceeds once in a million, (batch,); Gaussian errors only.
+    def misfit(self, x0: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Chi-square of each member, the probability that a right member exceeds it, and of how many values it is.
 
-        A member of the right posterior has errors y - H(x_0) with the law of the observation errors, so that a misfit above
-        one all but excludes it.
+        A member of the right posterior has errors y - H(x_0) with the law of the observation errors. Gaussian errors only.
         """
         gaussian = torch.cat(
             [torch.full((g.count,), isinstance(g.law, Normal)) for g in self.groups or (Group(self.y.numel()),)]
         ).to(self.y.device)
         z = torch.where(gaussian, (self.y - self.operator(x0)) / self.std, 0)
-        return z.square().sum(1) / chi_square_quantile(max(int(gaussian.sum()), 1))
+        chi_square, n = z.double().square().sum(1), int(gaussian.sum())
+        return chi_square, torch.special.gammaincc(torch.full_like(chi_square, max(n, 1) / 2), chi_square / 2), n
 
     def score(self, predicted: Tensor, variance: Tensor, limit: float | None = None) -> Tensor:
         """The gradient of ``log_evidence`` in the prediction, (batch, M).
@@ -160,17 +159,6 @@ class Likelihood:
             groups=tuple(replace(g, law=g.law.to(device, dtype)) for g in self.groups),
             _amplification={},
         )
-
-
-def chi_square_quantile(n: int, tail: float = 1e-6) -> float:
-    """What a chi-square of ``n`` degrees of freedom exceeds with the probability ``tail``; by bisection."""
-    x = -math.log(tail)
-    low, high = 0.0, n + 2 * math.sqrt(n * x) + 2 * x  # the bound of Laurent and Massart
-    for _ in range(50):
-        middle = (low + high) / 2
-        beyond = torch.special.gammaincc(torch.tensor(n / 2).double(), torch.tensor(middle / 2).double())
-        low, high = (middle, high) if float(beyond) > tail else (low, middle)
-    return high
 
 
 def _signs(x0: Tensor) -> list[Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import datetime
 import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from xsda.names import choose
 from xsda.priors.exact import ExactDenoiser
 from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference, refer
-from xsda.version import __version__
+from xsda.provenance import describe
 
 NOTES = {
     "effective_sample_size": {
@@ -39,6 +38,11 @@ NOTES = {
 }
 PRECISIONS = ("auto", "float32", "float64", "bf16", "fp16")
 DIVERGED = 100.0  # no standardised trajectory is that far out
+UNLIKELY, EXCLUDED = (
+    1e-3,
+    1e-6,
+)  # probability of a right member's chi-square: drawn again below the one, warned of below the other
+KNOWN = 1.25  # a chi-square over its mean that tells nothing of a member: sigma is never known to a tenth
 BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
 
 
@@ -110,20 +114,25 @@ class SamplingTask:
         attempts: int,
         draw: Callable[[list[int], int], Tensor],
     ) -> None:
-        """Draw members again that the observations exclude; of several attempts the nearest to the observations stays."""
-        misfit = likelihood.misfit(x)
+        """Draw unlikely members again; of several attempts the nearest to the observations stays."""
+
+        def unlikely(x: Tensor, than: float) -> tuple[Tensor, Tensor]:
+            chi_square, probability, n = likelihood.misfit(x)
+            return chi_square, (probability < than) & (chi_square > KNOWN * n)
+
+        chi_square, bad = unlikely(x, UNLIKELY)
         for attempt in range(1, attempts + 1):
-            bad = (misfit > 1).nonzero().flatten()
-            if not len(bad):
+            rows = bad.nonzero().flatten()
+            if not len(rows):
                 return
             try:
-                again = draw([members[i] for i in bad.tolist()], attempt)
+                again = draw([members[i] for i in rows.tolist()], attempt)
             except NonFiniteSampleError:  # no better than what there is
                 continue
-            new = likelihood.misfit(again)
-            better = new < misfit[bad]
-            x[bad[better]], misfit[bad[better]] = again[better], new[better]
-        left = int((misfit > 1).sum())
+            new, still = unlikely(again, UNLIKELY)
+            better = new < chi_square[rows]
+            x[rows[better]], chi_square[rows[better]], bad[rows] = again[better], new[better], still
+        left = int(unlikely(x, EXCLUDED)[1].sum())
         if left:
             self._warn(
                 "misfit",
@@ -300,25 +309,6 @@ def _whole(name: str, value: Any, *, least: int) -> int:
     if number < least or isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
     return number
-
-
-def describe(ds: xr.Dataset, grid: Grid, attrs: Mapping[str, Any]) -> xr.Dataset:
-    """Attributes and encodings of a result."""
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    line = f"{now} xsda {__version__}: " + ", ".join(f"{k}={v}" for k, v in attrs.items())
-    earlier = grid.template.attrs.get("history")
-    history = f"{line}\n{earlier}" if earlier else line
-    ds.attrs = {
-        **grid.template.attrs,
-        "Conventions": "CF-1.11",
-        **attrs,
-        "xsda_version": __version__,
-        "history": history,
-    }
-    for name in ds.coords:
-        kept = {k: v for k, v in ds[name].encoding.items() if k in ("units", "calendar", "dtype")}
-        ds[name].encoding = {**kept, "_FillValue": None}
-    return ds
 
 
 def sample(

@@ -58,7 +58,8 @@ class Lorenz96(DiscreteODE):
         return {"x": self.n}
 
     def drift(self, x: Tensor) -> Tensor:
-        return (x.roll(-1, -1) - x.roll(2, -1)) * x.roll(1, -1) - x + self.forcing
+        ring = torch.cat([x[..., -2:], x, x[..., :1]], -1)
+        return (ring[..., 3:] - ring[..., :-3]) * ring[..., 1:-2] - x + self.forcing
 
     def initial(self, members: int, generator: torch.Generator) -> Tensor:
         return self.forcing + super().initial(members, generator)
