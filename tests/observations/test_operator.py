@@ -9,6 +9,7 @@ import xarray as xr
 
 from xsda.layout import Layout
 from xsda.observations import compile_observations
+from xsda.observations.compile import compile_variable
 
 
 def globe():
@@ -172,3 +173,32 @@ def test_derived_from_an_unknown_variable():
     obs = globe()[["u"]].rename(u="speed")
     with pytest.raises(KeyError, match="the state has no variable 'uu'; did you mean 'u'"):
         likelihood({"speed": lambda s: s["uu"]}, obs).operator(states(1))
+
+
+# --- the same as indices and weights ---
+
+
+@pytest.mark.parametrize(("source", "name"), [(s, n) for s, ds in instruments().items() for n in ds.data_vars])
+def test_the_stencil_says_what_apply_does(source, name):
+    grid = Layout.of(globe()).bind(globe())
+    op = compile_variable(grid, instruments()[source], name)
+    sizes = {**globe().sizes}
+    index, weight = op.stencil(sizes)
+    assert set(index) == set(op.grid_dims)
+    np.testing.assert_allclose(weight.sum(1), 1, rtol=0, atol=1e-13)
+    x = torch.as_tensor(np.random.default_rng(0).normal(size=(2, *(sizes[d] for d in op.grid_dims))))
+    seen = (x.numpy()[:, *(index[d] for d in op.grid_dims)] * weight).sum(-1)
+    np.testing.assert_allclose(seen, op.apply(x).reshape(2, -1), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_long_axes(lazy):
+    """More observations along one axis than 8193, where np.unravel_index of a column has been wrong."""
+    n = 20_000
+    ds = xr.Dataset({"u": ("time", np.arange(n, dtype=float))}, {"time": np.arange(n) * 0.5})
+    like = ds.isel(time=slice(1, None, 2))
+    seen = (ds.chunk(time=3000) if lazy else ds).sda.observe(like)
+    np.testing.assert_array_equal(seen.u, np.arange(1, n, 2))
+    op = compile_variable(Layout.of(ds).bind(ds), like, "u")
+    index, _ = op.stencil(ds.sizes)
+    np.testing.assert_array_equal(index["time"][:, 0], np.arange(1, n, 2))

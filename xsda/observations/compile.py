@@ -127,7 +127,7 @@ def _variable(grid: Grid, name: str, derived: Mapping[str, Derived]) -> Variable
 def _check_list(grid: Grid, da: xr.DataArray, along: set[str]) -> None:
     """Raise if a list of places (stations) leaves out one of the grid's coordinates, most likely by mistake."""
     for dim in grid.core_dims if along else ():
-        if dim not in da.dims and _matching_coordinate(da, grid, dim) is None and _method(da, {dim}) != "mean":
+        if dim not in da.dims and matching_coordinate(da, grid, dim) is None and cell_method(da, {dim}) != "mean":
             raise ValueError(
                 f"observed variable {da.name!r} is a list along {', '.join(map(repr, sorted(along)))} that does not say its "
                 f"{dim!r}; add it with .set_coords or .assign_coords. If the values are averages over all of {dim!r}, set "
@@ -162,10 +162,10 @@ def _spread(place: Place, sizes: Mapping[str, int]) -> Stencil:
 
 
 def _place(grid: Grid, ds: xr.Dataset, da: xr.DataArray, dim: str) -> Place:
-    axis, coord = grid_axis(grid, dim), _matching_coordinate(da, grid, dim)
+    axis, coord = grid_axis(grid, dim), matching_coordinate(da, grid, dim)
     template = grid.template.get(da.name)
     names = {dim} if coord is None else {dim, str(coord.name), str(coord.attrs.get("standard_name", dim))}
-    method, own = _method(da, names), None if template is None else _method(template, names)
+    method, own = cell_method(da, names), None if template is None else cell_method(template, names)
     kept = method == own and coord is not None  # the grid's values are made that way already
     if method not in (None, "point", "mean") and not kept:
         raise ValueError(
@@ -193,7 +193,7 @@ def _place(grid: Grid, ds: xr.Dataset, da: xr.DataArray, dim: str) -> Place:
     return Place(dim, dims, stencil)
 
 
-def _matching_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | None:
+def matching_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | None:
     """The coordinate of the observations that belongs to a grid dimension: by name, CF attributes, or custom."""
     if dim in da.coords:
         return da[dim]
@@ -232,7 +232,7 @@ def _place_without_coordinate(da: xr.DataArray, dim: str, axis: GridAxis) -> Pla
     return Place(dim, (dim,), Stencil.identity(size))
 
 
-def _method(da: xr.DataArray, names: set[str]) -> str | None:
+def cell_method(da: xr.DataArray, names: set[str]) -> str | None:
     """What the CF attribute cell_methods says of a dimension with these names."""
     methods = re.findall(r"((?:\w+:\s+)+)(\w+)", str(da.attrs.get("cell_methods", "")))
     return next((method for dims, method in methods if names & set(re.findall(r"\w+", dims))), None)

@@ -71,8 +71,8 @@ class Whitened:
         return Whitened(self.operator, blocks)
 
 
-def whitener(da: xr.DataArray, pick: np.ndarray, correlation: Any) -> Whitener:
-    """The whitener of the observed values ``pick`` of a variable.
+def whitener(da: xr.DataArray, pick: np.ndarray, correlation: Any, dtype: torch.dtype = torch.float32) -> Whitener:
+    """The whitener of the observed values ``pick`` of a variable, its numbers (if they are ours) of ``dtype``.
 
     ``correlation``: a matrix over all values of the variable, ravelled; a mapping of coordinates to correlation lengths
     (exponential along each, independent along dimensions that none of them covers; distances do not wrap around a ring); or
@@ -124,7 +124,7 @@ def whitener(da: xr.DataArray, pick: np.ndarray, correlation: Any) -> Whitener:
             f"{np.linalg.eigvalsh(matrix)[0]:.2g}): some errors are perfectly correlated, as those of two observations at one "
             "place. Merge them, or add an uncorrelated part: 0.95 * correlation + 0.05 * identity"
         )
-    return Cholesky(torch.as_tensor(lower, dtype=torch.float32))
+    return Cholesky(torch.as_tensor(lower, dtype=dtype))
 
 
 def _exponential(da: xr.DataArray, pick: np.ndarray, lengths: Mapping[str, Any]) -> np.ndarray:

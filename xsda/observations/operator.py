@@ -70,6 +70,28 @@ class VariableOperator:
             names[axis - 1 : axis] = g.target
         return values.permute(0, *(1 + names.index(d) for d in self.dims))
 
+    def stencil(self, sizes: Mapping[str, int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Of which grid points each observed value is made, and with which weights.
+
+        Positions along each of ``grid_dims``, and weights, all (value, point), the values ravelled; ``sizes`` are those of
+        the grid.
+        """
+        count = int(np.prod(self.shape))
+        index: dict[str, np.ndarray] = {}
+        weight = np.ones((count, 1))
+        for g in self.gathers:
+            rows = np.arange(len(g.stencil.index)).reshape(
+                [dict(zip(g.target, g.sizes, strict=True)).get(d, 1) for d in self.dims]
+            )
+            rows = np.broadcast_to(rows, self.shape).ravel()
+            points = weight.shape[1]
+            own = g.stencil.weight.shape[1]
+            index = {d: np.repeat(i, own, axis=1) for d, i in index.items()}
+            for d, part in zip(g.source, _split(g.stencil, [sizes[d] for d in g.source]), strict=True):
+                index[d] = np.tile(part.index[rows], (1, points))
+            weight = np.repeat(weight, own, axis=1) * np.tile(g.stencil.weight[rows], (1, points))
+        return index, weight
+
     def _on_device(self, number: int, stencil: Stencil, like: Tensor) -> tuple[Tensor, Tensor]:
         key = (number, str(like.device), like.dtype)
         if key not in self._tensors:
@@ -103,8 +125,9 @@ class VariableOperator:
 
 def _split(stencil: Stencil, sizes: list[int]) -> list[Stencil]:
     """The indices of a stencil on flattened axes, axis by axis."""
-    parts = np.unravel_index(stencil.index, sizes)
-    return [Stencil(part, stencil.weight, size) for part, size in zip(parts, sizes, strict=True)]
+    shape = stencil.index.shape
+    parts = np.unravel_index(stencil.index.ravel(), sizes)  # some numpy releases are wrong on long columns
+    return [Stencil(part.reshape(shape), stencil.weight, size) for part, size in zip(parts, sizes, strict=True)]
 
 
 class State(Mapping[str, Tensor]):
