@@ -1,23 +1,50 @@
-"""Scores of ensembles."""
+"""Scores of ensembles.
 
-from xsda.metrics.scores import (
-    bias,
-    crps,
-    evaluate,
-    observation_chi_square,
-    rank_histogram,
-    rmse,
-    spread,
-    spread_skill,
-)
+``scores`` (of the mean), ``ensemble`` (proper scores, spread), ``calibration`` (ranks, coverage, reliability),
+``observations`` (departures from what was observed), ``transport`` (distances between ensembles), ``confidence`` (intervals
+of a mean over time), ``spectra`` and ``correlation`` (of fields), ``evaluate`` (the usual ones as a table).
+"""
+
+from xsda.metrics.calibration import coverage, rank_histogram, rank_uniformity, reliability
+from xsda.metrics.confidence import difference_interval, mean_interval
+from xsda.metrics.correlation import integral_scale, spatial_correlation, time_correlation
+from xsda.metrics.ensemble import crps, energy_score, spread, spread_skill, variogram_score
+from xsda.metrics.evaluate import evaluate
+from xsda.metrics.observations import desroziers, innovation_consistency, innovations, observation_chi_square
+from xsda.metrics.scores import anomaly_correlation, bias, mae, rmse
+from xsda.metrics.spectra import energy, energy_spectrum, enstrophy, spectrum, vorticity
+from xsda.metrics.transport import earth_movers_distance, gaussian_w2, mmd
 
 __all__ = [
+    "anomaly_correlation",
     "bias",
+    "coverage",
     "crps",
+    "desroziers",
+    "difference_interval",
+    "earth_movers_distance",
+    "energy",
+    "energy_score",
+    "energy_spectrum",
+    "enstrophy",
     "evaluate",
+    "gaussian_w2",
+    "innovation_consistency",
+    "innovations",
+    "integral_scale",
+    "mae",
+    "mean_interval",
+    "mmd",
     "observation_chi_square",
     "rank_histogram",
+    "rank_uniformity",
+    "reliability",
     "rmse",
+    "spatial_correlation",
+    "spectrum",
     "spread",
     "spread_skill",
+    "time_correlation",
+    "variogram_score",
+    "vorticity",
 ]

@@ -1,0 +1,70 @@
+"""The usual scores of an ensemble as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xsda.metrics.ensemble import crps, spread, spread_skill
+from xsda.metrics.observations import observation_chi_square
+from xsda.metrics.pairs import Dim, Weights, pair
+from xsda.metrics.scores import bias, rmse
+
+
+def evaluate(
+    ensemble: xr.Dataset,
+    truth: xr.Dataset,
+    *,
+    obs: Any = None,
+    sigma: Any = None,
+    derived: Mapping[str, Any] | None = None,
+    dim: Dim = None,
+    weights: Weights = None,
+) -> xr.Dataset:
+    """RMSE, bias, fair CRPS, spread and spread/skill of each variable; chi-square as well if ``obs`` is given.
+
+    A single member, a best estimate, has RMSE and bias only; the other scores are NaN. The result has one data variable per score over the dimension ``variable``; ``.to_dataframe()`` makes a table. Averages
+    over a latitude are weighted by its cosine; ``weights`` takes a DataArray of your own, or False for none.
+    """
+    scores = {
+        "rmse": rmse(ensemble, truth, dim, weights=weights),
+        "bias": bias(ensemble, truth, dim, weights=weights),
+    }
+    if ensemble.sizes.get("member") == 1:
+        scores |= dict.fromkeys(("crps", "spread", "spread_skill"), scores["rmse"] * np.nan)
+    else:
+        scores["crps"] = crps(ensemble, truth, dim, weights=weights)
+        scores["spread"] = spread(pair(ensemble, truth)[0], dim, weights=weights)
+        scores["spread_skill"] = spread_skill(ensemble, truth, dim, weights=weights)
+    if obs is not None:
+        scores["chi_square"] = observation_chi_square(ensemble, obs, sigma, derived=derived)
+    names = list(scores["rmse"].data_vars)
+    units = {v: str(ensemble[v].attrs.get("units", "")) for v in names}
+    out = xr.Dataset()
+    for score, values in scores.items():
+        columns = [values[v] if v in values else xr.DataArray(np.nan) for v in names]
+        out[score] = xr.concat(
+            columns, xr.DataArray(names, dims="variable", name="variable"), coords="minimal", compat="override"
+        )
+        out[score].attrs = {"long_name": LONG_NAMES[score]}
+        if score in ("spread_skill", "chi_square"):
+            out[score].attrs["units"] = "1"
+        elif len(set(units.values())) == 1 and units[names[0]]:
+            out[score].attrs["units"] = units[names[0]]
+    out.attrs["members"] = ensemble.sizes["member"]
+    if any(units.values()):
+        out.attrs["variable_units"] = ", ".join(f"{v}: {u or '?'}" for v, u in units.items())
+    return out
+
+
+LONG_NAMES = {
+    "rmse": "root mean square error of the ensemble mean",
+    "bias": "bias of the ensemble mean",
+    "crps": "fair continuous ranked probability score",
+    "spread": "ensemble spread",
+    "spread_skill": "ratio of spread and error",
+    "chi_square": "mean squared misfit to the observations over their error variance",
+}

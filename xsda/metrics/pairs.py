@@ -1,0 +1,176 @@
+r"""What every score does first and last: put the two sides together, average, name the units.
+
+A score averages over cases. A case where the truth or a member is NaN is left out, the same ones in every score. On a
+grid of latitudes the cells shrink towards the poles, so the average of z over the cases i is
+
+    sum_i w_i z_i / sum_i w_i,    w_i = cos(latitude_i),
+
+unless the caller gives other weights (a DataArray) or wants none (``weights=False``).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Hashable
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import xarray as xr
+
+from xsda.grid import check_units
+
+Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
+Dim = str | Collection[Hashable] | None
+Weights = xr.DataArray | Literal[False] | None
+
+
+def pair(ensemble: Labelled, truth: Labelled, *, least: int = 1) -> tuple[Labelled, Labelled]:
+    """Ensemble and truth with the same variables on the same coordinates, NaN where either lacks a value."""
+    if "member" not in ensemble.dims:
+        raise ValueError(f"the ensemble has no dimension 'member'; it has {tuple(ensemble.sizes)}")
+    if ensemble.sizes["member"] < least:
+        raise ValueError(f"this score needs at least {least} members, got {ensemble.sizes['member']}")
+    if "member" in truth.dims:
+        raise ValueError("the truth has a dimension 'member'; choose one with .isel(member=0)")
+    ensemble, truth = match(ensemble, truth, ("ensemble", "truth"))
+    valid = truth.notnull() & ensemble.notnull().all("member")  # the same cases in every score
+    return ensemble.where(valid), truth.where(valid)
+
+
+def match(a: Labelled, b: Labelled, names: tuple[str, str]) -> tuple[Labelled, Labelled]:
+    """The variables that both have; raises unless coordinates, dimensions (but for ``member``) and units agree."""
+    first, second = names
+    if isinstance(a, xr.Dataset) != isinstance(b, xr.Dataset):
+        raise TypeError(
+            f"the {first} is a {type(a).__name__}, the {second} a {type(b).__name__}; give two Datasets or two DataArrays"
+        )
+    if isinstance(a, xr.Dataset) and isinstance(b, xr.Dataset):
+        shared = [v for v in a.data_vars if v in b]
+        if not shared:
+            raise ValueError(f"{first} {list(a.data_vars)} and {second} {list(b.data_vars)} share no variable")
+        a, b = a[shared], b[shared]
+    try:
+        a, b = xr.align(a, b, join="exact", copy=False, exclude={"member"})
+    except ValueError as error:
+        raise ValueError(
+            f"{first} and {second} lie on different coordinates; use .sel or .interp first ({error})"
+        ) from error
+    if isinstance(a, xr.Dataset):
+        for name in a.data_vars:
+            _check_alike(str(name), a[name], b[name], names)
+    else:
+        _check_alike(str(a.name or b.name or "values"), a, b, names)
+    return a, b
+
+
+def _check_alike(name: str, a: xr.DataArray, b: xr.DataArray, names: tuple[str, str]) -> None:
+    first, second = names
+    if {*a.dims} - {"member"} != {*b.dims} - {"member"}:
+        raise ValueError(
+            f"{name!r} of the {second} has the dimensions {b.dims}, of the {first} {a.dims}; rename or reduce the "
+            f"{second}'s so that, but for 'member', they are the {first}'s"
+        )
+    check_units(name, b.attrs.get("units"), a.attrs.get("units"), f"the {first}")
+
+
+def dims_of(value: xr.Dataset | xr.DataArray, dim: Dim) -> tuple[Hashable, ...]:
+    """``dim`` as a tuple of dimensions that ``value`` has; None stands for all but ``member``."""
+    known = tuple(d for d in value.dims if d != "member")
+    dims = known if dim is None else (dim,) if isinstance(dim, str) else tuple(dim)
+    unknown = [d for d in dims if d not in known]
+    if unknown:
+        raise ValueError(f"dim names {unknown[0]!r}; this score reduces dimensions among {known}")
+    return dims
+
+
+def mean(value: Labelled, dim: Dim, weights: Weights = None) -> Labelled:
+    """Weighted mean over ``dim``, NaN left out, without attributes."""
+    dims = dims_of(value, dim)
+    check_weights(value, weights)
+    if isinstance(value, xr.Dataset):
+        return xr.Dataset({name: _mean(da, dims, weights) for name, da in value.data_vars.items()})
+    return _mean(value, dims, weights)
+
+
+def _mean(da: xr.DataArray, dims: Collection[Hashable], weights: Weights) -> xr.DataArray:
+    own = [d for d in dims if d in da.dims]
+    found = find_weights(da, own, weights)
+    if found is None:
+        return da.mean(own, keep_attrs=False)
+    return da.weighted(found).mean(own, keep_attrs=False)
+
+
+def check_weights(value: xr.Dataset | xr.DataArray, weights: Weights) -> None:
+    """Raise unless ``weights`` can be weights of ``value``."""
+    if weights is None or weights is False:
+        return
+    if not isinstance(weights, xr.DataArray):
+        raise TypeError(
+            f"weights must be a DataArray, False (none) or None (cosine of latitude), got {type(weights).__name__}"
+        )
+    unknown = [d for d in weights.dims if d not in value.dims]
+    if unknown:
+        raise ValueError(
+            f"the weights have the dimension {unknown[0]!r}, which is not among {tuple(value.dims)}; rename it"
+        )
+    if not bool((np.isfinite(weights) & (weights >= 0)).all()):
+        raise ValueError("the weights hold NaN, infinite or negative values; give zero where a case is not to count")
+
+
+def find_weights(da: xr.DataArray, dims: Collection[Hashable], weights: Weights) -> xr.DataArray | None:
+    """The weights of the average of ``da`` over ``dims``; None if all cases weigh the same."""
+    if weights is False:
+        return None
+    if weights is None:
+        found = [da[d] for d in dims if d in da.coords and _is_latitude(da[d])]
+        return _cosine(found[0]) if found else None
+    if not set(weights.dims) & set(dims):
+        return None
+    if not set(weights.dims) <= set(da.dims):
+        raise ValueError(f"the weights have the dimensions {weights.dims}, {da.name!r} has {da.dims}; drop the others")
+    try:
+        return xr.align(da, weights, join="exact", copy=False)[1]
+    except ValueError as error:
+        raise ValueError(f"weights and {da.name!r} lie on different coordinates; use .sel first ({error})") from error
+
+
+def _is_latitude(coord: xr.DataArray) -> bool:
+    units = coord.attrs.get("units")
+    named = units is None and str(coord.name).lower() in ("lat", "latitude")
+    standard = coord.attrs.get("standard_name") in ("latitude", "grid_latitude")
+    return standard or units in ("degrees_north", "degree_north") or named
+
+
+def _cosine(latitude: xr.DataArray) -> xr.DataArray:
+    if not bool((np.abs(latitude) <= 90 + 1e-6).all()):
+        raise ValueError(
+            f"the latitudes {latitude.name!r} must lie between -90 and 90 degrees, got {float(latitude.min()):g} to "
+            f"{float(latitude.max()):g}; correct them, or pass weights=False"
+        )
+    values = np.cos(np.deg2rad(latitude.values.astype(float))).clip(min=0)
+    return xr.DataArray(values, {latitude.name: latitude}, latitude.dims)
+
+
+def with_units(result: Labelled, like: Labelled, power: int = 1) -> Labelled:
+    """``result`` with the units of ``like`` to a power and no other attributes."""
+    if isinstance(result, xr.Dataset):
+        for name in result.data_vars:
+            result[name].attrs = power_of(like[name].attrs.get("units"), power)
+    else:
+        result.attrs = power_of(like.attrs.get("units"), power)
+    return result
+
+
+def power_of(units: Any, power: int) -> dict[str, str]:
+    """The attribute ``units`` of something to a power; nothing if the units are not known."""
+    if power == 0 or units == "1":
+        return {"units": "1"}
+    return {} if not units else {"units": str(units) if power == 1 else f"({units}){power}"}
+
+
+def scipy_module(name: str) -> Any:
+    """``scipy.<name>``, which only some scores need."""
+    try:
+        return importlib.import_module(f"scipy.{name}")
+    except ImportError as error:
+        raise ImportError("this score needs scipy; install it with: pip install xsda[verify]") from error
