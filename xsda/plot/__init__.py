@@ -7,7 +7,10 @@ from typing import Any
 import xarray as xr
 
 from xsda.axes import find_axes
+from xsda.plot.comparison import comparison
+from xsda.plot.diagnostics import error_over_time, rank_histogram, spread_skill
 from xsda.plot.fields import fields
+from xsda.plot.scales import spectra
 from xsda.plot.series import series
 
 
@@ -20,4 +23,4 @@ def ensemble(post: xr.Dataset, *, truth: xr.Dataset | None = None, obs: Any = No
     return (fields if space else series)(post, truth=truth, obs=obs, **options)
 
 
-__all__ = ["ensemble", "fields", "series"]
+__all__ = ["comparison", "ensemble", "error_over_time", "fields", "rank_histogram", "series", "spectra", "spread_skill"]

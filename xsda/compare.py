@@ -1,0 +1,163 @@
+"""Several ensembles against one truth: a table of scores and a picture."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.util
+import io
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from xsda.axes import find_axes
+from xsda.metrics import evaluate
+from xsda.names import choose
+
+Ensembles = xr.Dataset | Mapping[str, xr.Dataset]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison:
+    """Scores of ensembles; a notebook shows it as a table with a picture below.
+
+    ``table`` is a Dataset over (ensemble, variable); ``ensembles`` and ``truth`` are what was compared, on shared times.
+    """
+
+    table: xr.Dataset
+    ensembles: Mapping[str, xr.Dataset]
+    truth: xr.Dataset
+    with_figure: bool = True
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The table with a row for each variable and ensemble."""
+        first = ("variable", "ensemble")
+        return self.table.to_dataframe(dim_order=[*first, *(d for d in self.table.dims if d not in first)])
+
+    def plot(self, **options: Any) -> Any:
+        """Error and spread over time, and rank histograms; see ``xsda.plot.comparison``."""
+        from xsda.plot import comparison
+
+        return comparison(self.ensembles, self.truth, variables=list(self.table["variable"].values), **options)
+
+    @property
+    def _heading(self) -> str:
+        units = self.table.attrs.get("variable_units")
+        number = len(self.ensembles)
+        text = f"{number} ensemble{'s' if number > 1 else ''} against one truth on {self.table.attrs['times']} times"
+        return f"{text} (units of {units})" if units else text
+
+    def __repr__(self) -> str:
+        return f"{self._heading}\n{self.to_dataframe().to_string(float_format='{:.4g}'.format)}"
+
+    def _repr_html_(self) -> str:
+        parts = [f"<p>{html.escape(self._heading)}</p>", self.to_dataframe().to_html(float_format="{:.4g}".format)]
+        if self.with_figure and importlib.util.find_spec("matplotlib"):
+            import matplotlib.pyplot as plt
+
+            picture, file = self.plot(), io.BytesIO()
+            picture.savefig(file, format="png", dpi=90)
+            plt.close(picture)
+            parts.append(f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"/>')
+        return "\n".join(parts)
+
+
+def compare(
+    truth: xr.Dataset,
+    ensembles: Ensembles,
+    *,
+    obs: Any = None,
+    sigma: Any = None,
+    derived: Mapping[str, Any] | None = None,
+    dim: str | Collection[Hashable] | None = None,
+    figure: bool = True,
+) -> Comparison:
+    """Evaluate ensembles against the same truth, on the times and variables that all of them have.
+
+    Parameters
+    ----------
+    truth
+        One trajectory.
+    ensembles
+        By label, such as ``{"LETKF": filtered, "SDA": posterior}``.
+    obs, sigma, derived
+        Observations for the chi-square, as in ``xsda.assimilate``; they must lie within the shared times.
+    dim
+        Dimensions to average over (default: all but ``member``).
+    figure
+        Whether a notebook shows the picture below the table.
+
+    Returns
+    -------
+    ``Comparison``: ``.table``, a Dataset over (ensemble, variable) whose attribute ``times`` counts the shared times, and
+    ``.plot()``.
+
+    Examples
+    --------
+    >>> xsda.compare(truth, {"LETKF": filtered, "SDA": posterior})  # doctest: +SKIP
+    """
+    truth, sets = _on_shared_times(truth, by_label(ensembles))
+    names = shared_variables({"truth": truth, **sets})
+    tables = []
+    for label, ds in sets.items():
+        try:
+            scores = evaluate(ds, truth[names], obs=obs, sigma=sigma, derived=derived, dim=dim).sel(variable=names)
+        except (KeyError, TypeError, ValueError) as error:
+            error.add_note(f"This is about the ensemble {label!r}.")
+            raise
+        tables.append(scores.assign(members=((), scores.attrs.pop("members"), {"long_name": "number of members"})))
+    labels = xr.DataArray(list(sets), dims="ensemble", name="ensemble")
+    table = xr.concat(tables, labels, combine_attrs="override")
+    table.attrs["times"] = truth.sizes[find_axes(truth)[0]]
+    return Comparison(table, sets, truth, figure)
+
+
+def _on_shared_times(truth: xr.Dataset, sets: Mapping[str, xr.Dataset]) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
+    time, _ = find_axes(truth)
+    everyone = {"truth": truth, **sets}
+    for label, ds in everyone.items():
+        if time not in ds.indexes:
+            raise ValueError(
+                f"{label!r} has no coordinate {time!r} to tell which times are shared; it has the dimensions "
+                f"{tuple(ds.sizes)}. Rename its time, or give it one with .assign_coords"
+            )
+    shared = truth.indexes[time]
+    for ds in sets.values():
+        shared = shared.intersection(ds.indexes[time], sort=False)
+    if not len(shared):
+        spans = "; ".join(f"{k}: {ds[time].values[0]} to {ds[time].values[-1]}" for k, ds in everyone.items())
+        raise ValueError(f"truth and ensembles have no {time!r} in common: {spans}; use .sel or .interp first")
+    cut = {k: ds if ds.indexes[time].equals(shared) else ds.sel({time: shared}) for k, ds in everyone.items()}
+    return cut["truth"], {label: cut[label] for label in sets}
+
+
+def by_label(ensembles: Ensembles) -> dict[str, xr.Dataset]:
+    """Ensembles by their label; one alone is called 'ensemble'."""
+    if isinstance(ensembles, xr.Dataset):
+        return {"ensemble": ensembles}
+    sets: dict[str, Any] = {str(label): ds for label, ds in ensembles.items()}
+    for label, ds in sets.items():
+        if not isinstance(ds, xr.Dataset):
+            raise TypeError(f"expected a Dataset under the label {label!r}, got {type(ds).__name__}")
+    if not sets:
+        raise ValueError("no ensembles were given; expected one, or several by label such as {'SDA': post}")
+    return sets
+
+
+def shared_variables(sets: Mapping[str, xr.Dataset], variables: Sequence[str] | None = None) -> list[str]:
+    """The variables asked for, or those that all Datasets have; raises for what is missing."""
+    first, *others = sets.values()
+    if variables is None:
+        names = [str(v) for v in first.data_vars if all(v in ds for ds in others)]
+        if not names:
+            have = "; ".join(f"{label}: {', '.join(map(str, ds.data_vars)) or 'none'}" for label, ds in sets.items())
+            raise ValueError(f"these share no variable: {have}")
+        return names
+    for label, ds in sets.items():
+        for name in variables:
+            if name not in ds:
+                raise KeyError(f"no variable {name!r} in {label!r}; {choose(name, ds.data_vars)}")
+    return list(variables)
