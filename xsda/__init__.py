@@ -4,8 +4,9 @@
 """
 
 from xsda import accessor as _accessor  # noqa: F401  (registers ds.sda)
-from xsda import diffusion, guidance, metrics, nn, observations, priors, systems
+from xsda import baselines, diffusion, guidance, metrics, nn, observations, priors, systems
 from xsda.assimilation import assimilate
+from xsda.compare import compare
 from xsda.diffusion import samplers
 from xsda.diffusion.samplers import NonFiniteSampleError
 from xsda.metrics import evaluate
@@ -23,6 +24,8 @@ __all__ = [
     "TrainingOptions",
     "__version__",
     "assimilate",
+    "baselines",
+    "compare",
     "diffusion",
     "evaluate",
     "guidance",

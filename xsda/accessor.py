@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 from xsda.assimilation import assimilate
+from xsda.baselines import Forecast, filter
+from xsda.baselines.base import Method
 from xsda.diffusion.samplers import Sampler
 from xsda.guidance import ErrorLaw, Guidance
 from xsda.metrics import evaluate
 from xsda.observations import observe
 from xsda.observations.compile import Sources
 from xsda.priors.prior import Prior
+from xsda.systems import MarkovChain
 
 
 @xr.register_dataset_accessor("sda")
@@ -55,6 +59,29 @@ class SdaAccessor:
             derived=derived,
         )  # fmt: skip
 
+    def filter(
+        self,
+        obs: Sources,
+        system: MarkovChain | Forecast | Callable[..., xr.Dataset],
+        *,
+        method: Method,
+        members: int | None = None,
+        sigma: Any = None,
+        initial: Any = None,
+        keep: str | Sequence[str] | None = None,
+        correlation: Mapping[str, Any] | None = None,
+        derived: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        progress: bool | None = None,
+        out: str | Path | None = None,
+        every: int = 1000,
+    ) -> xr.Dataset:
+        """Ensemble on the axes of this Dataset from a forecast model; see ``xsda.baselines.filter``."""
+        return filter(
+            self._ds, obs, system, method=method, members=members, sigma=sigma, initial=initial, keep=keep,
+            correlation=correlation, derived=derived, seed=seed, progress=progress, out=out, every=every,
+        )  # fmt: skip
+
     def observe(
         self,
         like: xr.Dataset,
@@ -75,9 +102,10 @@ class SdaAccessor:
         sigma: Any = None,
         derived: Mapping[str, Any] | None = None,
         dim: Any = None,
+        weights: Any = None,
     ) -> xr.Dataset:
         """Scores of this ensemble; see ``xsda.metrics.evaluate``."""
-        return evaluate(self._ds, truth, obs=obs, sigma=sigma, derived=derived, dim=dim)
+        return evaluate(self._ds, truth, obs=obs, sigma=sigma, derived=derived, dim=dim, weights=weights)
 
     def plot(self, *, truth: xr.Dataset | None = None, obs: Any = None, **options: Any) -> Any:
         """Picture of this ensemble with truth and observations; see ``xsda.plot.ensemble``."""

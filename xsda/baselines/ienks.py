@@ -1,0 +1,249 @@
+r"""Windows that slide along the observations, and the iterative ensemble Kalman smoother in them.
+
+A window starts ``lag`` observation times before the one that is assimilated, and slides by one: each observation is
+assimilated once, in the states of the window's start, from which everything after it follows by forecast. In the span of the
+background ensemble there, x = mean + w A, the iterative smoother (Bocquet & Sakov 2014) minimises with Gauss-Newton
+
+.. math:: (M-1)\,w w' + |R^{-1/2}(y - H(x(w)))|^2
+
+with sensitivities from the ensemble itself: :math:`S = T^{-1} Y`, Y being the scaled anomalies of the observed ensemble that
+starts from mean + (w + T) A, with :math:`T = (S S' / (M-1) + 1)^{-1/2}` of the iteration before.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from xsda.baselines.base import Cycle, Event, Method, check_finite, rotated, split
+from xsda.baselines.enkf import observed
+from xsda.baselines.inflation import AdaptiveInflation, Inflation, as_inflation
+from xsda.baselines.network import Batch
+from xsda.systems import MarkovChain
+
+
+@dataclass(eq=False)
+class Window:
+    """The states that everything up to a time is a forecast of.
+
+    Parameters
+    ----------
+    start
+        Number of the time at which the states are valid; -1: that of the initial ensemble.
+    x
+        The best states (member, channel, *space) at the start.
+    errors
+        What is added to forecasts that arrive at a time, by its number.
+    fresh
+        What was assimilated since the window started there, by time.
+    background
+        ``x`` and ``errors`` before that.
+    control
+        Where a minimisation ended, in terms of its own; gone when the window slides.
+    kept
+        What a method keeps from one window to the next.
+    """
+
+    start: int
+    x: Tensor
+    errors: dict[int, Tensor] = field(default_factory=dict)
+    fresh: dict[int, Batch] = field(default_factory=dict)
+    background: tuple[Tensor, dict[int, Tensor]] = field(init=False)
+    control: Tensor | None = None
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.background = self.x, dict(self.errors)
+
+    def states(self, cycle: Cycle, stop: int, *, checked: bool = True) -> Iterator[tuple[int, Tensor]]:
+        """The times from the start to ``stop`` and their states."""
+        x = self.x
+        yield self.start, x
+        for k in range(self.start + 1, stop + 1):
+            x = carried(cycle, x, k)
+            if k in self.errors:
+                x = x + self.errors[k]
+            if checked:
+                check_finite(x, f"the forecast to {cycle.forecast.text(float(cycle.times[k]))}")
+            yield k, x
+
+    def last(self, cycle: Cycle, stop: int) -> Tensor:
+        """The states at ``stop``."""
+        *_, (_, x) = self.states(cycle, stop)
+        return x
+
+
+def carried(cycle: Cycle, x: Tensor, k: int) -> Tensor:
+    """States carried to the ``k``-th time from the one before, without noise of the system."""
+    before, stop = cycle.start if k == 0 else float(cycle.times[k - 1]), float(cycle.times[k])
+    return x if before == stop else cycle.forecast(x, before, stop, None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlidingWindow(Method):
+    """A method that assimilates each observation in the states of ``lag`` observation times before."""
+
+    lag: int = 1
+
+    stages = ("forecast", "analysis", "smoothed")
+
+    def __post_init__(self) -> None:
+        check_count("lag", self.lag, 0)
+
+    def run(self, cycle: Cycle, x: Tensor) -> Iterator[Event]:
+        window, seen, done = Window(-1, x), [-1] * self.lag, 0
+        for k in range(len(cycle)):
+            batch = cycle.batch(k)
+            if batch is None:
+                continue
+            seen.append(k)
+            start = seen[-1 - self.lag]
+            if start > window.start:
+                for i, x in window.states(cycle, start):
+                    if 0 <= i < start:
+                        yield "smoothed", i, x
+                    if i >= done:
+                        yield from _passed(i, x, i == k)
+                done = max(done, start + 1)
+                errors = {i: e for i, e in window.errors.items() if i > start}
+                window = Window(start, x, errors, kept=window.kept)
+            self.extend(cycle, window, k)
+            for i, x in window.states(cycle, k):
+                if i >= done:
+                    yield from _passed(i, x, i == k)
+            done = k + 1
+            window.fresh[k] = batch
+            x = self.assimilate(cycle, window, k, x)
+            check_finite(x, f"the analysis at {cycle.forecast.text(float(cycle.times[k]))}")
+            yield "analysis", k, x
+        for i, x in window.states(cycle, len(cycle) - 1):
+            if i >= 0:
+                yield "smoothed", i, x
+            if i >= done:
+                yield from _passed(i, x, False)
+
+    def extend(self, cycle: Cycle, window: Window, k: int) -> None:
+        """What is to be done to a window that now reaches to ``k``, before the forecast to there."""
+        return None
+
+    @abstractmethod
+    def assimilate(self, cycle: Cycle, window: Window, k: int, ahead: Tensor) -> Tensor:
+        """Better states at the window's start from what is observed at ``k``; returns the analysis there.
+
+        ``ahead``: the forecast to ``k`` from the window's states.
+        """
+
+
+def _passed(k: int, x: Tensor, observed: bool) -> Iterator[Event]:
+    """A time that a forecast arrives at; its analysis is the same unless something is observed."""
+    yield "forecast", k, x
+    if not observed:
+        yield "analysis", k, x
+
+
+@dataclass(frozen=True, kw_only=True)
+class IEnKS(SlidingWindow):
+    """The iterative ensemble Kalman smoother: strongly nonlinear forecasts and observations (Bocquet & Sakov 2014).
+
+    The system must be deterministic. "smoothed" is the estimate of a time when it leaves the window, "analysis" a filter's.
+
+    Parameters
+    ----------
+    lag
+        Length of the window, in observation times. 1: the iterative ensemble Kalman filter; 0: the maximum likelihood
+        ensemble filter, which iterates over observations that are nonlinear functions of the state.
+    iterations, tolerance
+        Gauss-Newton stops after so many, or when the mean moves by less than ``tolerance`` standard deviations of the
+        background (root mean square over its directions).
+    inflation
+        Factor on the anomalies after each observation time, or ``RTPS``, ``RTPP``.
+    rotate
+        Whether the anomalies are then rotated at random, with mean and covariance left as they are.
+    certainty
+        If given, inflation comes from the ensemble's size and the innovations, as in ``EnKFN`` (Bocquet & Sakov 2012).
+    """
+
+    iterations: int = 10
+    tolerance: float = 1e-3
+    inflation: float | Inflation = 1.0
+    rotate: bool = False
+    certainty: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("iterations", self.iterations, 1)
+        check_tolerance(self.tolerance)
+        if isinstance(as_inflation(self.inflation), AdaptiveInflation):
+            raise TypeError("inflation=AdaptiveInflation(...) belongs to filters; here certainty=1.0 adapts it")
+        if self.certainty is not None and not self.certainty > 0:
+            raise ValueError(f"certainty={self.certainty} must be positive")
+
+    def check(self, cycle: Cycle) -> None:
+        check_deterministic(self, cycle)
+
+    def assimilate(self, cycle: Cycle, window: Window, k: int, ahead: Tensor) -> Tensor:
+        mean, anomalies = split(window.x.flatten(1))
+        forecast, x = split(ahead.flatten(1))[1], ahead
+        n = len(x) - 1.0
+        w = torch.zeros(1, len(x), dtype=x.dtype)
+        turn = back = torch.eye(len(x), dtype=x.dtype)  # T and its inverse
+        for number in range(1, self.iterations + 1):
+            if number > 1:
+                states = (mean + (w + turn) @ anomalies).reshape(x.shape)
+                x = Window(window.start, states).last(cycle, k)
+            s, d = observed(x, window.fresh[k])
+            s, old = back @ s, turn
+            values, vectors = torch.linalg.eigh(s @ s.T)
+            values = values.clamp(min=0)
+            zeta = n if self.certainty is None else self._degrees(values, w)
+            step = (d @ s.T - zeta * w) @ (vectors / (values + zeta)) @ vectors.T
+            root = torch.sqrt((values + zeta) / n)
+            turn, back = (vectors / root) @ vectors.T, (vectors * root) @ vectors.T
+            w = w + step
+            if float(n * step.square().mean()) < self.tolerance**2:
+                break
+        cycle.note(k, "iterations", number)
+        if self.certainty is not None:
+            cycle.note(k, "inflation", (n / zeta) ** 0.5)
+        analysis = x + ((step + turn - old) @ forecast).reshape(x.shape)
+        states = (mean + (w + turn) @ anomalies).reshape(x.shape)
+        window.x = self._spread(cycle, k, window.x, states)
+        return self._spread(cycle, k, ahead, analysis)
+
+    def _degrees(self, values: Tensor, w: Tensor) -> float:
+        """The effective number of degrees of freedom, given the weights of the mean (Bocquet et al. 2015)."""
+        members = len(values)
+        e, g = (members + 1) / members, members / (members - 1.0)
+        correction = (e / g) ** (float(((members - 1) / (values + members - 1)).mean()) / 2)
+        e, g = self.certainty * e / correction, self.certainty * g * correction  # type: ignore[operator]
+        return (members - 1) * g / (e + float(w.square().sum()))
+
+    def _spread(self, cycle: Cycle, k: int, prior: Tensor, posterior: Tensor) -> Tensor:
+        posterior = as_inflation(self.inflation).after(prior, posterior)
+        return rotated(posterior, cycle.generator(k, "rotation")) if self.rotate else posterior
+
+
+def check_deterministic(method: Method, cycle: Cycle) -> None:
+    """Raise if the system has noise."""
+    step = cycle.forecast.forecast.step
+    if isinstance(step, MarkovChain) and step.noise:
+        name = type(step).__name__
+        raise ValueError(
+            f"{name} has transition noise (noise={step.noise:g}), and {type(method).__name__} needs forecasts that follow from "
+            f"where they start; use {name}(..., noise=0), or a method that takes noise: ETKF as a filter, EnKS as a smoother"
+        )
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Raise unless an option is an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
+
+
+def check_tolerance(value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"tolerance={value!r} must be a number from 0 (all iterations are made) up")

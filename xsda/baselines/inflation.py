@@ -1,0 +1,138 @@
+r"""Keeping an ensemble's spread from collapsing.
+
+Factor: anomalies of the analysis times a number. RTPS (Whitaker & Hamill 2012): their standard deviation s_a is relaxed to
+that of the forecast, s_a + c (s_f - s_a), number by number. RTPP (Zhang et al. 2004): the anomalies themselves are.
+Adaptive: the factor :math:`\lambda` on the forecast's covariance is estimated from the innovations,
+:math:`\hat\lambda = (d'R^{-1}d - M) / tr(HBH'R^{-1})`, and filtered in time (Miyoshi 2011).
+"""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from xsda.baselines.base import Cycle
+    from xsda.baselines.network import Batch
+
+
+class Inflation:
+    """What is done to an ensemble before and after its analysis; by default nothing."""
+
+    remembers: ClassVar[tuple[str, ...]] = ()  # which of the numbers it notes it goes on from
+
+    def before(self, cycle: Cycle, k: int, x: Tensor, batch: Batch) -> Tensor:
+        return x
+
+    def after(self, prior: Tensor, posterior: Tensor) -> Tensor:
+        return posterior
+
+
+@dataclass(frozen=True)
+class Factor(Inflation):
+    """Anomalies of the analysis times ``factor``."""
+
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.factor > 0 and self.factor < float("inf")):
+            raise ValueError(f"inflation={self.factor} must be positive: it multiplies the anomalies (1: none)")
+
+    def after(self, prior: Tensor, posterior: Tensor) -> Tensor:
+        if self.factor == 1:
+            return posterior
+        mean = posterior.mean(0, keepdim=True)
+        return mean + self.factor * (posterior - mean)
+
+
+@dataclass(frozen=True)
+class RTPS(Inflation):
+    """Relaxation of the spread to the forecast's by ``share``."""
+
+    share: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check_share(self.share)
+
+    def after(self, prior: Tensor, posterior: Tensor) -> Tensor:
+        mean = posterior.mean(0, keepdim=True)
+        before, now = prior.std(0, keepdim=True), posterior.std(0, keepdim=True)
+        ratio = torch.where(now > 0, 1 + self.share * (before - now) / now, 1)
+        return mean + ratio * (posterior - mean)
+
+
+@dataclass(frozen=True)
+class RTPP(Inflation):
+    """Relaxation of the anomalies to the forecast's by ``share``."""
+
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_share(self.share)
+
+    def after(self, prior: Tensor, posterior: Tensor) -> Tensor:
+        mean = posterior.mean(0, keepdim=True)
+        return mean + (1 - self.share) * (posterior - mean) + self.share * (prior - prior.mean(0, keepdim=True))
+
+
+@dataclass(frozen=True)
+class AdaptiveInflation(Inflation):
+    """One factor on the forecast's variance, from the innovations.
+
+    Parameters
+    ----------
+    initial, sigma
+        First guess of the factor, and its standard deviation.
+    growth
+        By how much the standard deviation grows from one time to the next; larger adapts faster.
+    lower
+        Least factor.
+    """
+
+    initial: float = 1.0
+    sigma: float = 0.2
+    growth: float = 1.03
+    lower: float = 1.0
+
+    remembers = ("inflation", "inflation_variance")
+
+    def __post_init__(self) -> None:
+        for name in ("initial", "sigma", "growth", "lower"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)} of AdaptiveInflation must be positive")
+
+    def before(self, cycle: Cycle, k: int, x: Tensor, batch: Batch) -> Tensor:
+        guess = cycle.memory.get("inflation", self.initial)
+        variance = self.growth * cycle.memory.get("inflation_variance", self.sigma**2)
+        seen = batch.geometry.observe(x)
+        mean = seen.mean(0, keepdim=True)
+        d, anomalies = batch.scaled(batch.y - mean), batch.scaled(seen - mean)
+        m, trace = len(batch.y), float(anomalies.square().sum()) / (len(x) - 1)
+        if trace > 0:
+            estimate = (float(d.square().sum()) - m) / trace
+            # variance of the estimate for Gaussian innovations of variance guess * trace / m + 1
+            error = 2 * m * ((guess * trace / m + 1) / trace) ** 2
+            gain = variance / (variance + error)
+            guess, variance = max(guess + gain * (estimate - guess), self.lower), (1 - gain) * variance
+        cycle.note(k, "inflation", guess)
+        cycle.note(k, "inflation_variance", variance)
+        centre = x.mean(0, keepdim=True)
+        return centre + guess**0.5 * (x - centre)
+
+
+def as_inflation(value: Any) -> Inflation:
+    """A factor as an object."""
+    if isinstance(value, Inflation):
+        return value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"inflation must be a number, or an object such as RTPS(0.9), got {value!r}")
+    return Factor(float(value))
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share {share} must lie between 0 (the analysis as it is) and 1 (all of the forecast)")
