@@ -99,6 +99,8 @@ def compare(
     --------
     >>> xsda.compare(truth, {"LETKF": filtered, "SDA": posterior})  # doctest: +SKIP
     """
+    if not isinstance(truth, xr.Dataset):
+        raise TypeError(f"the truth, which comes first, must be a Dataset, got {type(truth).__name__}")
     truth, sets = _on_shared_times(truth, by_label(ensembles))
     names = shared_variables({"truth": truth, **sets})
     tables = []
@@ -108,6 +110,7 @@ def compare(
         except (KeyError, TypeError, ValueError) as error:
             error.add_note(f"This is about the ensemble {label!r}.")
             raise
+        scores = scores.drop_vars([c for c in scores.coords if not scores[c].dims])  # a stage is no score
         tables.append(scores.assign(members=((), scores.attrs.pop("members"), {"long_name": "number of members"})))
     labels = xr.DataArray(list(sets), dims="ensemble", name="ensemble")
     table = xr.concat(tables, labels, combine_attrs="override")
@@ -138,6 +141,10 @@ def by_label(ensembles: Ensembles) -> dict[str, xr.Dataset]:
     """Ensembles by their label; one alone is called 'ensemble'."""
     if isinstance(ensembles, xr.Dataset):
         return {"ensemble": ensembles}
+    if not isinstance(ensembles, Mapping):
+        raise TypeError(
+            f"expected ensembles by label such as {{'LETKF': filtered, 'SDA': post}}, got {type(ensembles).__name__}"
+        )
     sets: dict[str, Any] = {str(label): ds for label, ds in ensembles.items()}
     for label, ds in sets.items():
         if not isinstance(ds, xr.Dataset):

@@ -92,7 +92,7 @@ RUNS: list[tuple[str, str, int, Make, float]] = [
     ("Lorenz96/sakov2008", "climatology", 800, lambda c: Climatology(climatology=c), 3.6),
     ("Lorenz96/sakov2008", "optimal interpolation", 50, lambda c: OptimalInterpolation(climatology=c), 0.95),
     ("Lorenz96/sakov2008, dto 0.2", "4D-Var lag 4 xB 0.02", 1, lambda c: FourDVar(climatology=c, scale=0.02, lag=4), 0.37),
-    ("Lorenz96/bocquet2010_m40", "iEnKS N=19 lag 2 infl 1.04", 19, lambda c: IEnKS(lag=2, inflation=1.04), 0.46),
+    ("Lorenz96/bocquet2010_m40", "iEnKS N=19 lag 2 infl 1.04 rotated", 19, lambda c: IEnKS(lag=2, inflation=1.04, rotate=True), 0.46),
     ("Lorenz96/spantini2019", "LETKF N=40 radius 4 infl 1.10", 40, lambda c: LETKF(localization=4.0, inflation=1.10), 1.0),
 ]  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from tqdm.auto import tqdm
 from xsda.axes import find_axes, is_datelike
 from xsda.baselines.base import STAGES, Cycle, Filter, Method
 from xsda.baselines.initial import initial_ensemble
-from xsda.baselines.model import Forecast, ForecastError, as_forecast
+from xsda.baselines.model import Forecast, as_forecast
 from xsda.baselines.network import Network
 from xsda.grid import Grid
 from xsda.layout import Layout
@@ -25,6 +27,10 @@ from xsda.observations.operator import Derived
 from xsda.provenance import describe
 from xsda.systems import MarkovChain
 
+MARKS = {
+    "initial_mark": "another initial ensemble",
+    "observations_mark": "other observations (values, errors or places)",
+}
 LONG_NAMES = {
     "inflation": "inflation factor",
     "inflation_variance": "variance of the inflation factor",
@@ -96,6 +102,13 @@ def filter(
             f"the initial ensemble is of {forecast.bind(grid).text(start)}, after the first time of the grid; use "
             "ds.sel(time=slice(...)) and obs.sel(time=slice(...)) from there"
         )
+    if "analysis" in str(getattr(initial, "attrs", {}).get("stages")) and network.numbers[0] <= start:
+        warnings.warn(
+            f"the initial ensemble is an analysis of {forecast.bind(grid).text(start)}, and there are observations at that time: have "
+            "they been used already? Then leave them out, obs.sel(time=slice(...))",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     times = np.union1d(own, network.numbers)
     cycle = Cycle(grid, forecast.bind(grid), network, times, start, seed, memory=memory)
     method.check(cycle)
@@ -113,8 +126,8 @@ def filter(
                 record.put(stage, k, state)
                 if stage == "analysis":
                     bar.update()
-        except ForecastError as error:
-            error.partial = record.partial()
+        except Exception as error:
+            error.partial = record.partial()  # type: ignore[attr-defined]
             raise
     return record.result()
 
@@ -143,6 +156,7 @@ class Record:
         self.out = None if out is None else Path(out)
         self.every = self.count if out is None else min(int(every), self.count)
         self.before = dict(cycle.memory)
+        self.began = ""
         self.open: dict[int, Tensor] = {}
         self.filled: dict[int, dict[str, int]] = {}
         self.done: list[xr.Dataset] = []
@@ -171,6 +185,7 @@ class Record:
         else:
             self.out.mkdir(parents=True, exist_ok=True)
             path = self.out / f"{number:06d}.nc"
+            ds = ds.assign_attrs(self._marks(number * self.every, ds.sizes[self.time]))
             ds.to_netcdf(path.with_suffix(".part"), engine="netcdf4")
             path.with_suffix(".part").rename(path)
 
@@ -217,6 +232,10 @@ class Record:
 
     def _joined(self, pieces: list[xr.Dataset]) -> xr.Dataset:
         """Pieces one after another; what only some of them note is NaN in the others."""
+        pieces = [ds.assign_attrs() for ds in pieces]
+        for ds in pieces:
+            for name in MARKS:
+                ds.attrs.pop(name, None)
         if len(pieces) == 1:
             return pieces[0]
         noted = {n: ds[n].attrs for ds in pieces for n in ds.coords if n != self.time and ds[n].dims == (self.time,)}
@@ -244,6 +263,7 @@ class Record:
 
     def resume(self, x: Tensor) -> tuple[Tensor, int]:
         """Where an interrupted run goes on: its last analysis, and how many times are done."""
+        self.began = hashlib.blake2b(x.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
         pieces = self._written() if self.out is not None else []
         if not pieces:
             return x, 0
@@ -261,6 +281,11 @@ class Record:
         state = final.drop_vars(self.time, errors="ignore").transpose("member", ...)
         return self.cycle.forecast.tensor(state), list(self.place)[first + last.sizes[self.time] - 1] + 1
 
+    def _marks(self, first: int, size: int) -> dict[str, str]:
+        """What pieces follow from besides ``attrs``: in the files alone."""
+        stop = float(self.cycle.times[list(self.place)[first + size - 1]])
+        return dict(zip(MARKS, (self.began, self.cycle.network.mark(stop)), strict=True))
+
     def _check(self, piece: xr.Dataset, first: int) -> None:
         """Raise unless a piece is what this run would have written from its ``first`` kept time on."""
         for name, new in self.attrs.items():
@@ -273,6 +298,9 @@ class Record:
                 f"{self.out} holds a run over other times, or in pieces of another length than every={self.every}; choose "
                 "another folder"
             )
+        for name, new in self._marks(first, piece.sizes[self.time]).items():
+            if piece.attrs.get(name, new) != new:
+                raise ValueError(f"{self.out} holds a run with {MARKS[name]}; choose another folder")
 
 
 def state_grid(ds: xr.Dataset, forecast: Forecast) -> Grid:
@@ -295,13 +323,19 @@ def state_grid(ds: xr.Dataset, forecast: Forecast) -> Grid:
 def _stages(keep: str | Sequence[str] | None, method: Method) -> tuple[str, ...]:
     if keep is None:
         return (method.stages[-1],)
-    named = ["forecast", "analysis"] if keep == "both" else [keep] if isinstance(keep, str) else list(keep)
+    named = (
+        ["forecast", "analysis"]
+        if keep == "both"
+        else list(keep)
+        if isinstance(keep, Sequence) and not isinstance(keep, str)
+        else [keep]
+    )
     if not named:
         raise ValueError(f"keep names no stage; {choose('', method.stages)}")
     for name in named:
         if name not in method.stages:
             raise ValueError(
-                f"keep={name!r}: {type(method).__name__} has {', '.join(method.stages)}; {choose(name, method.stages)}"
+                f"keep={name!r}: {type(method).__name__} has {', '.join(method.stages)}; {choose(str(name), [*method.stages, 'both'])}"
             )
     return tuple(s for s in STAGES if s in named)
 

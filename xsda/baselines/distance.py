@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import xarray as xr
 
 from xsda.axes import is_longitude
 from xsda.grid import Grid
@@ -35,7 +36,7 @@ def gaspari_cohn(distance: np.ndarray) -> np.ndarray:
 class Metric:
     """Distances on a grid in units of the localization length.
 
-    ``localization``: one length, or one per dimension of the grid (dimensions that are left out do not count).
+    ``localization``: one length, or one per dimension of the grid, in its units (dimensions that are left out do not count).
     """
 
     def __init__(self, grid: Grid, localization: float | Mapping[str, float]):
@@ -54,6 +55,18 @@ class Metric:
         self.axes = [grid_axis(grid, d) for d in space]
         self.sphere = len(space) == 2 and _on_sphere(grid) and not isinstance(localization, Mapping)
         self.lengths = lengths
+        if not self.sphere:
+            self._check_degrees(grid, space)
+
+    def _check_degrees(self, grid: Grid, space: Sequence[str]) -> None:
+        """Raise where kilometres must have been meant."""
+        for d, length in zip(space, self.lengths, strict=True):
+            degrees = d in grid.template.coords and (_is_latitude(grid.template[d]) or is_longitude(grid.template[d]))
+            if degrees and 180 < length < np.inf:
+                raise ValueError(
+                    f"localization={length:g} along {d!r} is in degrees here, more than there are; kilometres are for one "
+                    "length on latitude and longitude together, and 111 of them are a degree of latitude"
+                )
 
     def part(self, spans: Sequence[slice]) -> Metric:
         """The same on a part of the grid, a span of each dimension; rings stay as long as they are."""
@@ -117,8 +130,9 @@ def _on_sphere(grid: Grid) -> bool:
     coords = grid.template.coords
     if y not in coords or x not in coords:
         return False
-    lat = coords[y].attrs.get("standard_name") == "latitude" or coords[y].attrs.get("units") in (
-        "degrees_north",
-        "degree_north",
-    )
-    return (lat or y.lower() in ("lat", "latitude")) and is_longitude(coords[x])
+    return _is_latitude(coords[y]) and is_longitude(coords[x])
+
+
+def _is_latitude(coord: xr.DataArray) -> bool:
+    named = coord.attrs.get("standard_name") == "latitude" or str(coord.name).lower() in ("lat", "latitude")
+    return named or coord.attrs.get("units") in ("degrees_north", "degree_north")

@@ -18,13 +18,17 @@ from xsda.baselines.network import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class EnKF(EnsembleFilter):
-    """Stochastic: each member is updated with observations perturbed by their error (Burgers et al. 1998)."""
+    """Stochastic: each member is updated with observations perturbed by their error (Burgers et al. 1998).
+
+    The perturbations add up to zero, and each has the variance R: together a little more than R, by M / (M - 1), which works as
+    inflation and serves small ensembles.
+    """
 
     def analyse(self, x: Tensor, batch: Batch, cycle: Cycle, k: int) -> Tensor:
         _, anomalies = split(x.flatten(1))
         s, d = observed(x, batch)
         noise = torch.randn(s.shape, dtype=s.dtype, generator=cycle.generator(k, "perturbations"))
-        noise -= noise.mean(0)  # its sample covariance is R on average
+        noise = (noise - noise.mean(0)) * (len(x) / (len(x) - 1)) ** 0.5  # each member's as large as R says
         return x + (weights(s, d - s + noise) @ anomalies).reshape(x.shape)
 
 

@@ -88,7 +88,7 @@ class AdaptiveInflation(Inflation):
     initial, sigma
         First guess of the factor, and its standard deviation.
     growth
-        By how much the standard deviation grows from one time to the next; larger adapts faster.
+        Factor on the variance (the square of ``sigma``) from one time to the next; larger adapts faster.
     lower
         Least factor.
     """

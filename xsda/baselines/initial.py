@@ -12,7 +12,7 @@ from torch import Tensor
 from xsda.axes import axis_numbers, is_datelike
 from xsda.baselines.base import Method
 from xsda.baselines.model import Forecast
-from xsda.grid import Grid
+from xsda.grid import Grid, check_units
 from xsda.layout import SAMPLE_DIMS, sample_dim
 from xsda.systems import MarkovChain
 
@@ -115,6 +115,8 @@ def _check_place(ds: xr.Dataset, grid: Grid) -> None:
             raise ValueError(
                 f"the initial ensemble has the dimension {strange[0]!r}, which the grid lacks; use .isel({strange[0]}=...)"
             )
+    for name in grid.names.values():
+        check_units(name, ds[name].attrs.get("units"), template[name].attrs.get("units"), "the grid")
     for d in inner:
         if d not in ds.dims or ds.sizes[d] != template.sizes[d]:
             raise ValueError(

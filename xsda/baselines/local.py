@@ -21,7 +21,7 @@ from xsda.baselines.distance import Metric
 from xsda.baselines.enkf import observed, transform
 from xsda.baselines.network import Batch, Geometry
 
-NUMBERS = 2**20  # of gathered observed anomalies at a time
+NUMBERS = 2**17  # of gathered observed anomalies at a time: what stays in a cache
 PAIRS = 2**22  # of grid points and observations whose distance is computed at a time
 Block = tuple[Tensor, Tensor, Tensor]  # grid points, observations that count there, roots of what they count
 
@@ -34,7 +34,8 @@ class LETKF(EnsembleFilter):
     ----------
     localization
         How far observations reach: the standard deviation of the Gaussian that the taper stands for, in the units of the
-        coordinates (kilometres on latitude and longitude), or one for each dimension. Beyond 3.65 times it nothing counts.
+        coordinates (kilometres on latitude and longitude). Beyond 3.65 times it nothing counts. Or one for each dimension, such
+        as ``{"lat": 5.0, "lon": 8.0}``, then each in its own units: degrees.
     """
 
     localization: float | Mapping[str, float]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import inspect
 import math
 import numbers
 from collections.abc import Callable
@@ -35,13 +36,14 @@ class Forecast:
     Parameters
     ----------
     step
-        One of ``xsda.systems``; or a function ``step(ds, start, stop)`` that takes a Dataset with the dimensions (member,
-        *space) valid at ``start`` to ``stop`` (both as on the time axis of the grid), and returns the same at that time.
+        One of ``xsda.systems``; or a function ``step(ds, start, stop)`` that takes a Dataset with the
+        dimensions ``(member, *space)`` valid at ``start`` to ``stop`` (both as on the time axis of the grid), and returns the
+        same at that time.
     dt
         Length of one step on the time axis, a number or such as "6h"; then ``step(ds)`` is called as often as it takes. A
         system's own ``dt`` is the default; pass it if the time axis holds dates.
     tensors
-        Whether ``step`` takes tensors (member, channel, *space) in physical units, ascending axes, channels in the order of
+        Whether ``step`` takes tensors ``(member, channel, *space)`` in physical units, ascending axes, channels in the order of
         the variables: a PyTorch emulator, or anything that 4D-Var is to differentiate.
     """
 
@@ -52,6 +54,12 @@ class Forecast:
             raise TypeError(
                 f"a system must be one of xsda.systems or a function step(ds, start, stop), got {type(step).__name__}"
             )
+        if isinstance(step, torch.nn.Module) and not tensors:
+            raise TypeError(
+                f"{type(step).__name__} is a network and takes tensors; use xsda.baselines.Forecast(network, dt='6h', tensors=True), "
+                "dt being the length of its step"
+            )
+        _check_call(step, dt is not None)
         self.step: Any = step
         self.tensors = tensors or isinstance(step, MarkovChain)
         self.dt = None if dt is None else _length(dt)
@@ -117,12 +125,25 @@ class BoundForecast:
 
     def _called(self, x: Tensor, start: float, stop: float, times: tuple[Any, ...]) -> Tensor:
         """One call of the user's function, in its terms."""
+        try:
+            return self._stepped(x, start, times)
+        except Exception as error:
+            if not isinstance(error, ForecastError):
+                error.add_note(f"This happened in the forecast step from {self.text(start)}.")
+            raise
+
+    def _stepped(self, x: Tensor, start: float, times: tuple[Any, ...]) -> Tensor:
         if self.forecast.tensors:
             new = self.forecast.step(_for_module(x, self.forecast.step), *times)
             if not isinstance(new, Tensor) or new.shape != x.shape:
                 came = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
                 raise ForecastError(
                     f"the forecast step must return a tensor of the shape {tuple(x.shape)} it got, not {came}"
+                )
+            if x.requires_grad and torch.is_grad_enabled() and not new.requires_grad:
+                raise ForecastError(
+                    "the forecast step returned a tensor that does not depend on the one it got, as far as PyTorch can tell, and "
+                    "4D-Var differentiates it; leave out .detach(), .numpy() and torch.no_grad"
                 )
             return new.to(x)
         ds = self.labelled(x).assign_coords({self.time: self.label(start)})
@@ -221,6 +242,35 @@ def _part(system: MarkovChain, share: float) -> MarkovChain:
     part = copy.copy(system)
     part.dt, part.noise = share * system.dt, system.noise * math.sqrt(share)
     return part
+
+
+def _check_call(step: Any, fixed: bool) -> None:
+    """Raise if a function cannot be called as it will be, or is a network whose answers change from call to call."""
+    if isinstance(step, MarkovChain):
+        return
+    if isinstance(step, torch.nn.Module):
+        moody = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm)
+        found = next((m for m in step.modules() if m.training and isinstance(m, moody)), None)
+        if found is not None:
+            raise ValueError(
+                f"the network is in training mode and has {type(found).__name__}, so that its forecasts depend on chance or on the "
+                "other members; call .eval() first"
+            )
+        step = step.forward
+    try:
+        signature = inspect.signature(step)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    expected = ("state",) if fixed else ("state", "start", "stop")
+    try:
+        signature.bind(*expected)
+    except TypeError as error:
+        way = (
+            "a function of the state alone needs its length: Forecast(step, dt='6h')"
+            if not fixed
+            else "with dt=... it is called so"
+        )
+        raise TypeError(f"the system cannot be called as step({', '.join(expected)}): {error}; {way}") from error
 
 
 def _for_module(x: Tensor, step: Any) -> Tensor:

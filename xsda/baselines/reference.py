@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xsda.baselines.base import Cycle, Event, Filter, split
 from xsda.baselines.network import Batch, Geometry
-from xsda.grid import Grid
+from xsda.grid import Grid, check_units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +119,8 @@ def climate(climatology: xr.Dataset, grid: Grid) -> Tensor:
     missing = [v for v in grid.names.values() if v not in climatology]
     if missing:
         raise KeyError(f"the climatology lacks the variable {missing[0]!r}; it has {list(climatology.data_vars)}")
+    for v in grid.names.values():
+        check_units(v, climatology[v].attrs.get("units"), grid.template[v].attrs.get("units"), "the grid")
     for d in space:
         own = grid.template.sizes[d]
         if climatology.sizes.get(d) != own:

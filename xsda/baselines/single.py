@@ -99,7 +99,7 @@ def _lazily(ds: xr.Dataset, network: Network, obs: Sources, method: LETKF, deriv
 
     def analysis(x: np.ndarray, block_info: Any = None) -> np.ndarray:
         spans = [slice(*place) for place in block_info[0]["array-location"][2:]]
-        prior = torch.as_tensor(np.asarray(x, dtype=np.float64))
+        prior = torch.as_tensor(np.ascontiguousarray(x, dtype=np.float64))  # torch takes no reversed axes
         centre = prior.mean(0, keepdim=True)
         blocks = blocks_of(metric.part(spans), position, members)
         posterior = inflation.after(prior, centre + localized(prior - centre, s, d, blocks))

@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
+from xsda.axes import find_axes
 from xsda.metrics.pairs import Dim, dims_of, with_units
 from xsda.observations.compile import as_sources, observed_variables
 from xsda.observations.errors import check_positive, error_std
@@ -75,6 +77,7 @@ def desroziers(
     dimensions of ``obs`` to average over (default: all); ``"time"`` leaves an estimate for each station. They are variances
     if the analysis was made with the right ones; otherwise the first step of an iteration towards them.
     """
+    _check_cycled(forecast, obs)
     before = innovations(forecast, obs, derived=derived)
     after = innovations(analysis, obs, derived=derived)
     dims = dims_of(before, dim)
@@ -83,6 +86,23 @@ def desroziers(
     axis = xr.DataArray(list(products), dims="estimate", name="estimate")
     joined = xr.concat(means, axis, coords="minimal", compat="override")
     return with_units(joined, before, power=2)
+
+
+def _check_cycled(forecast: xr.Dataset, obs: Any) -> None:
+    """Raise if observations lie between the states: interpolated ones know nothing of the analysis there."""
+    time = find_axes(forecast)[0] if "time" in forecast.dims else "time"
+    if time not in forecast.indexes:
+        return
+    for ds in as_sources(obs).values():
+        if time not in ds.coords:
+            continue
+        own = np.atleast_1d(ds[time].values)
+        between = own[~np.isin(own, forecast.indexes[time].values)]
+        if len(between):
+            raise ValueError(
+                f"there are observations at {time} {between[0]}, where forecast and analysis hold no state ({len(between)} of "
+                f"{len(own)} times); run the filter on a grid with the times of the observations, or select those it has"
+            )
 
 
 def innovation_consistency(

@@ -65,6 +65,11 @@ def match(a: Labelled, b: Labelled, names: tuple[str, str]) -> tuple[Labelled, L
 
 def _check_alike(name: str, a: xr.DataArray, b: xr.DataArray, names: tuple[str, str]) -> None:
     first, second = names
+    if extra := [d for d in a.dims if d == "stage" and d not in b.dims]:
+        raise ValueError(
+            f"{name!r} of the {first} has the dimension {extra[0]!r}, which the {second} lacks; choose one with "
+            ".sel(stage='analysis')"
+        )
     if {*a.dims} - {"member"} != {*b.dims} - {"member"}:
         raise ValueError(
             f"{name!r} of the {second} has the dimensions {b.dims}, of the {first} {a.dims}; rename or reduce the "

@@ -19,6 +19,8 @@ def ensemble(post: xr.Dataset, *, truth: xr.Dataset | None = None, obs: Any = No
 
     Options are those of ``series`` or ``fields``.
     """
+    if "stage" in post.dims:
+        raise ValueError("the ensemble has the dimension 'stage'; choose one with .sel(stage='analysis')")
     _, space = find_axes(post)
     return (fields if space else series)(post, truth=truth, obs=obs, **options)
 
