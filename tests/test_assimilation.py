@@ -112,10 +112,10 @@ def test_graph_of_a_thousand_members_is_small_and_runs_nothing(lorenz, monkeypat
 
     truth, obs = lorenz
     monkeypatch.setattr("xsda.nn.temporal.TemporalNet.forward", lambda *a: pytest.fail("the network ran"))
-    start = time.perf_counter()
+    start = time.process_time()
     post = truth.sda.assimilate(obs, "lorenz63", members=1000, chunks={"member": 1})
-    seconds = time.perf_counter() - start
-    assert seconds < 1
+    seconds = time.process_time() - start
+    assert seconds < 2  # of the processor, whatever else runs
     assert post.sizes["member"] == 1000
     assert len(post.x.chunks[0]) == 1000
     assert len(cloudpickle.dumps(dict(post.x.__dask_graph__()))) < 1_000_000
