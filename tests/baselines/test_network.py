@@ -9,6 +9,7 @@ import xarray as xr
 from xsda.baselines import ForecastError
 from xsda.baselines import network as room
 from xsda.baselines.network import Network
+from xsda.baselines.times import SAME
 from xsda.grid import Grid
 from xsda.layout import Layout
 
@@ -146,7 +147,7 @@ def test_times_much_closer_than_the_grids():
     network = Network(grid_of(ds), track, 1.0)
     assert 25 < len(network.numbers) < 100
     np.testing.assert_array_equal(np.concatenate([network(k).y for k in range(len(network.numbers))]), np.arange(100))
-    assert (np.diff(network.numbers) > 6 * 3600 * room.SAME).all()
+    assert (np.diff(network.numbers) > 6 * 3600 * SAME).all()
 
 
 def test_a_source_without_time_coordinate_lies_on_the_grids():

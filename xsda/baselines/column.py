@@ -1,0 +1,138 @@
+"""One observed variable in the order of its times: which numbers of a state each value is made of, and where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from xsda.grid import Grid
+from xsda.observations.compile import cell_method, compile_variable, grid_axis, matching_coordinate
+from xsda.observations.correlation import Whitener, whitener
+from xsda.observations.errors import check_positive
+from xsda.observations.operator import Derived
+
+
+@dataclass(eq=False)
+class Column:
+    """One observed variable: its values in the order of their times (numbers of times, ascending)."""
+
+    name: str
+    derived: Derived | None
+    correlation: Any
+    da: xr.DataArray
+    pick: np.ndarray
+    time: np.ndarray
+    index: np.ndarray
+    weight: np.ndarray
+    position: np.ndarray
+    y: np.ndarray
+    std: np.ndarray
+    time_dim: str = ""
+    _white: tuple[bytes, Whitener] | None = None
+
+    def key(self, span: slice) -> bytes:
+        return b"|".join([self.name.encode(), self.index[span].tobytes(), self.weight[span].tobytes()])
+
+    def whitener(self, span: slice) -> Whitener:
+        """That of the values of one time; ``correlation`` is of all values of a time, missing ones too."""
+        values = list(np.unravel_index(self.pick[span], self.da.shape))
+        when = values.pop(self.da.dims.index(self.time_dim))[0]
+        now = self.da.isel({self.time_dim: int(when)})
+        pick = np.ravel_multi_index(values, now.shape) if values else np.zeros(1, int)
+        key = pick.tobytes()
+        if self._moves:
+            key += np.int64(when).tobytes()
+        if self._white is None or self._white[0] != key:
+            self._white = key, whitener(now, pick, self.correlation, torch.float64)
+        return self._white[1]
+
+    @property
+    def _moves(self) -> bool:
+        """Whether what the correlation depends on may change from time to time."""
+        along = self.correlation if isinstance(self.correlation, Mapping) else ()
+        return any(c in self.da.coords and self.time_dim in self.da[c].dims for c in along)
+
+
+def column(
+    grid: Grid,
+    ds: xr.Dataset,
+    name: str,
+    std: np.ndarray,
+    derived: Mapping[str, Derived] | None,
+    correlation: Any,
+) -> Column:
+    """``grid``: with the observation times as its time axis."""
+    da, (time, *space) = ds[name], grid.core_dims
+    coord = matching_coordinate(da, grid, time)
+    assert coord is not None
+    _check_instant(da, coord, grid)
+    if correlation is not None:
+        _check_within_times(da, coord, correlation)
+    values = np.asarray(da.values, dtype=np.float64).ravel()
+    if np.isinf(values).any():
+        raise ValueError(f"observed variable {name!r} holds infinite values; mark missing values as NaN")
+    op = compile_variable(grid, ds, name, derived)
+    sizes = {d: grid.template.sizes[d] for d in grid.core_dims}
+    if op.channel_dim is not None:
+        sizes[op.channel_dim] = op.channels.stop - op.channels.start  # type: ignore[union-attr]
+    index, weight = op.stencil(sizes)
+    position = np.stack([_centre(grid, d, index[d], weight) for d in space], 1) if space else np.empty((len(values), 0))
+    flat = np.zeros_like(weight, dtype=np.int64)
+    if op.channels is not None:
+        flat += op.channels.start + (index[op.channel_dim] if op.channel_dim is not None else 0)
+    for d in space:
+        flat = flat * sizes[d] + index[d]
+    pick = np.flatnonzero(~np.isnan(values))
+    order = pick[np.argsort(index[time][pick, 0], kind="stable")]
+    check_positive(std.ravel()[order], name)
+    return Column(
+        name, op.derived, correlation, da, order, index[time][order, 0], flat[order], weight[order], position[order],
+        values[order], std.ravel()[order].astype(np.float64), str(coord.name),
+    )  # fmt: skip
+
+
+def _check_instant(da: xr.DataArray, coord: xr.DataArray, grid: Grid) -> None:
+    """Raise if the observations are averages over time, which no single state knows."""
+    time = grid.core_dims[0]
+    names = {time, str(coord.name), str(coord.attrs.get("standard_name", time))}
+    template = grid.template.get(da.name)
+    own = None if template is None else cell_method(template, names)
+    method = cell_method(da, names)
+    if method == "mean" and (own != method or "bounds" in coord.attrs):
+        raise ValueError(
+            f"observed variable {da.name!r} is an average over {time!r} (cell_methods); a filter needs observations of one "
+            "time each (assimilate takes both)"
+        )
+
+
+def _check_within_times(da: xr.DataArray, coord: xr.DataArray, correlation: Any) -> None:
+    """Raise unless errors can be correlated within each time, and are not from one time to another."""
+    if coord.dims != (coord.name,):
+        raise ValueError(
+            f"{da.name!r} has correlated errors and no time dimension; a filter takes correlated errors of values over (time, "
+            "...), correlated within each time"
+        )
+    along = correlation if isinstance(correlation, Mapping) else ()
+    alone = [c for c in along if c in da.coords and da[c].dims == coord.dims]
+    if alone:
+        raise ValueError(
+            f"the errors of {da.name!r} are correlated along {alone[0]!r}; a filter takes correlations within each time only "
+            f"(assimilate takes both), so give {', '.join(repr(str(d)) for d in da.dims if d != coord.name) or 'other dimensions'}"
+        )
+
+
+def _centre(grid: Grid, dim: str, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Where observations made of several grid points are along one dimension; NaN where they are of all of it."""
+    axis = grid_axis(grid, dim)
+    x = axis.points[index]
+    offset = x - x[:, :1]
+    if axis.period is not None:
+        offset -= axis.period * np.round(offset / axis.period)
+    centre = x[:, 0] + (offset * np.abs(weight)).sum(1) / np.abs(weight).sum(1)
+    everywhere = (np.diff(np.sort(index, axis=1)) > 0).sum(1) == len(axis.points) - 1
+    return np.where(everywhere & (len(axis.points) > 2), np.nan, centre)

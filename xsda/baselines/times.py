@@ -1,0 +1,104 @@
+"""When observations are made: the times of all of them, and which of those stand for one another."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from xsda.axes import axis_numbers, axis_text, is_datelike
+from xsda.grid import Grid
+from xsda.layout import SAMPLE_DIMS
+from xsda.observations.compile import matching_coordinate
+
+SAME = 1e-4  # times this close, in units of the shortest step of the grid, are one
+
+
+def times_of(grid: Grid, da: xr.DataArray) -> np.ndarray:
+    """The times of an observed variable as the user wrote them."""
+    name = grid.core_dims[0]
+    coord = matching_coordinate(da, grid, name)
+    if coord is None:
+        if name in da.dims and da.sizes[name] == grid.template.sizes[name]:
+            return np.asarray(grid.template[name].values if name in grid.template.coords else grid.numbers(name))
+        raise ValueError(
+            f"observed variable {da.name!r} does not say its {name!r}; a filter needs the time of every observation"
+        )
+    if is_datelike(coord) != (grid.origin is not None):
+        kinds = ("plain numbers", "dates")
+        raise ValueError(
+            f"the observations' {coord.name!r} holds {kinds[is_datelike(coord)]}, the grid's {name!r} "
+            f"{kinds[grid.origin is not None]}; make them alike"
+        )
+    numbers = np.atleast_1d(axis_numbers(coord, grid.origin))
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"the times of the observed {da.name!r} hold NaN or NaT; drop those observations")
+    if coord.dims == (coord.name,) and (np.diff(numbers) <= 0).any():
+        raise ValueError(
+            f"the times of the observed {da.name!r} do not increase; use .sortby({str(coord.name)!r}), and drop duplicates"
+        )
+    return np.atleast_1d(coord.values).ravel()
+
+
+def union(grid: Grid, times: list[np.ndarray], start: float) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """All observation times in their order, as labels and as numbers of the grid, and which of them each given one is.
+
+    Times next to each other, or to one of the grid, are one.
+    """
+    time, own = grid.core_dims[0], grid.numbers(grid.core_dims[0])
+    labels = np.concatenate(times)
+    if not len(labels):
+        raise ValueError("the observations have no times; there is nothing to assimilate")
+    given = axis_numbers(xr.DataArray(labels, dims=time, name=time), grid.origin)
+    close = SAME * float(np.diff(own).min()) if len(own) > 1 else 1e-9 * max(1.0, abs(own[0]))
+    nearest = _nearest(own, given)
+    given = np.where(np.abs(nearest - given) <= close, nearest, given)
+    numbers, first = np.unique(given, return_index=True)
+    keep = [0]
+    for i in range(1, len(numbers)):
+        if numbers[i] - numbers[keep[-1]] > close:
+            keep.append(i)
+    labels, numbers = labels[first[keep]], numbers[keep]
+    places = np.split(np.searchsorted(numbers, given, side="right") - 1, np.cumsum([len(t) for t in times])[:-1])
+    for number, past in (
+        (numbers[0], numbers[0] < own[0] and not numbers[0] > start),
+        (numbers[-1], numbers[-1] > own[-1]),
+    ):
+        if past:
+            which = "before the first" if number < own[0] else "after the last"
+            from_ = f" and the initial ensemble is of {axis_text(start, grid.origin)}" if start < own[0] else ""
+            raise ValueError(
+                f"there are observations {which} state: at {axis_text(number, grid.origin)}, where the grid goes from "
+                f"{axis_text(own[0], grid.origin)} to {axis_text(own[-1], grid.origin)}{from_}; use obs.sel({time}=slice(...)), or "
+                "a longer grid"
+            )
+    return labels, numbers, places
+
+
+def _nearest(own: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    right = np.searchsorted(own, numbers).clip(max=len(own) - 1)
+    left = (right - 1).clip(min=0)
+    return np.where(numbers - own[left] < own[right] - numbers, own[left], own[right])
+
+
+def at_times(ds: xr.Dataset, name: str, grid: Grid, labels: np.ndarray) -> xr.Dataset:
+    """The observations with the times that stand for theirs."""
+    time = grid.core_dims[0]
+    coord = matching_coordinate(ds[name], grid, time)
+    if coord is None:
+        return ds.assign_coords({time: (time, labels)})
+    return ds.assign_coords({coord.name: (coord.dims, labels.reshape(coord.shape), coord.attrs)})
+
+
+def on_times(grid: Grid, labels: np.ndarray) -> Grid:
+    """The grid with other times; its values are placeholders that take no memory."""
+    time = grid.core_dims[0]
+    old = grid.template
+    data = {}
+    for name in grid.names.values():
+        da = old[name]
+        dims = [d for d in da.dims if d not in SAMPLE_DIMS]
+        shape = [len(labels) if d == time else old.sizes[d] for d in dims]
+        data[name] = xr.DataArray(np.broadcast_to(np.float32(0), shape), dims=dims, attrs=da.attrs)
+    attrs = old[time].attrs if time in old.coords else {}
+    coords = {k: c for k, c in old.coords.items() if time not in c.dims and not set(c.dims) & set(SAMPLE_DIMS)}
+    return Grid(grid.layout, xr.Dataset(data, {**coords, time: (time, labels, attrs)}), grid.dims, grid.names)
