@@ -2,6 +2,11 @@
 
 import csv
 import errno
+import itertools
+import os
+import subprocess
+import sys
+import time
 
 import dask
 import numpy as np
@@ -14,7 +19,8 @@ from xsda.diffusion import VE, Preconditioned, denoising_loss
 from xsda.layout import Layout
 from xsda.nn import MarkovNet, TemporalNet
 from xsda.training import make_network
-from xsda.training.loop import Trainer
+from xsda.training.loop import Objective, _cut
+from xsda.training.prefetch import Prefetched
 from xsda.training.windows import Windows, fit_scaling, split
 
 QUICK = {
@@ -135,10 +141,12 @@ def test_a_full_disk_leaves_the_last_checkpoint(spring, tmp_path, monkeypatch):
 
 def test_a_non_finite_loss_stops_with_the_step(spring, tmp_path, monkeypatch):
     path = tmp_path / "a.checkpoint"
-    original = Trainer._loss
-    monkeypatch.setattr(
-        Trainer, "_loss", lambda self, *a: original(self, *a) * (float("nan") if self.step == 15 else 1)
-    )
+    original, calls = Objective.forward, itertools.count(1)
+
+    def spoiled(self, *sample):
+        return original(self, *sample) * (float("nan") if self.training and next(calls) == 16 else 1)
+
+    monkeypatch.setattr(Objective, "forward", spoiled)
     with pytest.raises(xsda.TrainingError, match=r"step 15.*last good checkpoint is .*a\.checkpoint"):
         xsda.train(spring, window=8, network=network(), steps=30, checkpoint=path, **QUICK)
 
@@ -296,3 +304,64 @@ def test_training_leaves_the_global_random_numbers_alone(spring):
     torch.manual_seed(5)
     xsda.train(spring, window=4, width=4, steps=2, **QUICK)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_segments_are_cut_from_windows_without_loss():
+    x = torch.arange(2 * 7 * 3.0).reshape(2, 7, 3)
+    for pieces, length in ((1, 7), (2, 3), (3, 2)):
+        cut = _cut(x, pieces)
+        assert cut.shape == (2 * pieces, length, 3)
+        torch.testing.assert_close(cut.reshape(2, -1), x[:, : pieces * length].reshape(2, -1))
+    static = _cut(x[:, :1], 3)  # a field without time goes with each segment of its window
+    assert static[:, 0, 0].tolist() == [0, 0, 0, 21, 21, 21]
+
+
+def test_two_processes_do_what_one_does_with_the_doubled_batch(tmp_path):
+    """torchrun with gloo, two processes with batches of 8 and one with 16: the same losses, and the same prior."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import sys, xsda
+ds = xsda.systems.DampedSpring().simulate(40, 20, seed=0).rename(member="trajectory")
+prior = xsda.train(ds, window=8, width=8, steps=12, accumulate=2, shortest=4, warmup=2, validate_every=4, validation_batches=3,
+    batch_size=int(sys.argv[2]), progress=False, log=sys.argv[1] + ".csv", checkpoint=sys.argv[1] + ".checkpoint")
+import os
+if os.environ.get("RANK", "0") == "0":
+    prior.save(sys.argv[1] + ".safetensors")
+"""
+    )
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    one = subprocess.Popen([sys.executable, script, tmp_path / "one", "16"], env=env)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*launcher, script, tmp_path / "two", "8"], env=env, check=True, capture_output=True, timeout=240)
+    assert one.wait(240) == 0
+    logs = [list(csv.DictReader((tmp_path / f"{name}.csv").open())) for name in ("one", "two")]
+    assert [r["step"] for r in logs[1]] == ["4", "8", "12"]
+    losses = [[float(r["loss"]) for r in log] for log in logs]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    one_prior, two_prior = (xsda.load_model(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    for a, b in zip(one_prior.denoiser.parameters(), two_prior.denoiser.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-5)
+
+
+def test_data_are_prepared_ahead_and_errors_come_through():
+    made = []
+
+    def source():
+        for k in range(5):
+            made.append(k)
+            yield k
+        raise OSError("the disk is gone")
+
+    with Prefetched(source(), depth=2) as items:
+        assert next(items) == 0
+        deadline = time.monotonic() + 10
+        while len(made) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(made) == 4  # one used, two ready, one in hand
+        assert [next(items) for _ in range(4)] == [1, 2, 3, 4]
+        with pytest.raises(OSError, match="disk is gone"):
+            next(items)
+    assert items.waited > 0
+    with Prefetched(itertools.count()) as items:  # leaving does not wait for an endless source
+        next(items)

@@ -9,10 +9,11 @@ from torch import nn
 
 from xsda.nn.markov import MarkovNet, compose_windows
 from xsda.nn.mlp import ResMLP, WindowMLP
+from xsda.nn.spacetime import SpaceTimeUNet
 from xsda.nn.temporal import TemporalNet
 from xsda.nn.unet import UNet, WindowUNet
 
-NETWORKS: dict[str, type[nn.Module]] = {c.__name__: c for c in (TemporalNet, WindowMLP, WindowUNet)}
+NETWORKS: dict[str, type[nn.Module]] = {c.__name__: c for c in (SpaceTimeUNet, TemporalNet, WindowMLP, WindowUNet)}
 
 
 def network_config(network: nn.Module) -> dict[str, Any]:
@@ -40,6 +41,7 @@ __all__ = [
     "NETWORKS",
     "MarkovNet",
     "ResMLP",
+    "SpaceTimeUNet",
     "TemporalNet",
     "UNet",
     "WindowMLP",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class ChannelNorm(nn.Module):
@@ -13,5 +14,7 @@ class ChannelNorm(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):  # the channels lie side by side
+            return functional.layer_norm(x.movedim(1, -1), x.shape[1:2], eps=1e-5).movedim(-1, 1)
         x = x - x.mean(1, keepdim=True)
         return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-5)

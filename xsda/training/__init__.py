@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from xsda.devices import pick_device
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.error import measure_error
 from xsda.diffusion.schedules import VE, Schedule
@@ -19,7 +19,9 @@ from xsda.layout import Layout
 from xsda.names import choose
 from xsda.nn import MarkovNet, TemporalNet, WindowMLP, WindowUNet
 from xsda.priors.prior import Prior
-from xsda.training.loop import Callback, Trainer, TrainingError, TrainingOptions, run
+from xsda.training.loop import Callback, Trainer, TrainingError, run
+from xsda.training.options import TrainingOptions
+from xsda.training.parallel import Team
 from xsda.training.windows import Windows, fit_scaling, split
 
 NETWORK_NAMES = ("temporal", "markov")
@@ -107,14 +109,14 @@ def train(
         torch.manual_seed(settings.seed)  # initial weights
         net = make_network(network, layout, window, width)
     denoiser = Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization)
-    target = pick_device(device)
+    team = Team.join(device)
     setup = {
         "diffusion": denoiser.schedule.config(),
         "parameterization": parameterization,
         "window": window,
         "data": layout.to_json(),
     }
-    trainer = Trainer(denoiser, settings, target, setup)
+    trainer = Trainer(denoiser, settings, team, setup)
     training, held_out = Windows(ds, layout, window), Windows(validation, layout, window)
     summary = run(
         trainer,
@@ -126,7 +128,7 @@ def train(
         callback=callback,
     )
     final = trainer.average
-    error = measure_error(final, _batches(final, held_out, target))
+    error = measure_error(final, _batches(final, held_out, team.device))
     parameters = sum(p.numel() for p in net.parameters())
     return Prior(
         final.cpu(),
@@ -184,8 +186,11 @@ def reach_dilations(reach: int, *, least: int = 6, most: int = 12) -> tuple[int,
 
 
 def _batches(denoiser: Preconditioned, windows: Windows, device: torch.device) -> Iterator[tuple[Denoiser, Tensor]]:
-    source = windows.batches(64, seed=2)
-    for _ in range(4):
+    """256 windows, or as many as make two million numbers."""
+    wanted = min(256, max(8, 2**21 // (windows.window * math.prod(windows.grid.shape[1:]))))
+    size = min(wanted, 64)
+    source = windows.batches(size, seed=2)
+    for _ in range(wanted // size):
         x0, context = next(source)
         yield denoiser if context is None else denoiser.conditioned(context.to(device)), x0.to(device)
 

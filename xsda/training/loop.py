@@ -2,111 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
+import itertools
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from xsda.diffusion.denoisers import Preconditioned
-from xsda.diffusion.loss import WEIGHTINGS, denoising_loss, training_times
+from xsda.diffusion.loss import denoising_loss, training_times
 from xsda.training.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from xsda.training.options import PRECISIONS, TrainingOptions
+from xsda.training.parallel import Team
+from xsda.training.prefetch import Prefetched
 from xsda.training.windows import Windows
 
 Callback = Callable[[int, dict[str, float]], None]
-PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingError(RuntimeError):
     """Training could not go on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
-    """How to train.
+class Sample(NamedTuple):
+    """What one evaluation of the loss needs; one noise level for each item of the batch."""
 
-    Parameters
-    ----------
-    steps
-        Optimiser steps.
-    batch_size
-        Windows per step (per accumulation).
-    accumulate
-        Batches whose gradients are added up before a step.
-    learning_rate, decay, warmup, weight_decay
-        AdamW; the rate rises over ``warmup`` steps and falls along "cosine" or "linear", or stays "constant".
-    clip
-        Largest gradient norm.
-    ema
-        Decay of the running average of the weights, which is what is kept.
-    weighting, noise_center, noise_width
-        Loss weights, and the law of the noise levels (see ``xsda.diffusion.loss``).
-    shortest
-        Shortest segment shown to a network that takes any length (default: always the full window).
-    precision
-        "float32", "bf16" or "fp16" (GPU only).
-    validate_every, validation_batches, patience
-        Validation; training stops after ``patience`` validations without improvement (0: never).
-    checkpoint_every
-        Steps between checkpoints.
-    seed
-        Same seed, same data, same machine: same weights.
-    """
+    x0: Tensor
+    context: Tensor | None
+    t: Tensor
+    noise: Tensor
 
-    steps: int = 10_000
-    batch_size: int = 64
-    accumulate: int = 1
-    learning_rate: float = 1e-3
-    decay: str = "cosine"
-    warmup: int = 200
-    weight_decay: float = 1e-3
-    clip: float = 1.0
-    ema: float = 0.999
-    weighting: str = "edm"
-    noise_center: float | None = None
-    noise_width: float = 1.5
-    shortest: int | None = None
-    precision: str = "float32"
-    validate_every: int = 500
-    validation_batches: int = 8
-    patience: int = 0
-    checkpoint_every: int = 500
-    seed: int = 0
+    def each(self, change: Callable[[Tensor], Tensor]) -> Sample:
+        context = None if self.context is None else change(self.context)
+        return Sample(change(self.x0), context, change(self.t), change(self.noise))
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "validate_every", "validation_batches", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.decay not in ("cosine", "linear", "constant"):
-            raise ValueError(f"decay={self.decay!r} is unknown; choose 'cosine', 'linear' or 'constant'")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r} is unknown; choose one of {tuple(PRECISIONS)}")
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting={self.weighting!r} is unknown; choose one of {WEIGHTINGS}")
-        for name in ("patience", "warmup", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema={self.ema} must lie between 0 and 1 (1 excluded): it is a decay")
-        if not (self.clip > 0 and self.noise_width > 0):
-            raise ValueError(f"clip={self.clip} and noise_width={self.noise_width} must be positive")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must be positive")
+    def to(self, device: torch.device) -> Sample:
+        return self.each(lambda v: v.to(device, non_blocking=True))
 
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
-        ramp = min(1.0, (step + 1) / max(self.warmup, 1))
-        done = step / self.steps
-        fall = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[self.decay]
-        return self.learning_rate * ramp * fall
+
+class Objective(nn.Module):
+    """The loss as a module, which is what torch distributes over processes."""
+
+    def __init__(self, denoiser: Preconditioned, options: TrainingOptions):
+        super().__init__()
+        self.denoiser, self.weighting, self.precision = denoiser, options.weighting, PRECISIONS[options.precision]
+
+    def forward(self, x0: Tensor, context: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
+        seen = self.denoiser if context is None else self.denoiser.conditioned(context)
+        with torch.autocast(x0.device.type, dtype=self.precision, enabled=self.precision is not None):
+            return denoising_loss(seen, x0, t, noise, weighting=self.weighting)
 
 
 class Trainer:
@@ -116,19 +69,23 @@ class Trainer:
         self,
         denoiser: Preconditioned,
         options: TrainingOptions,
-        device: torch.device,
+        team: Team,
         setup: dict[str, Any] | None = None,
     ):
-        self.options, self.device = options, device
+        self.options, self.team = options, team
         self.setup = json.loads(json.dumps(setup or {}, default=str))  # what else a checkpoint must agree with
-        self.running = math.nan
-        self.denoiser = denoiser.to(device)
+        self.running = math.nan  # the loss, averaged over some fifty steps
+        self.pending: Tensor | None = None  # loss and gradient norm of the last step, not yet looked at
+        self.denoiser = denoiser.to(team.device)
         self.average = copy.deepcopy(self.denoiser).requires_grad_(False).eval()
+        if options.compile:
+            self.denoiser.network.compile(dynamic=False)  # once for each length of segments
+        self.objective = team.join_gradients(Objective(self.denoiser, options))
         self.best = {k: v.clone() for k, v in self.average.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.denoiser.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.99)
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(team.device.type, enabled=options.precision == "fp16")
         self.step, self.best_loss, self.stale = 0, math.inf, 0
 
     def save(self, path: Path) -> None:
@@ -165,68 +122,93 @@ class Trainer:
             self.average.load_state_dict(part("average."))
         except RuntimeError as error:
             raise ValueError(f"the checkpoint {path} belongs to another network; remove it to start anew") from error
-        self.best = {k: v.to(self.device) for k, v in part("best.").items()}
+        self.best = {k: v.to(self.team.device) for k, v in part("best.").items()}
         restore_optimizer(self.optimizer, tensors)
         if meta["scaler"]:
             self.scaler.load_state_dict(meta["scaler"])
         self.step, self.best_loss, self.stale = meta["step"], meta["best_loss"], meta["stale"]
         self.running = meta["running"]
 
-    def update(self, batches: Iterator[tuple[Tensor, Tensor | None]]) -> float:
-        """One optimiser step; returns the loss."""
+    def samples(self, windows: Windows) -> Iterator[Sample]:
+        """What the steps from here on see: windows of the data (this process's share), times, noises."""
+        o, team = self.options, self.team
+        batches = windows.batches(o.batch_size * team.size, o.seed, skip=self.step * o.accumulate, rows=team.rows)
+        for step in itertools.count(self.step):
+            generator = torch.Generator().manual_seed(o.seed * 1_000_003 + step)
+            for _ in range(o.accumulate):
+                x0, context = next(batches)
+                pieces = 1
+                if o.shortest is not None:
+                    pieces = int(torch.randint(1, x0.shape[1] // o.shortest + 1, (), generator=generator))
+                    x0, context = _cut(x0, pieces), None if context is None else _cut(context, pieces)
+                yield self._draw(x0, context, generator, team, pieces)
+
+    def _draw(
+        self, x0: Tensor, context: Tensor | None, generator: torch.Generator, team: Team, pieces: int = 1
+    ) -> Sample:
+        """Times and noises, drawn for all processes; each takes those of its windows, ``pieces`` segments each."""
+        o, count = self.options, len(x0) * team.size
+        schedule = self.denoiser.schedule
+        t = training_times(schedule, count, generator, center=o.noise_center, width=o.noise_width)
+        noise = torch.randn(count, *x0.shape[1:], generator=generator)
+        t, noise = (team.rows(v.unflatten(0, (-1, pieces))).flatten(0, 1) for v in (t, noise))
+        sample = Sample(x0, context, t, noise)
+        return sample.each(Tensor.pin_memory) if team.device.type == "cuda" else sample
+
+    def update(self, samples: Iterator[Sample]) -> None:
+        """One optimiser step."""
+        self.settle()
         o = self.options
-        generator = torch.Generator().manual_seed(o.seed * 1_000_003 + self.step)
         rate = o.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for _ in range(o.accumulate):
-            x0, context = next(batches)
-            if o.shortest is not None:
-                length = int(torch.randint(o.shortest, x0.shape[1] + 1, (), generator=generator))
-                x0 = x0[:, :length]
-                context = context if context is None or context.shape[1] == 1 else context[:, :length]
-            loss = self._loss(self.denoiser, x0, context, generator) / o.accumulate
-            self.scaler.scale(loss).backward()
-            total += float(loss.detach())
+        total = torch.zeros((), device=self.team.device)
+        for k in range(o.accumulate):
+            sample = next(samples).to(self.team.device)
+            last = k == o.accumulate - 1 or self.team.size == 1
+            with contextlib.nullcontext() if last else self.objective.no_sync():  # type: ignore[operator]
+                loss = self.objective(*sample) / o.accumulate
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), o.clip)
-        if not math.isfinite(total) or (not self.scaler.is_enabled() and not bool(torch.isfinite(norm))):
-            raise TrainingError(
-                f"the loss became non-finite at step {self.step} (loss {total}, gradient norm {float(norm)}); "
-                "try a smaller learning_rate, a smaller clip or precision='float32'"
-            )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
         decay = min(o.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for mean, now in zip(self.average.parameters(), self.denoiser.parameters(), strict=True):
-                mean.lerp_(now, 1 - decay)
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.denoiser.parameters()), 1 - decay)
             for kept, new in zip(self.average.buffers(), self.denoiser.buffers(), strict=True):
                 kept.copy_(new)
-        return total
+        self.pending = torch.stack([total, norm.detach()])
 
-    def _loss(self, denoiser: Preconditioned, x0: Tensor, context: Tensor | None, generator: torch.Generator) -> Tensor:
-        o = self.options
-        t = training_times(denoiser.schedule, len(x0), generator, center=o.noise_center, width=o.noise_width)
-        noise = torch.randn(x0.shape, generator=generator)
-        x0, t, noise = x0.to(self.device), t.to(self.device), noise.to(self.device)
-        seen = denoiser if context is None else denoiser.conditioned(context.to(self.device))
-        kind = PRECISIONS[o.precision]
-        with torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
-            return denoising_loss(seen, x0, t, noise, weighting=o.weighting)
+    def settle(self) -> None:
+        """Look at the loss of the last step; only now, so that a GPU is not kept waiting after each."""
+        if self.pending is None:
+            return
+        loss, norm = self.team.mean(self.pending).tolist()
+        self.pending = None
+        if not math.isfinite(loss) or not (self.scaler.is_enabled() or math.isfinite(norm)):
+            raise TrainingError(
+                f"the loss became non-finite at step {self.step - 1} (loss {loss}, gradient norm {norm}); "
+                "try a smaller learning_rate, a smaller clip or precision='float32'"
+            )
+        self.running = loss if math.isnan(self.running) else 0.98 * self.running + 0.02 * loss
 
     @torch.no_grad()
     def validate(self, windows: Windows) -> float:
         """Loss of the averaged network on fixed windows, times and noises; keeps the best."""
+        count, team = self.options.validation_batches, self.team
         batches = windows.batches(self.options.batch_size, seed=1)
-        generator = torch.Generator().manual_seed(20_000_003)
-        losses = [
-            float(self._loss(self.average, *next(batches), generator)) for _ in range(self.options.validation_batches)
-        ]
-        loss = sum(losses) / len(losses)
+        judge = Objective(self.average, self.options)
+        total = torch.zeros((), device=team.device)
+        for k in range(count):
+            x0, context = next(batches)
+            if k % team.size == team.rank:  # each process takes its share of the batches
+                generator = torch.Generator().manual_seed(20_000_003 + k)
+                total += judge(*self._draw(x0, context, generator, Team(device=team.device)).to(team.device))
+        loss = float(team.mean(total)) * team.size / count
         if not math.isfinite(loss):
             raise TrainingError(f"the validation loss became non-finite at step {self.step}; check the validation data")
         if loss < self.best_loss:
@@ -248,41 +230,54 @@ def run(
     callback: Callback | None,
 ) -> dict[str, Any]:
     """Train to the end; returns a summary. The trainer then holds the best averaged weights."""
-    options = trainer.options
+    options, team = trainer.options, trainer.team
     if checkpoint is not None and checkpoint.exists():
         trainer.load(checkpoint)
-    if log is not None:
+    if log is not None and team.leads:
         _truncate(log, trainer.step)
-    batches = training.batches(options.batch_size, options.seed, skip=trainer.step * options.accumulate)
+    team.wait()  # until all have read it
     started = time.perf_counter()
-    bar = tqdm(total=options.steps, initial=trainer.step, desc="training", unit="step", disable=not progress)
-    with bar:
+    shown = progress and team.leads
+    bar = tqdm(total=options.steps, initial=trainer.step, desc="training", unit="step", disable=not shown)
+    with bar, Prefetched(trainer.samples(training)) as samples:
         while trainer.step < options.steps and not (options.patience and trainer.stale >= options.patience):
             try:
-                loss = trainer.update(batches)
+                trainer.update(samples)
+                judge = trainer.step % options.validate_every == 0 or trainer.step == options.steps
+                keep = trainer.step % options.checkpoint_every == 0 or trainer.step == options.steps
+                if judge or keep:
+                    trainer.settle()
+                loss = trainer.validate(validation) if judge else math.nan
             except TrainingError as error:
                 kept = f"; the last good checkpoint is {checkpoint}" if checkpoint and checkpoint.exists() else ""
                 raise TrainingError(f"{error}{kept}") from None
-            trainer.running = loss if math.isnan(trainer.running) else 0.98 * trainer.running + 0.02 * loss
             bar.update()
-            if trainer.step % options.validate_every == 0 or trainer.step == options.steps:
+            if judge:
+                seconds = time.perf_counter() - started
                 row = {
                     "loss": trainer.running,
-                    "validation_loss": trainer.validate(validation),
+                    "validation_loss": loss,
                     "learning_rate": options.rate(trainer.step - 1),
-                    "seconds": time.perf_counter() - started,
+                    "seconds": seconds,
+                    "waiting": samples.waited / seconds,
                 }
-                bar.set_postfix(loss=f"{trainer.running:.4g}", validation=f"{row['validation_loss']:.4g}")
-                if log is not None:
+                bar.set_postfix(loss=f"{trainer.running:.4g}", validation=f"{loss:.4g}")
+                if log is not None and team.leads:
                     _append(log, trainer.step, row)
-                if callback is not None:
+                if callback is not None and team.leads:
                     callback(trainer.step, row)
-            if checkpoint is not None and (
-                trainer.step % options.checkpoint_every == 0 or trainer.step == options.steps
-            ):
+            if checkpoint is not None and keep and team.leads:
                 trainer.save(checkpoint)
     trainer.average.load_state_dict(trainer.best)
     return {"steps": trainer.step, "validation_loss": trainer.best_loss, "seconds": time.perf_counter() - started}
+
+
+def _cut(x: Tensor, pieces: int) -> Tensor:
+    """(batch, time, ...) as ``pieces`` times as many segments; what is the same at all times is repeated."""
+    if x.shape[1] == 1:
+        return x.repeat_interleave(pieces, 0)
+    length = x.shape[1] // pieces
+    return x[:, : length * pieces].unflatten(1, (pieces, length)).flatten(0, 1)
 
 
 def _truncate(log: Path, step: int) -> None:

@@ -8,7 +8,7 @@ interrupted training continues exactly where it stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,8 +87,13 @@ class Windows:
             )
         return values
 
-    def batches(self, size: int, seed: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Endless batches (states, context) of ``size`` windows; ``skip`` the first so many without reading them."""
+    def batches(
+        self, size: int, seed: int, skip: int = 0, rows: Callable[[np.ndarray], np.ndarray] = lambda picked: picked
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Endless batches (states, context) of ``size`` windows; ``skip`` the first so many without reading them.
+
+        ``rows`` picks from the windows of each batch those that are wanted here.
+        """
         epoch = 0
         cached: dict[int, Tensor] = {}
         while True:
@@ -106,7 +111,7 @@ class Windows:
                 shuffled = np.random.default_rng([seed, epoch, 1, first]).permutation(sum(counts))
                 ends = np.cumsum(counts)
                 for b in range(skip, number):
-                    yield self._gather(shuffled[b * size_here : (b + 1) * size_here], group, ends, cached)
+                    yield self._gather(rows(shuffled[b * size_here : (b + 1) * size_here]), group, ends, cached)
                 skip = 0
             epoch += 1
 

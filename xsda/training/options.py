@@ -1,0 +1,97 @@
+"""How to train: every knob of the loop, checked when it is set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from xsda.diffusion.loss import WEIGHTINGS
+
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How to train.
+
+    Parameters
+    ----------
+    steps
+        Optimiser steps.
+    batch_size
+        Windows per step (per accumulation).
+    accumulate
+        Batches whose gradients are added up before a step.
+    learning_rate, decay, warmup, weight_decay
+        AdamW; the rate rises over ``warmup`` steps and falls along "cosine" or "linear", or stays "constant".
+    clip
+        Largest gradient norm.
+    ema
+        Decay of the running average of the weights, which is what is kept.
+    weighting, noise_center, noise_width
+        Loss weights, and the law of the noise levels (see ``xsda.diffusion.loss``).
+    shortest
+        Shortest segment shown to a network that takes any length (default: always the full window). Each batch is cut into
+        a random number of segments, so that no state is wasted.
+    precision
+        "float32", "bf16" or "fp16" (GPU only).
+    compile
+        Let ``torch.compile`` fuse the network's small operations: a minute or more at first, then faster steps. Needs a
+        C++ compiler on CPUs.
+    validate_every, validation_batches, patience
+        Validation; training stops after ``patience`` validations without improvement (0: never).
+    checkpoint_every
+        Steps between checkpoints.
+    seed
+        Same seed, same data, same machine: same weights.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 64
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    decay: str = "cosine"
+    warmup: int = 200
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    ema: float = 0.999
+    weighting: str = "edm"
+    noise_center: float | None = None
+    noise_width: float = 1.5
+    shortest: int | None = None
+    precision: str = "float32"
+    compile: bool = False
+    validate_every: int = 500
+    validation_batches: int = 8
+    patience: int = 0
+    checkpoint_every: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "validate_every", "validation_batches", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.decay not in ("cosine", "linear", "constant"):
+            raise ValueError(f"decay={self.decay!r} is unknown; choose 'cosine', 'linear' or 'constant'")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r} is unknown; choose one of {tuple(PRECISIONS)}")
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting={self.weighting!r} is unknown; choose one of {WEIGHTINGS}")
+        for name in ("patience", "warmup", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema={self.ema} must lie between 0 and 1 (1 excluded): it is a decay")
+        if not (self.clip > 0 and self.noise_width > 0):
+            raise ValueError(f"clip={self.clip} and noise_width={self.noise_width} must be positive")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must be positive")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        ramp = min(1.0, (step + 1) / max(self.warmup, 1))
+        done = step / self.steps
+        fall = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[self.decay]
+        return self.learning_rate * ramp * fall
