@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from xsda.guidance import ErrorLaw, Guidance
 from xsda.metrics import evaluate
 from xsda.observations import observe
 from xsda.observations.compile import Sources
-from xsda.priors.prior import Prior
+from xsda.priors.registry import Model, Models
 from xsda.systems import MarkovChain
 
 
@@ -31,9 +30,9 @@ class SdaAccessor:
     def assimilate(
         self,
         obs: Sources,
-        model: Prior | str | os.PathLike[str],
+        model: Model | Models,
         *,
-        members: int = 16,
+        members: int | Sequence[int] = 16,
         sigma: Any = None,
         guidance: str | Guidance = "auto",
         sampler: str | Sampler = "auto",

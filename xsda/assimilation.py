@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import xarray as xr
@@ -13,17 +12,17 @@ from xsda.guidance import ErrorLaw, Guidance, Likelihood, Normal
 from xsda.observations.compile import Sources
 from xsda.observations.likelihood import compile_observations
 from xsda.observations.operator import Derived
-from xsda.priors.prior import Prior
-from xsda.priors.registry import load_model
+from xsda.priors.pool import Pool
+from xsda.priors.registry import Model, Models, load_model
 from xsda.priors.sampling import default_sampler, draw_ensemble, pick_guidance, pick_sampler
 
 
 def assimilate(
     ds: xr.Dataset,
     obs: Sources,
-    model: Prior | str | os.PathLike[str],
+    model: Model | Models,
     *,
-    members: int = 16,
+    members: int | Sequence[int] = 16,
     sigma: Any = None,
     guidance: str | Guidance = "auto",
     sampler: str | Sampler = "auto",
@@ -51,9 +50,9 @@ def assimilate(
         Observations: a Dataset, or a list or mapping of them (several instruments). Their coordinates are the
         observation operator; NaN is a missing observation.
     model
-        A prior, the path of one, or a name ("lorenz63").
+        A prior, the path of one, or a name ("lorenz63"); a list of them pools their posteriors.
     members
-        Size of the ensemble.
+        Size of the ensemble, or the numbers of the members wanted: ``range(16, 32)`` adds to an ensemble of 16.
     sigma
         Standard deviation of the observation error, in the units of the variable: a number, a mapping by variable, an
         array or a Dataset. Default: the CF ancillary variable ``<standard_name> standard_error``, or the attribute
@@ -101,6 +100,9 @@ def assimilate(
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"the grid must be an xarray.Dataset, got {type(ds).__name__}")
     prior = load_model(model)
+    if isinstance(prior, Pool):
+        options = {k: v for k, v in locals().items() if k not in ("ds", "obs", "model", "members", "prior")}
+        return prior.share(members, lambda one, numbers: assimilate(ds, obs, one, members=numbers, **options))
     chosen = pick_guidance(guidance, prior)
     how = pick_sampler(sampler, steps, default_sampler(prior, guided=True))
     grid = prior.bind(_without_ensemble(ds))

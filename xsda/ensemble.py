@@ -7,12 +7,15 @@ of the graph.
 
 from __future__ import annotations
 
+import operator
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
@@ -34,6 +37,27 @@ class Task(Protocol):
     def __call__(
         self, members: Sequence[int], advance: Callable[[int], None] | None = None
     ) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def member_numbers(members: int | Sequence[int]) -> Sequence[int]:
+    """The numbers of the members that are wanted."""
+    if not isinstance(members, Sequence) or isinstance(members, str):
+        return range(whole_number("members", members, least=1))
+    numbers = [whole_number("members", m, least=0) for m in members]
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"members={members!r} must name each member once, and at least one")
+    return numbers
+
+
+def whole_number(name: str, value: Any, *, least: int) -> int:
+    """An integer of at least ``least``, or an error."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
+    return number
 
 
 def member_chunks(members: int, chunks: Any, core_dims: Sequence[str]) -> int | None:
@@ -72,12 +96,32 @@ def compute(
     """All members now, ``batch`` at a time: their values, and notes (member, note)."""
     out = np.empty((len(members), *task.shape), np.float32)
     notes = np.empty((len(members), len(task.notes)), np.float32)
-    starts = range(0, len(members), batch)
     disable = None if progress is None else not progress
-    with tqdm(total=len(starts) * task.steps, desc=label, unit="step", disable=disable) as bar:
-        for start in starts:
+    planned = -(-len(members) // batch) * task.steps
+    with tqdm(total=planned, desc=label, unit="step", disable=disable) as bar:
+        start = 0
+        while start < len(members):
             part = slice(start, start + batch)
-            out[part], notes[part] = task(members[part], lambda _: bar.update() and None)
+            try:
+                out[part], notes[part] = task(members[part], lambda _: bar.update() and None)
+            except torch.OutOfMemoryError as error:
+                if min(batch, len(members)) == 1:
+                    raise MemoryError(
+                        f"the device has too little memory for one member of {task.shape}; use precision='bf16', a shorter "
+                        "trajectory or a larger device"
+                    ) from error
+                if bar.total == planned:  # the first time
+                    warnings.warn(
+                        f"the device ran out of memory with {min(batch, len(members))} members at once; going on with fewer "
+                        "(a smaller batch=... from the start saves the detour)",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                torch.cuda.empty_cache()
+                batch = min(batch, len(members)) // 2
+                bar.total = bar.n + -(-(len(members) - start) // batch) * task.steps
+                continue
+            start += batch
     return out, notes
 
 

@@ -147,7 +147,11 @@ def _fold(x: Tensor, patch: int) -> Tensor:
     """(n, channel, *space) -> (n, channel * points of a patch, *patches)."""
     if patch == 1:
         return x
-    return functional.pixel_unshuffle(x, patch) if x.ndim == 4 else x.unflatten(-1, (-1, patch)).movedim(-1, 2).flatten(1, 2)
+    return (
+        functional.pixel_unshuffle(x, patch)
+        if x.ndim == 4
+        else x.unflatten(-1, (-1, patch)).movedim(-1, 2).flatten(1, 2)
+    )
 
 
 def _unfold(x: Tensor, patch: int) -> Tensor:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ class Prior:
             warnings.warn(f"the grid is unlike the prior's: {notes}; the prior extrapolates", stacklevel=4)
         return grid
 
-    def sample(self, like: xr.Dataset, *, members: int = 16, **options: Any) -> xr.Dataset:
+    def sample(self, like: xr.Dataset, *, members: int | Sequence[int] = 16, **options: Any) -> xr.Dataset:
         """Unconditional trajectories on the axes of ``like``; options as for ``xsda.assimilate``.
 
         Values of ``like`` are not read; it may be a Dataset of coordinates only.

@@ -10,9 +10,10 @@ import json
 import os
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from xsda.names import choose
+from xsda.priors.pool import Pool
 from xsda.priors.prior import Prior, read_prior
 from xsda.priors.reference import cache_dir
 
@@ -35,13 +36,25 @@ def registered() -> dict[str, dict[str, str]]:
         raise ValueError(f"the registry {path} (from XSDA_REGISTRY) cannot be read: {error!r}") from error
 
 
-def load_model(model: str | os.PathLike[str] | Prior) -> Prior:
-    """Load a prior by name ("lorenz63") or from a file.
+Model = str | os.PathLike[str] | Prior
+Models = list[Model] | tuple[Model, ...] | Pool
+
+
+@overload
+def load_model(model: Model) -> Prior: ...
+@overload
+def load_model(model: Models) -> Pool: ...
+
+
+def load_model(model: Model | Models) -> Prior | Pool:
+    """Load a prior by name ("lorenz63") or from a file, or several as a pool (trainings with different seeds, say).
 
     Names are those of the package and of the registry in ``XSDA_REGISTRY``; everything else is a path.
     """
-    if isinstance(model, Prior):
+    if isinstance(model, (Prior, Pool)):
         return model
+    if isinstance(model, (list, tuple)):
+        return Pool([load_model(m) for m in model])
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"model must be a prior, a path or a name, got {type(model).__name__}")
     name = os.fspath(model)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
 from xsda.devices import pick_device
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
@@ -21,10 +20,12 @@ from xsda.diffusion.likelihood import elbo as elbo_of
 from xsda.diffusion.likelihood import log_prob as log_prob_of
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import SAMPLERS, TDS, DPMpp2M, DPMpp2MSDE, NonFiniteSampleError, Sampler
-from xsda.ensemble import check_core_chunks, compute, lazy, member_chunks
+from xsda.ensemble import check_core_chunks, compute, lazy, member_chunks, member_numbers, whole_number
 from xsda.grid import Grid
 from xsda.guidance import GUIDANCE, MMPS, Calibrated, Guidance, GuidedDenoiser, Likelihood
 from xsda.names import choose
+from xsda.nn import MarkovNet
+from xsda.nn.segments import Segments
 from xsda.priors.exact import ExactDenoiser
 from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference, refer
@@ -44,6 +45,7 @@ UNLIKELY, EXCLUDED = (
 )  # probability of a right member's chi-square: drawn again below the one, warned of below the other
 KNOWN = 1.25  # a chi-square over its mean that tells nothing of a member: sigma is never known to a tenth
 BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
+PIECE_NUMBERS = 2**20  # numbers of a trajectory that a network sees at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,7 @@ class SamplingTask:
         prior = self.prior.load() if isinstance(self.prior, PriorReference) else self.prior
         device = pick_device(self.device)
         dtype = torch.float64 if self.precision == "float64" else torch.float32
-        denoiser = place(prior.denoiser, self.context, device, dtype)
+        denoiser = in_pieces(place(prior.denoiser, self.context, device, dtype), self.shape)
         likelihood = None if self.likelihood is None else self.likelihood.to(device, dtype)
 
         def draw(wanted: Sequence[int], attempt: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -192,6 +194,21 @@ def place(denoiser: Denoiser, context: Tensor | None, device: torch.device, dtyp
     return denoiser
 
 
+def in_pieces(denoiser: Denoiser, shape: tuple[int, ...]) -> Denoiser:
+    """The denoiser with a network that takes a trajectory of this shape in pieces, if it is long; the weights are shared."""
+    network: nn.Module | None = getattr(denoiser, "network", None)
+    frames = max(1, PIECE_NUMBERS // int(np.prod(shape[1:])))
+    other = copy.copy(denoiser)
+    if isinstance(network, MarkovNet):
+        windows = max(1, min(1024, frames // (2 * network.order + 1)))
+        other.network = MarkovNet(network.local, network.order, windows=windows)
+    elif network is not None and hasattr(network, "reach"):
+        other.network = Segments(network, frames)
+    else:
+        return denoiser
+    return other
+
+
 def pick_sampler(sampler: str | Sampler, steps: int | None, default: Sampler) -> Sampler:
     """A sampler by name, configured by hand, or the default; ``steps`` overrides its number of steps."""
     if isinstance(sampler, str):
@@ -235,7 +252,7 @@ def draw_ensemble(
     prior: Prior,
     grid: Grid,
     *,
-    members: int,
+    members: int | Sequence[int],
     sampler: Sampler,
     guidance: Guidance | None,
     likelihood: Likelihood | None,
@@ -249,17 +266,18 @@ def draw_ensemble(
     attrs: Mapping[str, Any],
 ) -> xr.Dataset:
     """Plan, run (or defer), label."""
-    members = _whole("members", members, least=1)
-    seed = _whole("seed", seed, least=0)
-    batch = None if batch is None else _whole("batch", batch, least=1)
+    numbers = member_numbers(members)
+    count = len(numbers)
+    seed = whole_number("seed", seed, least=0)
+    batch = None if batch is None else whole_number("batch", batch, least=1)
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; {choose(precision, PRECISIONS)}")
     check_core_chunks(grid.template, grid.core_dims)
-    chunk = member_chunks(members, chunks, grid.core_dims)
+    chunk = member_chunks(count, chunks, grid.core_dims)
     defer = chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
     if not defer:
         pick_device(device)
-    redraw = _whole("redraw", redraw, least=0)
+    redraw = whole_number("redraw", redraw, least=0)
     given, batch = batch, batch or int(np.clip(BATCH_NUMBERS // int(np.prod(grid.shape)), 1, 512))
     if isinstance(sampler, TDS):  # whole populations, so that none is sampled twice
         if given is not None and given < sampler.particles:
@@ -268,7 +286,7 @@ def draw_ensemble(
                 f"sampler=TDS(particles={max(given, 2)}), or leave batch out"
             )
         batch = -(-batch // sampler.particles) * sampler.particles
-        if chunk is not None and chunk < members and chunk % sampler.particles:
+        if chunk is not None and chunk < count and chunk % sampler.particles:
             raise ValueError(
                 f"chunks of {chunk} members divide populations of {sampler.particles} particles; use a multiple of them, "
                 f"such as chunks={{'member': {sampler.particles}}}"
@@ -285,14 +303,13 @@ def draw_ensemble(
         precision,
         redraw,
     )
-    numbers = range(members)
     if defer:
-        values, notes = lazy(task, numbers, chunk=chunk or min(batch, members), batch=batch)
+        values, notes = lazy(task, numbers, chunk=chunk or min(batch, count), batch=batch)
     else:
         values, notes = compute(
             task, numbers, batch=batch, progress=progress, label="assimilating" if likelihood else "sampling"
         )
-    member = xr.DataArray(np.arange(members), dims="member", attrs={"standard_name": "realization", "units": "1"})
+    member = xr.DataArray(np.array(numbers), dims="member", attrs={"standard_name": "realization", "units": "1"})
     ds = grid.to_dataset(values, {"member": member})
     for i, name in enumerate(task.notes):
         ds = ds.assign_coords({name: ("member", notes[:, i], NOTES[name])})
@@ -301,21 +318,11 @@ def draw_ensemble(
                                "seed": seed, **attrs})  # fmt: skip
 
 
-def _whole(name: str, value: Any, *, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least or isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
-    return number
-
-
 def sample(
     prior: Prior,
     like: xr.Dataset,
     *,
-    members: int = 16,
+    members: int | Sequence[int] = 16,
     sampler: str | Sampler = "auto",
     steps: int | None = None,
     seed: int = 0,

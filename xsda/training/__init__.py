@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,20 @@ from xsda.diffusion.error import measure_error
 from xsda.diffusion.schedules import VE, Schedule
 from xsda.layout import Layout
 from xsda.names import choose
-from xsda.nn import MarkovNet, TemporalNet, WindowMLP, WindowUNet
+from xsda.nn import MarkovNet
 from xsda.priors.prior import Prior
 from xsda.training.loop import Callback, Trainer, TrainingError, run
+from xsda.training.networks import make_network
 from xsda.training.options import TrainingOptions
 from xsda.training.parallel import Team
 from xsda.training.windows import Windows, fit_scaling, split
-
-NETWORK_NAMES = ("temporal", "markov")
 
 
 def train(
     ds: xr.Dataset,
     *,
     window: int = 5,
-    network: str | nn.Module = "temporal",
+    network: str | Mapping[str, Any] | nn.Module = "temporal",
     width: int | None = None,
     periodic: Sequence[str] = (),
     space: Sequence[str] | None = None,
@@ -60,10 +59,12 @@ def train(
     network
         "temporal": convolutional in time, trained on segments of ``window`` states, applied to any length from there
         on (or from ``shortest``); its reach is half the window, so that it also learns what the middle of a long
-        trajectory looks like. "markov": a network on windows of ``window`` states (an odd number), composed.
+        trajectory looks like. "spacetime": the same for large fields, a UNet over space whose blocks mix neighbours in time.
+        "markov": a network on windows of ``window`` states (an odd number), composed. A mapping chooses a class and
+        its parameters: ``{"name": "SpaceTimeUNet", "hidden": (32, 64, 128)}``.
         Or a network of your own, called as ``network(x, log_noise)`` on ``(batch, time, channel, *space)``.
     width
-        Features of the network (default 64; 128 for "markov" without space).
+        Features of the network (default 64; 32 for "spacetime"; 128 for "markov" without space).
     periodic, space
         Names of the periodic dimensions; names of the space dimensions where attributes do not tell.
     context
@@ -145,44 +146,6 @@ def train(
         },
         name=name,
     )
-
-
-def make_network(network: str | nn.Module, layout: Layout, window: int, width: int | None) -> nn.Module:
-    """The network that ``train`` was asked for."""
-    if isinstance(network, nn.Module):
-        return network
-    boundaries = tuple("periodic" if a.period else "zeros" for a in layout.space)
-    context = layout.context_channels
-    if network == "temporal":
-        dilations = reach_dilations((window - 1) // 2)
-        return TemporalNet(
-            layout.channels, boundaries=boundaries, width=width or 64, kernel=3, dilations=dilations, context=context
-        )
-    if network != "markov":
-        raise ValueError(f"network={network!r} is unknown; {choose(network, NETWORK_NAMES)}")
-    if window % 2 == 0 or window < 3:
-        raise ValueError(
-            f"window={window} must be odd and at least 3 for network='markov': the centre and its neighbours"
-        )
-    if not boundaries:
-        return MarkovNet(WindowMLP(layout.channels, window, width=width or 128, context=context), window // 2)
-    base = width or 64
-    local = WindowUNet(
-        layout.channels, window, boundaries=boundaries, hidden=(base, 2 * base, 4 * base), context=context
-    )
-    return MarkovNet(local, window // 2)
-
-
-def reach_dilations(reach: int, *, least: int = 6, most: int = 12) -> tuple[int, ...]:
-    """Dilations 1, 2, 4, ..., 1, 2, 4, ... that add up to at most ``reach``; zeros where that takes few blocks."""
-    chosen: list[int] = []
-    dilation = 1
-    while sum(chosen) < reach and len(chosen) < most:
-        left = reach - sum(chosen)
-        dilation = 1 if dilation > min(left, 16) else dilation
-        chosen.append(dilation)
-        dilation *= 2
-    return (*chosen, *(0,) * (least - len(chosen)))
 
 
 def _batches(denoiser: Preconditioned, windows: Windows, device: torch.device) -> Iterator[tuple[Denoiser, Tensor]]:

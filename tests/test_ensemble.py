@@ -1,0 +1,44 @@
+"""Members in blocks, on devices that are too small."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from xsda.ensemble import compute
+
+
+class Small:
+    """A task on a device with room for ``room`` members; a member's value is its number."""
+
+    shape, notes, steps = (3,), ("count",), 2
+
+    def __init__(self, room):
+        self.room, self.done = room, []
+
+    def __call__(self, members, advance=None):
+        advance(0)
+        if len(members) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        advance(1)
+        self.done += members
+        return np.repeat(np.array(members, np.float32)[:, None], 3, 1), np.full((len(members), 1), 7.0)
+
+
+@pytest.mark.parametrize(("room", "batch"), [(1, 16), (2, 5), (3, 11), (100, 4)])
+def test_the_batch_is_halved_until_it_fits_with_one_notice(room, batch):
+    task, members = Small(room), range(3, 14)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        values, notes = compute(task, members, batch=batch, progress=False, label="")
+    np.testing.assert_array_equal(values, np.repeat(np.arange(3.0, 14)[:, None], 3, 1))
+    assert (notes == 7).all()
+    assert task.done == list(members)  # each once
+    assert len(caught) == (room < min(batch, 11))
+    assert not caught or "out of memory with" in str(caught[0].message)
+
+
+def test_a_member_that_does_not_fit_is_an_error():
+    with pytest.raises(MemoryError, match="one member of"), pytest.warns(RuntimeWarning, match="out of memory"):
+        compute(Small(0), range(4), batch=4, progress=False, label="")

@@ -1,0 +1,90 @@
+"""The network that ``train`` was asked for, made to the measure of the data."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from xsda.layout import Layout
+from xsda.names import choose
+from xsda.nn import NETWORKS, MarkovNet, SpaceTimeUNet, TemporalNet, WindowMLP, WindowUNet
+
+NAMES = ("temporal", "spacetime", "markov")
+MEASURED = ("self", "channels", "window", "boundaries", "context", "size")  # what the data decide
+
+
+def make_network(
+    network: str | Mapping[str, Any] | nn.Module, layout: Layout, window: int, width: int | None
+) -> nn.Module:
+    """By name, by class name and parameters, or as it is."""
+    if isinstance(network, nn.Module):
+        return network
+    boundaries = tuple("periodic" if a.period else "zeros" for a in layout.space)
+    given: dict[str, Any] = {"channels": layout.channels, "context": layout.context_channels}
+    if isinstance(network, Mapping):
+        return _by_class(network, layout, window, given | {"boundaries": boundaries})
+    if network == "temporal":
+        dilations = reach_dilations((window - 1) // 2)
+        return TemporalNet(boundaries=boundaries, width=width or 64, kernel=3, dilations=dilations, **given)
+    base = width or (32 if network == "spacetime" else 64)
+    hidden = (base, 2 * base, 4 * base)
+    if network == "spacetime":
+        if not boundaries:
+            raise ValueError("network='spacetime' is for fields, these data have no space; use network='temporal'")
+        patch = 2 if all(a.size % 2 == 0 for a in layout.space) else 1
+        return SpaceTimeUNet(boundaries=boundaries, hidden=hidden, patch=patch, **given)
+    if network != "markov":
+        raise ValueError(f"network={network!r} is unknown; {choose(network, NAMES)}")
+    _check_odd(window)
+    if not boundaries:
+        return MarkovNet(WindowMLP(window=window, width=width or 128, **given), window // 2)
+    return MarkovNet(WindowUNet(window=window, boundaries=boundaries, hidden=hidden, **given), window // 2)
+
+
+def _by_class(network: Mapping[str, Any], layout: Layout, window: int, given: Mapping[str, Any]) -> nn.Module:
+    options = dict(network)
+    name = options.pop("name", None)
+    if name not in NETWORKS:
+        raise ValueError(f"the network {name!r} is unknown; {choose(name, NETWORKS)}")
+    kind = NETWORKS[name]
+    known = inspect.signature(kind).parameters
+    for key in options:
+        if key not in known or key in MEASURED:
+            raise ValueError(f"{name} has no parameter {key!r}; {choose(key, [k for k in known if k not in MEASURED])}")
+    windowed = "window" in known
+    given = {**given, "window": window, "size": _points(layout)}
+    made = kind(**{k: v for k, v in given.items() if k in known}, **options)
+    if windowed:
+        _check_odd(window)
+        return MarkovNet(made, window // 2)
+    return made
+
+
+def _points(layout: Layout) -> int:
+    """The number of points of a field."""
+    count = 1
+    for axis in layout.space:
+        count *= axis.size
+    return count
+
+
+def _check_odd(window: int) -> None:
+    if window % 2 == 0 or window < 3:
+        raise ValueError(
+            f"window={window} must be odd and at least 3 for a network on windows: the centre and its neighbours"
+        )
+
+
+def reach_dilations(reach: int, *, least: int = 6, most: int = 12) -> tuple[int, ...]:
+    """Dilations 1, 2, 4, ..., 1, 2, 4, ... that add up to at most ``reach``; zeros where that takes few blocks."""
+    chosen: list[int] = []
+    dilation = 1
+    while sum(chosen) < reach and len(chosen) < most:
+        left = reach - sum(chosen)
+        dilation = 1 if dilation > min(left, 16) else dilation
+        chosen.append(dilation)
+        dilation *= 2
+    return (*chosen, *(0,) * (least - len(chosen)))
