@@ -4,7 +4,7 @@
 """
 
 from xsda import accessor as _accessor  # noqa: F401  (registers ds.sda)
-from xsda import baselines, diffusion, guidance, metrics, nn, observations, priors, systems
+from xsda import baselines, diffusion, flow, guidance, metrics, nn, observations, priors, systems
 from xsda.assimilation import assimilate
 from xsda.compare import compare
 from xsda.diffusion import samplers
@@ -28,6 +28,7 @@ __all__ = [
     "compare",
     "diffusion",
     "evaluate",
+    "flow",
     "guidance",
     "load_model",
     "metrics",

@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 
 import xsda
+from xsda import plot
 from xsda.baselines import LETKF, FourDVar, IEnKS
 from xsda.metrics import crps, rmse, spread_skill
 
@@ -134,7 +135,7 @@ def main() -> None:
                 )
     if a.figure:
         last = truths[-1].isel(time=slice(-WINDOW, None))
-        xsda.plot.error_over_time(shown, last, title=f"Lorenz-96, {a.network[-1]} network").savefig(a.figure, dpi=120)
+        plot.error_over_time(shown, last, title=f"Lorenz-96, {a.network[-1]} network").savefig(a.figure, dpi=120)
 
 
 if __name__ == "__main__":

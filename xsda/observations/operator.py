@@ -136,6 +136,12 @@ class State(Mapping[str, Tensor]):
     def __init__(self, layout: Layout, names: Mapping[str, str], x: Tensor):
         self._slices = {names[v.name]: (layout.slices()[v.name], v) for v in layout.variables}
         self._x = x
+        self.space = layout.space
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Of the last two space axes, (dy, dx)."""
+        return tuple(axis.spacing for axis in self.space[-2:])
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._slices:
