@@ -67,7 +67,7 @@ def test_members_that_cannot_be(grid, obs, members):
 
 
 def test_priors_of_different_worlds_are_not_pooled():
-    with pytest.raises(ValueError, match="names is .*'level'.*'low'.*'depth'.*'sea'"):
+    with pytest.raises(ValueError, match=r"names is .*'level'.*'low'.*'depth'.*'sea'"):
         xsda.load_model([prior(0.0, "low"), prior(0.0, "sea", "depth")])
     with pytest.raises(ValueError, match="at least one"):
         xsda.load_model([])

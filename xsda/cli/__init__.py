@@ -21,8 +21,8 @@ class FriendlyGroup(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
-        except KeyboardInterrupt:
-            click.echo("interrupted; nothing was written", err=True)
+        except KeyboardInterrupt as stop:
+            click.echo(f"interrupted; {str(stop) or 'nothing was written'}", err=True)
             sys.exit(130)
         except Exception as error:
             if ctx.params.get("debug"):

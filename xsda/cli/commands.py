@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 import xarray as xr
 
-from xsda.files import replacing
+from xsda.files import FORMATS, check_format, read, replacing
 from xsda.names import choose
 
-FORMATS = {".nc": "netcdf", ".nc4": "netcdf", ".zarr": "zarr"}
-out_option = click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write (.nc or .zarr).")
+out_option = click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="File to write (.nc, .h5 or .zarr)."
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
 
 
-def read(path: str) -> xr.Dataset:
-    """Open a NetCDF or Zarr file."""
-    if not Path(path).exists():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        return (
-            xr.open_dataset(path)
-            if Path(path).suffix != ".zarr"
-            else xr.open_zarr(path, chunks=None, consolidated=False)
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as NetCDF or Zarr: {error}") from error
-
-
 def check_output(path: Path, overwrite: bool) -> None:
     """Fail before a long computation rather than after it."""
-    if path.suffix not in FORMATS:
-        raise ValueError(f"--out {path} must end in one of {', '.join(FORMATS)}")
+    check_format(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; give --overwrite to replace it")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} does not exist")
     if path.suffix != ".zarr":
         with replacing(path.parent / f".{path.name}.probe"):
             pass
@@ -50,7 +35,7 @@ def write(ds: xr.Dataset, path: Path) -> None:
     """Write to a temporary name and move."""
     if path.suffix != ".zarr":
         with replacing(path) as temporary:
-            ds.to_netcdf(temporary, engine="netcdf4")
+            ds.to_netcdf(temporary, engine=FORMATS[path.suffix])  # type: ignore[call-overload]
         return
     import shutil
     import tempfile
@@ -94,39 +79,69 @@ def parse_sigma(values: tuple[str, ...]) -> float | dict[str, float] | None:
 @click.command()
 @click.argument("system")
 @click.option("--length", default=256, show_default=True, help="Number of states kept.")
-@click.option("--members", default=None, type=int, help="Number of independent trajectories [default: one].")
+@click.option("--members", default=None, type=int, help="Number of independent trajectories, in memory [default: one].")
+@click.option("--trajectories", default=None, type=int, help="Number of independent trajectories, written one by one.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
     "--burn-in", default=None, type=int, help="Steps before the first kept state [default: the system's own]."
 )
 @click.option("--every", default=1, show_default=True, help="Keep every so many-th step.")
+@click.option("--coarsen", default=1, show_default=True, help="Keep means over blocks of so many points a side.")
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Parameter of the system, e.g. --set rho=28."
 )
+@click.option("--workers", default=1, show_default=True, help="Processes that share the --trajectories.")
+@click.option(
+    "--scheduler", default=None, metavar="ADDRESS", help="Dask cluster that makes the --trajectories instead."
+)
 @out_option
 @overwrite_option
+@quiet_option
 def simulate(
-    system: str, length: int, members: int | None, seed: int, burn_in: int | None, every: int,
-    settings: tuple[str, ...], out: Path, overwrite: bool,
+    system: str, length: int, members: int | None, trajectories: int | None, seed: int, burn_in: int | None, every: int,
+    coarsen: int, settings: tuple[str, ...], workers: int, scheduler: str | None, out: Path, overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Simulate labelled trajectories of a SYSTEM: lorenz63, lorenz96, lotkavolterra, dampedspring."""
-    from xsda import systems
+    """Simulate labelled trajectories of a SYSTEM: lorenz63, lorenz96, lotkavolterra, dampedspring, kolmogorov.
 
-    known = {name.lower(): getattr(systems, name) for name in ("Lorenz63", "Lorenz96", "LotkaVolterra", "DampedSpring")}
-    if system.lower() not in known:
-        raise ValueError(f"unknown system {system!r}; {choose(system, known)}")
-    check_output(out, overwrite)
+    With --trajectories they need not fit into memory, and the same command goes on where it was interrupted.
+    """
+    from xsda import systems
+    from xsda.simulation import SYSTEMS, simulate_to
+
+    if system.lower() not in SYSTEMS:
+        raise ValueError(f"unknown system {system!r}; {choose(system, SYSTEMS)}")
+    if trajectories is None:
+        check_output(out, overwrite)
     try:
-        simulator = known[system.lower()](**parse_settings(settings, "--set"))
+        simulator = getattr(systems, SYSTEMS[system.lower()])(**parse_settings(settings, "--set"))
     except TypeError as error:
         raise ValueError(f"{system} does not take these settings: {error}") from error
-    write(simulator.simulate(length, members, seed=seed, burn_in=burn_in, every=every), out)
-    click.echo(f"wrote {out}")
+    if trajectories is None:
+        if workers != 1 or scheduler is not None:
+            raise ValueError("--workers and --scheduler share out --trajectories, which is not given")
+        write(simulator.simulate(length, members, seed=seed, burn_in=burn_in, every=every, coarsen=coarsen), out)
+        click.echo(f"wrote {out}")
+        return
+    if members is not None:
+        raise ValueError(
+            "--members is for data in memory, --trajectories for data written one by one; give one of them"
+        )
+    there = out.exists() and not overwrite  # then it is left as it is, or an error
+    simulate_to(
+        out, simulator, trajectories=trajectories, length=length, burn_in=burn_in, every=every, coarsen=coarsen, seed=seed,
+        workers=workers, scheduler=scheduler, overwrite=overwrite, progress=False if quiet else None,
+    )  # fmt: skip
+    click.echo(f"{out} is already there" if there else f"wrote {out}")
 
 
 @click.command()
-@click.argument("data")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File of the prior (.safetensors).")
+@click.argument("data", metavar="DATA | RECIPE.toml")
+@click.option(
+    "--out",
+    default=None,
+    type=click.Path(path_type=Path),
+    help="File of the prior (.safetensors) [default for a recipe: its name].",
+)
 @click.option("--window", default=5, show_default=True, help="Consecutive states in a training sample.")
 @click.option("--network", default="temporal", show_default=True, help="temporal or markov.")
 @click.option("--width", default=None, type=int, help="Features of the network.")
@@ -146,14 +161,32 @@ def simulate(
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--name", default=None, help="Name of the prior [default: the output's].")
+@click.option("--workers", default=1, show_default=True, help="Processes that simulate the data of a recipe.")
 @overwrite_option
 @quiet_option
-def train(data: str, out: Path, window: int, network: str, width: int | None, periodic: tuple[str, ...], context: tuple[str, ...],
+@click.pass_context
+def train(ctx: click.Context, data: str, out: Path | None, window: int, network: str, width: int | None, periodic: tuple[str, ...], context: tuple[str, ...],
           steps: int, batch_size: int, learning_rate: float, patience: int, precision: str, checkpoint: Path | None,
-          log: Path | None, seed: int, device: str, name: str | None, overwrite: bool, quiet: bool) -> None:  # fmt: skip
-    """Train a prior on trajectories in DATA (NetCDF or Zarr: time, space, optionally trajectory)."""
+          log: Path | None, seed: int, device: str, name: str | None, workers: int, overwrite: bool, quiet: bool) -> None:  # fmt: skip
+    """Train a prior on trajectories in DATA (NetCDF, HDF5 or Zarr: time, space, optionally trajectory), or as a recipe says.
+
+    A recipe holds all but --out, --workers, --device, --overwrite and --quiet. On several GPUs:
+    torchrun --nproc-per-node 4 -m xsda train recipe.toml
+    """
     from xsda.training import train as fit
 
+    recipe = None
+    if Path(data).suffix == ".toml":
+        from xsda.recipe import Recipe
+
+        recipe = Recipe.read(data)
+        out = out or Path(f"{recipe.name}.safetensors")
+        for option in ctx.params:
+            given = ctx.get_parameter_source(option) == click.core.ParameterSource.COMMANDLINE
+            if given and option not in ("data", "out", "workers", "device", "overwrite", "quiet"):
+                raise ValueError(f"--{option.replace('_', '-')} is the recipe's to say; change it in {data}")
+    if out is None:
+        raise ValueError("--out is missing: the file of the prior (.safetensors)")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists; give --overwrite to replace it")
     if not out.parent.is_dir():
@@ -162,6 +195,11 @@ def train(data: str, out: Path, window: int, network: str, width: int | None, pe
         raise IsADirectoryError(f"{out} is a folder; --out names a file")
     if out.suffix != ".safetensors":
         raise ValueError(f"--out {out} must end in .safetensors")
+    if recipe is not None:
+        prior = recipe.cook(out, workers=workers, device=device, progress=not quiet, overwrite=overwrite)
+        if int(os.environ.get("RANK", "0")) == 0:
+            click.echo(f"{prior}\nwrote {out}")
+        return
     prior = fit(
         read(data), window=window, network=network, width=width, periodic=periodic, context=context, steps=steps,
         batch_size=batch_size, learning_rate=learning_rate, patience=patience, precision=precision, checkpoint=checkpoint,

@@ -196,17 +196,17 @@ def place(denoiser: Denoiser, context: Tensor | None, device: torch.device, dtyp
 
 def in_pieces(denoiser: Denoiser, shape: tuple[int, ...]) -> Denoiser:
     """The denoiser with a network that takes a trajectory of this shape in pieces, if it is long; the weights are shared."""
-    network: nn.Module | None = getattr(denoiser, "network", None)
+    if not isinstance(denoiser, Preconditioned):
+        return denoiser
+    network: nn.Module = denoiser.network
     frames = max(1, PIECE_NUMBERS // int(np.prod(shape[1:])))
-    other = copy.copy(denoiser)
     if isinstance(network, MarkovNet):
         windows = max(1, min(1024, frames // (2 * network.order + 1)))
-        other.network = MarkovNet(network.local, network.order, windows=windows)
-    elif network is not None and hasattr(network, "reach"):
-        other.network = Segments(network, frames)
-    else:
-        return denoiser
-    return other
+        network = MarkovNet(network.local, network.order, windows=windows)
+    elif hasattr(network, "reach"):
+        network = Segments(network, frames)
+    other = Preconditioned(network, denoiser.schedule, denoiser.parameterization, denoiser.data_std)
+    return other if denoiser.context is None else other.conditioned(denoiser.context)
 
 
 def pick_sampler(sampler: str | Sampler, steps: int | None, default: Sampler) -> Sampler:

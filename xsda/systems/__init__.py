@@ -2,6 +2,7 @@
 
 from xsda.systems.base import DiscreteODE, MarkovChain
 from xsda.systems.classic import DampedSpring, LotkaVolterra
+from xsda.systems.kolmogorov import KolmogorovFlow
 from xsda.systems.lorenz import Lorenz63, Lorenz96
 
-__all__ = ["DampedSpring", "DiscreteODE", "Lorenz63", "Lorenz96", "LotkaVolterra", "MarkovChain"]
+__all__ = ["DampedSpring", "DiscreteODE", "KolmogorovFlow", "Lorenz63", "Lorenz96", "LotkaVolterra", "MarkovChain"]

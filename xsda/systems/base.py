@@ -16,8 +16,10 @@ Inside, a state is a tensor ``(..., channel, *space)`` in double precision; outs
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ import xarray as xr
 from torch import Tensor
 
 from xsda.version import __version__
+
+BLOCK = 16  # torch draws normal numbers in blocks of so many, and otherwise the last ones anew
 
 
 class MarkovChain(ABC):
@@ -70,12 +74,50 @@ class MarkovChain(ABC):
         """Initial states ``(members, channel, *space)``."""
         return torch.randn(members, *self.state_shape, dtype=torch.float64, generator=generator)
 
+    def initial_of(self, number: int, seed: int) -> Tensor:
+        """One initial state ``(channel, *space)``: the ``number``-th of all that follow from ``seed``.
+
+        It is ``initial(members)[number]``, with the generator of ``seed``, for as many ``members`` as a multiple of 16.
+        """
+        members = (number // BLOCK + 1) * BLOCK
+        return self.initial(members, torch.Generator().manual_seed(seed))[number]
+
     def transition(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """A random next state."""
         x = self.step(x)
         if self.noise:
             x = x + self.noise * torch.randn(x.shape, dtype=x.dtype, generator=generator)
         return x
+
+    def states(
+        self, x: Tensor, generator: torch.Generator, *, length: int, burn_in: int, every: int = 1, coarsen: int = 1
+    ) -> Iterator[Tensor]:
+        """The kept states one after another, from the initial states ``x`` ``(..., channel, *space)``.
+
+        Nothing else is remembered, so that fine states need not fit into memory together.
+        """
+        for k in range(length):
+            for _ in range(every if k else burn_in):
+                x = self.transition(x, generator)
+            yield self.coarsened(x, coarsen)
+
+    def coarsened(self, x: Tensor, factor: int) -> Tensor:
+        """Means over blocks of ``factor`` along each space dimension; ``x``: ``(..., channel, *space)``."""
+        for axis in range(-1, -1 - len(self.space), -1) if factor > 1 else ():
+            x = x.unflatten(axis, (-1, factor)).mean(axis)
+        return x
+
+    def check_coarsen(self, factor: int) -> int:
+        """``factor`` if blocks of so many points along each side fill the space; raises otherwise."""
+        factor = as_count("coarsen", factor, 1)
+        if factor > 1 and not self.space:
+            raise ValueError(f"coarsen={factor}: {type(self).__name__} has no space to average over; leave it at 1")
+        common = math.gcd(*self.space.values())
+        for name, size in self.space.items():
+            if size % factor:
+                fit = ", ".join(str(n) for n in range(2, common + 1) if common % n == 0) or "none but 1"
+                raise ValueError(f"coarsen={factor} does not divide the {size} points along {name!r}; would do: {fit}")
+        return factor
 
     def simulate(
         self,
@@ -85,6 +127,7 @@ class MarkovChain(ABC):
         seed: int = 0,
         burn_in: int | None = None,
         every: int = 1,
+        coarsen: int = 1,
     ) -> xr.Dataset:
         """Simulate labelled trajectories.
 
@@ -100,28 +143,23 @@ class MarkovChain(ABC):
             Steps made before the first kept state (default: enough to forget the initial state).
         every
             Keep every so many-th step.
+        coarsen
+            Keep means over blocks of so many points along each space dimension.
         """
-        burn_in = self.burn_in if burn_in is None else burn_in
-        for name, value, least in (("length", length, 1), ("every", every, 1), ("burn_in", burn_in, 0)):
-            if int(value) != value or value < least:
-                raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
+        length, every = as_count("length", length, 1), as_count("every", every, 1)
+        burn_in = as_count("burn_in", self.burn_in if burn_in is None else burn_in, 0)
+        coarsen = self.check_coarsen(coarsen)
         if members is not None and members < 1:
             raise ValueError(f"members={members} must be at least 1 (or None for a single trajectory)")
         generator = torch.Generator().manual_seed(seed)
         x = self.initial(members or 1, generator)
-        for _ in range(burn_in):
-            x = self.transition(x, generator)
-        states = [x]
-        for _ in range(length - 1):
-            for _ in range(every):
-                x = self.transition(x, generator)
-            states.append(x)
-        values = torch.stack(states, 1)
+        kept = self.states(x, generator, length=length, burn_in=burn_in, every=every, coarsen=coarsen)
+        values = torch.stack(list(kept), 1)
         if not bool(torch.isfinite(values).all()):
             raise FloatingPointError(f"{type(self).__name__} left the range of finite numbers; use a smaller dt")
         ds = self.label(values.numpy(), every=every)
         ds.attrs["history"] = (
-            f"xsda {__version__}: {self!r}.simulate({length=}, {members=}, {seed=}, {burn_in=}, {every=})"
+            f"xsda {__version__}: {self!r}.simulate({length=}, {members=}, {seed=}, {burn_in=}, {every=}, {coarsen=})"
         )
         return ds if members is not None else ds.isel(member=0, drop=True)
 
@@ -132,13 +170,19 @@ class MarkovChain(ABC):
         coords = {
             "time": ("time", time, {"long_name": "time", "units": "1", "axis": "T"}),
             "member": ("member", np.arange(values.shape[0]), {"standard_name": "realization"}),
-            **{
-                name: (name, np.arange(size), {"axis": name.upper(), "units": "1", "period": float(size)})
-                for name, size in self.space.items()
-            },
+            **{d: (d, *self.coordinate(d, n)) for d, n in zip(self.space, values.shape[3:], strict=True)},
         }
         data = {name: (dims, values[:, :, i], {"units": "1"}) for i, name in enumerate(self.variables)}
         return xr.Dataset(data, coords, {"Conventions": "CF-1.11", "title": f"{type(self).__name__} trajectory"})
+
+    def coordinate(self, name: str, size: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Values and attributes of a space coordinate: by default sites on a ring, counted.
+
+        With fewer points than sites, each lies in the middle of those that it is the mean of.
+        """
+        sites = self.space[name]
+        values = np.arange(sites) if size == sites else (np.arange(size) + 0.5) * (sites / size) - 0.5
+        return values, {"axis": name.upper(), "units": "1", "period": float(sites)}
 
     def to_tensor(self, ds: xr.Dataset) -> Tensor:
         """The values of a labelled trajectory as ``(..., time, channel, *space)``."""
@@ -165,6 +209,17 @@ class MarkovChain(ABC):
     def __repr__(self) -> str:
         parameters = ", ".join(f"{k}={v!r}" for k, v in vars(self).items())
         return f"{type(self).__name__}({parameters})"
+
+
+def as_count(name: str, value: Any, least: int) -> int:
+    """``value`` if it is an integer of at least ``least``; raises otherwise."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
+    return number
 
 
 class DiscreteODE(MarkovChain):

@@ -1,0 +1,251 @@
+"""What a posterior of Kolmogorov flow costs, each as a ratio in one run on one machine.
+
+    OMP_NUM_THREADS=1 python examples/benchmarks/kolmogorov_speed.py a b c d e [--prior kolmogorov] [--device cuda]
+
+a. fair CRPS over time: default assimilation and the SDA paper's recipe at several numbers of steps, same network.
+b. the loop's overhead over the bare network calls that it makes.
+c. forward and product of the network of the paper's size, executed in several ways. ``--public DIR`` adds the authors' own
+   network, from a checkout of github.com/francois-rozet/sda (which needs zuko).
+d. time and peak memory over the length of the trajectory.
+e. members in dask chunks on one and on two worker processes, one thread each.
+
+Run it on a quiet machine. On a GPU the times are the same lines, with ``--device cuda``; d reports the device's memory.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import xarray as xr
+
+import xsda
+from xsda import flow
+from xsda.diffusion.samplers import DPMpp2MSDE, PredictorCorrector
+from xsda.guidance import GaussianScore
+from xsda.nn import WindowUNet
+from xsda.systems import KolmogorovFlow
+
+SIGMA, FRAMES = 0.1, 8
+
+
+def seconds(function: Callable[[], object], repeat: int = 3) -> float:
+    """The best of some runs, after one that does not count."""
+    times = []
+    for k in range(repeat + 1):
+        started = time.perf_counter()
+        function()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if k:
+            times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def observed(seed: int, every: int = 4) -> tuple[xr.Dataset, xr.Dataset]:
+    """A truth that no prior was trained with, and every fourth point of it."""
+    truth = KolmogorovFlow().simulate(FRAMES, seed=10_000 + seed, coarsen=4)
+    points = slice(every // 2, None, every)
+    like = truth[["u", "v"]].isel(y=points, x=points)
+    return truth, truth.sda.observe(like, sigma=SIGMA, seed=seed)
+
+
+def part_a(o: argparse.Namespace) -> None:
+    def default(steps: int) -> dict[str, object]:
+        return {"sampler": DPMpp2MSDE(steps=steps, grid="centered", corrections=1, tau=0.5)}
+
+    def paper(steps: int) -> dict[str, object]:
+        sampler = PredictorCorrector(steps=steps, corrections=1, tau=0.5)
+        return {"guidance": GaussianScore(gamma=1e-2), "sampler": sampler, "redraw": 0}
+
+    ways = {f"default, {n} steps": default(n) for n in (8, 16, 32, 48)}
+    ways |= {f"paper, {n} steps": paper(n) for n in (32, 64, 128, 256)}
+    print(f"\na. every fourth point, {FRAMES} states, {o.members} members, {o.truths} truths\n")
+    print("| | evaluations | seconds | CRPS | RMSE | spread/skill | misfit / sigma |\n|---|---|---|---|---|---|---|")
+    cases = [observed(i) for i in range(o.truths)]
+    for name, how in ways.items():
+        rows = []
+        for truth, obs in cases:
+            started = time.perf_counter()
+            post = truth.sda.assimilate(
+                obs, o.prior, members=o.members, sigma=SIGMA, device=o.device, progress=False, **how
+            )
+            spent = time.perf_counter() - started
+            w, right = (flow.vorticity(d).to_dataset(name="w") for d in (post, truth))
+            t = xsda.evaluate(w, right).isel(variable=0)
+            misfit = (xsda.observe(post[["u", "v"]], obs) - obs).to_array() / SIGMA
+            rows.append([post.denoiser_evaluations, spent, t.crps, t.rmse, t.spread_skill, misfit.std()])
+        means = np.array(rows, dtype=float).mean(0)
+        print(f"| {name} | {means[0]:.0f} | " + " | ".join(f"{m:.3g}" for m in means[1:]) + " |", flush=True)
+
+
+def part_b(o: argparse.Namespace) -> None:
+    truth, obs = observed(0)
+    prior = o.prior
+    count = 4
+    steps = 12
+    sampler = DPMpp2MSDE(steps=steps, grid="centered", corrections=1, tau=0.5)
+    shape = (count, *prior.bind(truth).shape)
+    denoiser = prior.denoiser.conditioned(prior.bind(truth).context())
+
+    def whole() -> None:
+        truth.sda.assimilate(obs, prior, members=count, sigma=SIGMA, sampler=sampler, redraw=0, progress=False)
+
+    def bare() -> None:
+        x, t = torch.randn(shape).requires_grad_(), torch.tensor(0.5)
+        for _ in range(sampler.evaluations):
+            y = denoiser(x, t)
+            torch.autograd.grad(y, x, torch.ones_like(y))
+
+    a, b = seconds(bare), seconds(whole)
+    print(
+        f"\nb. {sampler.evaluations} calls of the network alone {a:.2f} s, the whole assimilation {b:.2f} s: {b / a - 1:+.1%}"
+    )
+
+
+def part_c(o: argparse.Namespace) -> None:
+    sizes = {"hidden": (96, 192, 384), "blocks": (3, 3, 3), "features": 64}
+    net = WindowUNet(2, 5, boundaries=("periodic", "periodic"), context=1, **sizes).to(o.device).requires_grad_(False)
+    for p in net.parameters():
+        p.normal_(std=0.02)
+    windows = 1 if o.device == "cpu" else 16
+    x = torch.randn(windows, 5, 2, 64, 64, device=o.device)
+    level, context = torch.zeros((), device=o.device), torch.randn(1, 1, 1, 64, 64, device=o.device)
+
+    def product(call: Callable[[torch.Tensor], torch.Tensor], half: bool = False) -> Callable[[], object]:
+        def once() -> object:
+            z = x.clone().requires_grad_()
+            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=half):
+                y = call(z)
+            return torch.autograd.grad(y.float(), z, torch.ones_like(z))
+
+        return once
+
+    ways: dict[str, Callable[[], object]] = {}
+    if o.public:
+        ways["the authors' network"] = product(public(o.public, x))
+    ways["float32"] = product(lambda z: net(z, level, context))
+    last = WindowUNet(2, 5, boundaries=("periodic", "periodic"), context=1, **sizes).to(o.device).requires_grad_(False)
+    last.load_state_dict(net.state_dict())
+    last = last.to(memory_format=torch.channels_last)
+    ways["float32, weights channels-last"] = product(lambda z: last(z, level, context))
+    ways["bf16"] = product(lambda z: net(z, level, context), half=True)
+    ways["bf16, weights channels-last"] = product(lambda z: last(z, level, context), half=True)
+    if o.compile:
+        compiled = torch.compile(last)
+        ways["float32, compiled"] = product(lambda z: compiled(z, level, context))
+        ways["bf16, compiled"] = product(lambda z: compiled(z, level, context), half=True)
+    trained = WindowUNet(2, 5, boundaries=("periodic", "periodic"), context=1, **sizes).to(o.device)
+
+    def with_weights() -> object:
+        y = trained(x.clone().requires_grad_(), level, context)
+        return y.sum().backward()
+
+    ways["float32, gradients of the weights as well"] = with_weights
+    print(
+        f"\nc. forward and product, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters, {windows} windows\n"
+    )
+    print("| | seconds | times as fast |\n|---|---|---|")
+    first = None
+    for name, way in ways.items():
+        spent = seconds(way)
+        first = first or spent
+        print(f"| {name} | {spent:.3f} | {first / spent:.2f} |", flush=True)
+
+
+def public(folder: str, x: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The network of the paper's experiment from the authors' repository, in its own words."""
+    sys.path.insert(0, folder)
+    from sda.score import ScoreUNet
+
+    net = ScoreUNet(
+        10, context=1, embedding=64, hidden_channels=(96, 192, 384), hidden_blocks=(3, 3, 3), kernel_size=3,
+        activation=torch.nn.SiLU, spatial=2, padding_mode="circular",
+    ).to(x.device)  # fmt: skip
+    c = torch.randn(len(x), 1, 64, 64, device=x.device)
+    print(f"(the authors' network has {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters)")
+    return lambda z: net(z.flatten(1, 2), torch.zeros(len(x), device=x.device), c).reshape(z.shape)
+
+
+def part_d(o: argparse.Namespace) -> None:
+    print("\nd. one member, 4 steps (7 evaluations)\n")
+    print("| states | seconds | seconds a state | peak memory, GiB |\n|---|---|---|---|")
+    for length in (8, 32, 128, 512):
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            __file__,
+            "one",
+            "--prior",
+            o.name,
+            "--device",
+            o.device,
+            "--length",
+            str(length),
+        ]
+        spent, peak = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+        print(f"| {length} | {spent:.2f} | {spent / length:.4f} | {peak:.2f} |", flush=True)
+
+
+def part_one(o: argparse.Namespace) -> None:
+    """In a process of its own, for its peak memory."""
+    system = KolmogorovFlow(resolution=64)
+    grid = system.label(np.zeros((1, o.length, 2, 64, 64), np.float32)).isel(member=0, drop=True)
+    obs = grid[["u", "v"]].isel(time=slice(None, None, 4), x=slice(None, None, 8), y=slice(None, None, 8))
+    sampler = DPMpp2MSDE(steps=4, grid="centered", corrections=1, tau=0.5)
+
+    def once() -> None:
+        grid.sda.assimilate(
+            obs, o.prior, members=1, sigma=SIGMA, sampler=sampler, redraw=0, device=o.device, progress=False
+        )
+
+    spent = seconds(once, repeat=1)
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if o.device == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    print(spent, peak / 2**30)
+
+
+def part_e(o: argparse.Namespace) -> None:
+    from distributed import Client, LocalCluster
+
+    truth, obs = observed(0)
+    spent = {}
+    for workers in (1, 2):
+        with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+
+            def once() -> None:
+                truth.sda.assimilate(
+                    obs, o.prior, members=o.members, sigma=SIGMA, steps=12, redraw=0, chunks={"member": o.members // 4}
+                ).compute()
+
+            spent[workers] = seconds(once, repeat=2)
+    print(
+        f"\ne. {o.members} members in 4 chunks: 1 worker {spent[1]:.1f} s, 2 workers {spent[2]:.1f} s: "
+        f"efficiency {spent[1] / spent[2] / 2:.2f}"
+    )
+
+
+PARTS = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e, "one": part_one}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="+", choices=PARTS)
+    parser.add_argument("--prior", dest="name", default="kolmogorov")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--members", type=int, default=8)
+    parser.add_argument("--truths", type=int, default=2)
+    parser.add_argument("--length", type=int, default=8)
+    parser.add_argument("--compile", action="store_true", help="also torch.compile in part c")
+    parser.add_argument("--public", help="checkout of the authors' code, for part c")
+    o = parser.parse_args()
+    o.prior = xsda.load_model(o.name)
+    for part in o.parts:
+        PARTS[part](o)

@@ -1,0 +1,33 @@
+"""A nonlinear instrument: w / (1 + |w|) of the vorticity w of 4 x 4 means, every 3rd of 8 states, error 0.05.
+
+Where the vorticity is strong the instrument saturates. w is the difference of velocities between neighbouring blocks.
+
+    python examples/kolmogorov/saturation.py --members 16 --truths 4
+"""
+
+import common
+
+from xsda import flow
+
+FACTOR = 4
+
+
+def saturated(state):
+    """On all points of the grid, the same in each block."""
+    means = {name: flow.coarsen(state[name], FACTOR) for name in ("u", "v")}
+    w = flow.vorticity(means, spacing=1.0)
+    return (w / (1 + w.abs())).repeat_interleave(FACTOR, -2).repeat_interleave(FACTOR, -1)
+
+
+one = slice(1, None, FACTOR)
+common.run(
+    common.Experiment(
+        "saturating vorticity of 4 x 4 means, every 3rd state",
+        frames=8,
+        sigma=0.05,
+        observed=lambda truth: truth[["u"]].isel(time=slice(None, None, 3), y=one, x=one).rename(u="signal"),
+        derived={"signal": saturated},
+        steps=512,
+    ),
+    common.parser(__doc__).parse_args(),
+)

@@ -1,0 +1,116 @@
+"""Recipes: a prior from one file, and what is wrong with a file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import xarray as xr
+
+import xsda
+from xsda.recipe import Recipe
+
+SMALL = """
+name = "small"
+
+[data]
+system = "lorenz96"
+trajectories = 10
+length = 12
+burn_in = 4
+seed = 3
+
+[data.parameters]
+n = 8
+
+[network]
+name = "TemporalNet"
+width = 4
+dilations = [1, 1]
+
+[train]
+window = 4
+periodic = ["x"]
+steps = 4
+batch_size = 4
+validate_every = 2
+validation_batches = 1
+"""
+
+
+def written(tmp_path, text=SMALL):
+    path = tmp_path / "small.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_recipe_does_what_the_same_call_does(tmp_path):
+    prior = Recipe.read(written(tmp_path)).cook(tmp_path / "small.safetensors", progress=False)
+    ds = xr.open_zarr(tmp_path / "small-data.zarr", consolidated=False).load()
+    assert dict(ds.sizes) == {"trajectory": 10, "time": 12, "x": 8}
+    options = {"steps": 4, "batch_size": 4, "validate_every": 2, "validation_batches": 1, "progress": False}
+    network = {"name": "TemporalNet", "width": 4, "dilations": (1, 1)}
+    same = xsda.train(ds, window=4, network=network, periodic=["x"], **options)
+    for a, b in zip(prior.denoiser.parameters(), same.denoiser.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    saved = xsda.load_model(tmp_path / "small.safetensors")
+    assert saved.hash == prior.hash
+    assert saved.name == "small"
+    assert "Lorenz96" in saved.info["data"]
+    assert (tmp_path / "small.safetensors.csv").is_file()
+
+
+def test_data_in_memory_or_from_a_file(tmp_path):
+    memory = SMALL.replace("trajectories", "members").replace("small", "memory")
+    Recipe.read(written(tmp_path, memory)).cook(tmp_path / "memory.safetensors", progress=False)
+    assert not (tmp_path / "memory-data.zarr").exists()
+    xsda.systems.Lorenz96(n=8).simulate(12, 10, seed=3, burn_in=4).to_netcdf(tmp_path / "mine.nc")
+    head, tail = memory.split("[data]")[0], memory.split("[network]")[1]
+    text = f'{head}[data]\npath = "mine.nc"\n\n[network]{tail}'
+    Recipe.read(written(tmp_path, text)).cook(tmp_path / "file.safetensors", progress=False)
+    one, two = (xsda.load_model(tmp_path / f"{n}.safetensors").denoiser.state_dict() for n in ("memory", "file"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[train]", "[trian]", r"unknown key 'trian'; did you mean 'train'"),
+        ("steps", "step", r"\[train\] unknown key 'step'; did you mean 'steps'"),
+        ("trajectories", "trajektories", r"\[data\] unknown key 'trajektories'; did you mean 'trajectories'"),
+        ("lorenz96", "lorenz69", r"unknown system 'lorenz69'; did you mean 'lorenz96'"),
+        ("width = 4", "widht = 4", r"TemporalNet has no parameter 'widht'; did you mean 'width'"),
+        ("TemporalNet", "TemporallNet", r"network 'TemporallNet' is unknown; did you mean 'TemporalNet'"),
+        ("width = 4", "channels = 4", r"no parameter 'channels'"),
+        ("trajectories = 10", "", r"members \(in memory\) or trajectories"),
+        ('system = "lorenz96"', "", r"either a file \(path\) or a system"),
+        ('name = "small"', "", r"lacks 'name'"),
+        ("seed = 3", "seed = = 3", r"is not valid TOML.*line"),
+        ("n = 8", "sites = 8", r"Lorenz96.*'sites'"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_named(tmp_path, old, new, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        Recipe.read(written(tmp_path, SMALL.replace(old, new, 1))).cook(tmp_path / "a.safetensors", progress=False)
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+RECIPES = sorted((Path(__file__).parents[1] / "examples/training").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_the_recipes_of_the_shipped_priors_are_recipes(path):
+    recipe = Recipe.read(path)
+    assert recipe.name == path.stem
+    if recipe.name in xsda.models():
+        prior = xsda.load_model(recipe.name)
+        config = prior.denoiser.network.config
+        for key, value in recipe.network.items():
+            assert key == "name" or list(config[key]) == list(value) if isinstance(value, list) else True
+        assert prior.info["training_steps"] == recipe.train["steps"]
+        assert prior.info["training_window"] == recipe.train["window"]
+        assert prior.info["batch_size"] == recipe.train["batch_size"]
+
+
+def test_every_embedded_prior_has_its_recipe():
+    assert {name for name, where in xsda.models().items() if where == "embedded"} <= {p.stem for p in RECIPES}

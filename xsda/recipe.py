@@ -1,0 +1,143 @@
+"""A prior from one file: which data, which network, how it is trained.
+
+A recipe is a TOML file; ``xsda train recipe.toml`` makes the prior, and goes on where it stopped if it was interrupted::
+
+    name = "lorenz96"
+
+    [data]                      # a system, simulated; or path = "mine.zarr"
+    system = "lorenz96"
+    members = 512               # in memory; or trajectories = 512, streamed to ``path``
+    length = 512
+    seed = 1
+
+    [network]                   # a class of xsda.nn and its parameters
+    name = "TemporalNet"
+    width = 48
+
+    [train]                     # parameters of xsda.train
+    window = 24
+    steps = 6000
+
+The recipes of the priors in the package lie in examples/training.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from xsda import systems
+from xsda.diffusion.schedules import SCHEDULES
+from xsda.files import read
+from xsda.names import choose
+from xsda.priors.prior import Prior
+from xsda.simulation import SYSTEMS, simulate_to
+from xsda.training import TrainingOptions, train
+
+PARTS = ("name", "data", "network", "train", "schedule")
+DATA = (
+    "path",
+    "system",
+    "parameters",
+    "members",
+    "trajectories",
+    "length",
+    "burn_in",
+    "every",
+    "coarsen",
+    "seed",
+    "variables",
+)
+TRAIN = (
+    *(k for k in inspect.signature(train).parameters
+      if k not in ("ds", "network", "validation", "schedule", "checkpoint", "log", "callback", "progress", "device", "name", "options")),
+    *TrainingOptions.__dataclass_fields__,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a recipe file says, checked."""
+
+    name: str
+    data: Mapping[str, Any]
+    network: Mapping[str, Any] = field(default_factory=lambda: {"name": "TemporalNet"})
+    train: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check("[data]", self.data, DATA)
+        _check("[train]", self.train, TRAIN)
+        if "system" not in self.data:
+            if not {"path"} <= set(self.data) <= {"path", "variables"}:
+                raise ValueError("[data] must name either a file (path) or a system to simulate, with its parameters")
+        elif self.data["system"] not in SYSTEMS:
+            raise ValueError(f"unknown system {self.data['system']!r}; {choose(self.data['system'], SYSTEMS)}")
+        elif ("members" in self.data) == ("trajectories" in self.data):
+            raise ValueError("[data] must say how many: members (in memory) or trajectories (streamed to a file)")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Recipe:
+        """From a TOML file; paths in it are relative to it."""
+        try:
+            content = tomllib.loads(Path(path).read_text())
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{path} is not valid TOML: {error}") from error
+        _check(f"{path}:", content, PARTS)
+        for needed in ("name", "data"):
+            if needed not in content:
+                raise ValueError(f"{path} lacks {needed!r}; a recipe has {', '.join(PARTS)}")
+        if "path" in content["data"]:
+            content["data"]["path"] = str(Path(path).parent / content["data"]["path"])
+        try:
+            return cls(**content)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def load(self, folder: Path, *, workers: int = 1, progress: bool = True) -> xr.Dataset:
+        """The training data, simulated if they are not there; streamed ones lie in ``folder`` unless they have a path."""
+        said = dict(self.data)
+        variables = said.pop("variables", None)
+        if "system" not in said:
+            ds = read(Path(said["path"]))
+        else:
+            system = getattr(systems, SYSTEMS[said.pop("system")])(**said.pop("parameters", {}))
+            if "members" in said:
+                ds = system.simulate(said.pop("length"), said.pop("members"), **said)
+            else:
+                path = Path(said.pop("path", folder / f"{self.name}-data.zarr"))
+                if not path.exists() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                    raise FileNotFoundError(f"the data {path} are not there; make them first, with xsda simulate")
+                ds = read(simulate_to(path, system, workers=workers, progress=progress, **said))
+        return ds if variables is None else ds[[*variables, *self.train.get("context", ())]]
+
+    def cook(
+        self, out: Path, *, workers: int = 1, device: str = "auto", progress: bool = True, overwrite: bool = False
+    ) -> Prior:
+        """Train, with checkpoint and log beside ``out``, and save."""
+        schedule = dict(self.schedule)
+        options: dict[str, Any] = dict(self.train)
+        if schedule:
+            options["schedule"] = SCHEDULES[schedule.pop("name")](**schedule)
+        ds = self.load(out.parent, workers=workers, progress=progress)
+        prior = train(
+            ds, network=self.network, checkpoint=out.with_name(out.name + ".checkpoint"), log=out.with_name(out.name + ".csv"),
+            device=device, progress=progress, name=self.name, **options,
+        )  # fmt: skip
+        prior.info["data"] = ds.attrs.get("history", str(self.data.get("path", "")))
+        if int(os.environ.get("RANK", "0")) == 0:
+            prior.save(out, overwrite=overwrite)
+        return prior
+
+
+def _check(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise ValueError(f"{where} unknown key {key!r}; {choose(key, known)}")
