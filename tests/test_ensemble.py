@@ -39,6 +39,20 @@ def test_the_batch_is_halved_until_it_fits_with_one_notice(room, batch):
     assert not caught or "out of memory with" in str(caught[0].message)
 
 
+@pytest.mark.parametrize("room", [16, 20, 33, 47])
+def test_what_is_sampled_together_stays_together(room):
+    """Populations of 16: each is computed once, whole."""
+    task = Small(room)
+    task.group = 16
+    with pytest.warns(RuntimeWarning, match="out of memory"):
+        compute(task, range(64), batch=64, progress=False, label="")
+    assert task.done == list(range(64))
+    task = Small(15)
+    task.group = 16
+    with pytest.raises(MemoryError, match="for 16 members"), pytest.warns(RuntimeWarning, match="out of memory"):
+        compute(task, range(64), batch=64, progress=False, label="")
+
+
 def test_a_member_that_does_not_fit_is_an_error():
-    with pytest.raises(MemoryError, match="one member of"), pytest.warns(RuntimeWarning, match="out of memory"):
+    with pytest.raises(MemoryError, match="for 1 member of"), pytest.warns(RuntimeWarning, match="out of memory"):
         compute(Small(0), range(4), batch=4, progress=False, label="")

@@ -86,11 +86,23 @@ def test_data_in_memory_or_from_a_file(tmp_path):
         ('system = "lorenz96"', "", r"either a file \(path\) or a system"),
         ('name = "small"', "", r"lacks 'name'"),
         ("seed = 3", "seed = = 3", r"is not valid TOML.*line"),
-        ("n = 8", "sites = 8", r"Lorenz96.*'sites'"),
+        ("n = 8", "sites = 8", r"parameters\].*'sites'"),
+        ("steps = 4", 'steps = "many"', r"steps='many' must be an integer"),
+        ("steps = 4", "steps = true", r"steps=True must be an integer"),
+        ("window = 4", "window = 4.5", r"window=4.5 must be an integer"),
+        ("width = 4", 'width = "wide"', r"cannot be made"),
+        ("length = 12", "", r"must say the length"),
+        ("trajectories = 10", 'members = 10\npath = "a.zarr"', r"simulated in memory; leave path out"),
+        ("[train]", "[[train]]", r"\[train\] must be one table"),
+        ('name = "small"', "name = 3", r"name = 3 must be a text"),
+        ("[train]", '[schedule]\nname = "vpp"\n\n[train]', r"unknown name 'vpp'"),
+        ("[train]", '[schedule]\nname = "VE"\nsigma = 3\n\n[train]', r"\[schedule\].*'sigma'"),
+        ("[train]", "[train]\nwidth = 8", r"width=8 goes with the name of a network"),
+        ("periodic", 'context = ["orography"]\nperiodic', r"'orography' is not in the Dataset"),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_named(tmp_path, old, new, message):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, KeyError), match=message):
         Recipe.read(written(tmp_path, SMALL.replace(old, new, 1))).cook(tmp_path / "a.safetensors", progress=False)
     assert not (tmp_path / "a.safetensors").exists()
 

@@ -96,6 +96,7 @@ def compute(
     """All members now, ``batch`` at a time: their values, and notes (member, note)."""
     out = np.empty((len(members), *task.shape), np.float32)
     notes = np.empty((len(members), len(task.notes)), np.float32)
+    group = getattr(task, "group", 1)  # members that are sampled together
     disable = None if progress is None else not progress
     planned = -(-len(members) // batch) * task.steps
     with tqdm(total=planned, desc=label, unit="step", disable=disable) as bar:
@@ -104,24 +105,26 @@ def compute(
             part = slice(start, start + batch)
             try:
                 out[part], notes[part] = task(members[part], lambda _: bar.update() and None)
-            except torch.OutOfMemoryError as error:
-                if min(batch, len(members)) == 1:
-                    raise MemoryError(
-                        f"the device has too little memory for one member of {task.shape}; use precision='bf16', a shorter "
-                        "trajectory or a larger device"
-                    ) from error
-                if bar.total == planned:  # the first time
-                    warnings.warn(
-                        f"the device ran out of memory with {min(batch, len(members))} members at once; going on with fewer "
-                        "(a smaller batch=... from the start saves the detour)",
-                        RuntimeWarning,
-                        stacklevel=2,
-                    )
-                torch.cuda.empty_cache()
-                batch = min(batch, len(members)) // 2
-                bar.total = bar.n + -(-(len(members) - start) // batch) * task.steps
+            except torch.OutOfMemoryError:
+                short = min(batch, len(members))
+            else:
+                start += batch
                 continue
-            start += batch
+            torch.cuda.empty_cache()  # what the failed call held is free by now
+            if short <= group:
+                raise MemoryError(
+                    f"the device has too little memory for {short} member{'s' * (short > 1)} of shape {task.shape} at once; use "
+                    "precision='bf16', a shorter trajectory or a larger device"
+                )
+            if bar.total == planned:  # the first time
+                warnings.warn(
+                    f"the device ran out of memory with {short} members at once; going on with fewer (a smaller batch=... "
+                    "from the start saves the detour)",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            batch = max(group, short // 2 // group * group)
+            bar.total = bar.n + -(-(len(members) - start) // batch) * task.steps
     return out, notes
 
 

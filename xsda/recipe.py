@@ -26,7 +26,7 @@ from __future__ import annotations
 import inspect
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,14 @@ from typing import Any
 import xarray as xr
 
 from xsda import systems
-from xsda.diffusion.schedules import SCHEDULES
+from xsda.diffusion.schedules import SCHEDULES, Schedule
 from xsda.files import read
 from xsda.names import choose
 from xsda.priors.prior import Prior
 from xsda.simulation import SYSTEMS, simulate_to
 from xsda.training import TrainingOptions, train
+from xsda.training.networks import check_network
+from xsda.training.parallel import leads
 
 PARTS = ("name", "data", "network", "train", "schedule")
 DATA = (
@@ -68,20 +70,54 @@ class Recipe:
 
     name: str
     data: Mapping[str, Any]
-    network: Mapping[str, Any] = field(default_factory=lambda: {"name": "TemporalNet"})
+    network: str | Mapping[str, Any] = "temporal"
     train: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"name = {self.name!r} must be a text: the name of the prior")
+        for part in ("data", "train", "schedule"):
+            if not isinstance(getattr(self, part), Mapping):
+                raise ValueError(f"[{part}] must be one table, got {getattr(self, part)!r}")
         _check("[data]", self.data, DATA)
         _check("[train]", self.train, TRAIN)
+        TrainingOptions(**{k: v for k, v in self.train.items() if k in TrainingOptions.__dataclass_fields__})
+        if not isinstance(self.network, str):
+            check_network(self.network)
+        self._schedule()
         if "system" not in self.data:
             if not {"path"} <= set(self.data) <= {"path", "variables"}:
                 raise ValueError("[data] must name either a file (path) or a system to simulate, with its parameters")
-        elif self.data["system"] not in SYSTEMS:
-            raise ValueError(f"unknown system {self.data['system']!r}; {choose(self.data['system'], SYSTEMS)}")
-        elif ("members" in self.data) == ("trajectories" in self.data):
+            return
+        self._system()
+        if ("members" in self.data) == ("trajectories" in self.data):
             raise ValueError("[data] must say how many: members (in memory) or trajectories (streamed to a file)")
+        if "length" not in self.data:
+            raise ValueError("[data] must say the length of the trajectories, in states")
+        if "members" in self.data and "path" in self.data:
+            raise ValueError("[data] members are simulated in memory; leave path out, or say trajectories")
+
+    def _schedule(self) -> Schedule | None:
+        options = dict(self.schedule)
+        name = options.pop("name", None)
+        if not self.schedule:
+            return None
+        if name not in SCHEDULES:
+            raise ValueError(f"[schedule] unknown name {name!r}; {choose(name, SCHEDULES)}")
+        try:
+            return SCHEDULES[name](**options)
+        except TypeError as error:
+            raise ValueError(f"[schedule] {error}") from error
+
+    def _system(self) -> systems.MarkovChain:
+        name = self.data["system"]
+        if name not in SYSTEMS:
+            raise ValueError(f"unknown system {name!r}; {choose(name, SYSTEMS)}")
+        try:
+            return getattr(systems, SYSTEMS[name])(**self.data.get("parameters", {}))
+        except TypeError as error:
+            raise ValueError(f"[data.parameters] {error}") from error
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Recipe:
@@ -103,38 +139,37 @@ class Recipe:
 
     def load(self, folder: Path, *, workers: int = 1, progress: bool = True) -> xr.Dataset:
         """The training data, simulated if they are not there; streamed ones lie in ``folder`` unless they have a path."""
-        said = dict(self.data)
-        variables = said.pop("variables", None)
-        if "system" not in said:
-            ds = read(Path(said["path"]))
+        said = {k: v for k, v in self.data.items() if k not in ("system", "parameters", "variables", "path")}
+        if "system" not in self.data:
+            ds = read(self.data["path"])
+        elif "members" in self.data:
+            ds = self._system().simulate(said.pop("length"), said.pop("members"), **said)
         else:
-            system = getattr(systems, SYSTEMS[said.pop("system")])(**said.pop("parameters", {}))
-            if "members" in said:
-                ds = system.simulate(said.pop("length"), said.pop("members"), **said)
-            else:
-                path = Path(said.pop("path", folder / f"{self.name}-data.zarr"))
-                if not path.exists() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                    raise FileNotFoundError(f"the data {path} are not there; make them first, with xsda simulate")
-                ds = read(simulate_to(path, system, workers=workers, progress=progress, **said))
-        return ds if variables is None else ds[[*variables, *self.train.get("context", ())]]
+            path = Path(self.data.get("path", folder / f"{self.name}-data.zarr"))
+            if not path.exists() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise FileNotFoundError(f"the data {path} are not there; make them first, with xsda simulate")
+            ds = read(simulate_to(path, self._system(), workers=workers, progress=progress, **said))
+        if "variables" not in self.data:
+            return ds
+        return ds[[*_names(self.data["variables"]), *_names(self.train.get("context", ()))]]
 
     def cook(
         self, out: Path, *, workers: int = 1, device: str = "auto", progress: bool = True, overwrite: bool = False
     ) -> Prior:
         """Train, with checkpoint and log beside ``out``, and save."""
-        schedule = dict(self.schedule)
-        options: dict[str, Any] = dict(self.train)
-        if schedule:
-            options["schedule"] = SCHEDULES[schedule.pop("name")](**schedule)
         ds = self.load(out.parent, workers=workers, progress=progress)
         prior = train(
             ds, network=self.network, checkpoint=out.with_name(out.name + ".checkpoint"), log=out.with_name(out.name + ".csv"),
-            device=device, progress=progress, name=self.name, **options,
+            device=device, progress=progress, name=self.name, schedule=self._schedule(), **self.train,
         )  # fmt: skip
         prior.info["data"] = ds.attrs.get("history", str(self.data.get("path", "")))
-        if int(os.environ.get("RANK", "0")) == 0:
+        if leads():
             prior.save(out, overwrite=overwrite)
         return prior
+
+
+def _names(value: str | Sequence[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value
 
 
 def _check(where: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 """What led to a ring? Vorticity 0.6 (per point of the grid) on a ring of the last of 8 states, error 0.2.
 
-There is no truth: nobody knows whether the flow ever does this.
+There is no truth: nobody knows whether the flow ever does this. (The paper's vorticity has the other sign, which by the symmetry
+of the flow is the same question eight points further along y.)
 
     python examples/kolmogorov/ring.py --members 16
 """

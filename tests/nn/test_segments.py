@@ -20,7 +20,7 @@ def network(request):
     return made.double()
 
 
-@pytest.mark.parametrize("frames", [1, 4, 7, 40])
+@pytest.mark.parametrize("frames", [1, 8, 14, 80])
 @pytest.mark.parametrize("times", [1, 23])
 def test_pieces_and_their_gradient_are_exact(network, frames, times):
     generator = torch.Generator().manual_seed(1)
@@ -47,5 +47,6 @@ def test_the_network_never_sees_more_than_a_piece_and_its_surroundings(network):
             torch.zeros(1).double(),
             torch.zeros(1, 1, 1, 4, 4).double(),
         )
-    assert max(seen) == 5 + 2 * network.reach
-    assert len(seen) == 8
+    piece = max(5, 2 * network.reach)
+    assert max(seen) <= piece + 2 * network.reach
+    assert len(seen) == -(-40 // piece)

@@ -1,5 +1,7 @@
 """Several priors, one ensemble."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -64,6 +66,22 @@ def test_members_that_cannot_be(grid, obs, members):
     for model in (prior(0.0, "low"), [prior(0.0, "low"), prior(1.0, "high")]):
         with pytest.raises(ValueError, match="members="):
             grid.sda.assimilate(obs, model, members=members, progress=False)
+
+
+def test_populations_are_not_shared_out(grid, obs):
+    tds = xsda.samplers.TDS(steps=8, particles=4)
+    whole = grid.sda.assimilate(obs, prior(0.0, "low"), members=8, sampler=tds, progress=False)
+    part = grid.sda.assimilate(obs, prior(0.0, "low"), members=range(4, 8), sampler=tds, progress=False)
+    np.testing.assert_allclose(part.level, whole.level[4:], atol=1e-6)
+    for model, members in ((prior(0.0, "low"), range(2, 6)), ([prior(0.0, "low"), prior(1.0, "high")], 8)):
+        with pytest.raises(ValueError, match="populations of 4 particles"):
+            grid.sda.assimilate(obs, model, members=members, sampler=tds, progress=False)
+
+
+def test_pools_of_pools_and_steps_that_differ_by_rounding(grid):
+    low, high = prior(0.0, "low"), prior(1.0, "high")
+    high.layout = dataclasses.replace(high.layout, dt=high.layout.dt * (1 + 1e-12))
+    assert [p.name for p in xsda.load_model([xsda.load_model([low, high]), [low]]).priors] == ["low", "high", "low"]
 
 
 def test_priors_of_different_worlds_are_not_pooled():

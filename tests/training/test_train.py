@@ -111,7 +111,10 @@ def test_a_checkpoint_of_another_training_is_refused(spring, tmp_path):
     xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
     with pytest.raises(ValueError, match=r"learning_rate: 0\.001 then, 0\.1 now"):
         xsda.train(spring, window=8, network=network(), steps=10, learning_rate=0.1, checkpoint=path, **QUICK)
-    with pytest.raises(ValueError, match="another network"):
+    same_shapes = TemporalNet(2, width=12, dilations=(4, 8), features=16)
+    with pytest.raises(ValueError, match=r"network: .*'dilations': .1, 2.*then.*'dilations': .4, 8.*now"):
+        xsda.train(spring, window=8, network=same_shapes, steps=10, checkpoint=path, **QUICK)
+    with pytest.raises(ValueError, match="network"):
         xsda.train(spring, window=8, network=TemporalNet(2, width=9), steps=10, checkpoint=path, **QUICK)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match="damaged"):
@@ -342,6 +345,28 @@ if os.environ.get("RANK", "0") == "0":
     one_prior, two_prior = (xsda.load_model(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
     for a, b in zip(one_prior.denoiser.parameters(), two_prior.denoiser.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-5)
+
+
+def test_batches_have_a_multiple_of_the_processes(spring):
+    windows = Windows(spring, fit_scaling(spring, Layout.of(spring)), 8, piece_bytes=8 * 30 * 3, held=1)
+    sizes = {len(x) for x, _ in itertools.islice(windows.batches(40, seed=0, multiple=7), 200)}
+    assert all(n % 7 == 0 for n in sizes)
+    with pytest.raises(ValueError, match="too few windows"):
+        next(
+            Windows(spring.isel(time=slice(0, 8), trajectory=slice(0, 3)), windows.grid.layout, 8).batches(
+                4, 0, multiple=5
+            )
+        )
+
+
+def test_a_prior_takes_the_lengths_it_was_trained_with(spring):
+    for shortest, taken in (
+        (3, 4),
+        (5, 8),
+        (8, 8),
+    ):  # of windows of 8: halves are the shortest segments that are long enough
+        prior = xsda.train(spring, window=8, network=network(), steps=2, shortest=shortest, **QUICK)
+        assert prior.window == taken
 
 
 def test_data_are_prepared_ahead_and_errors_come_through():

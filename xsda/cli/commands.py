@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +142,7 @@ def simulate(
     help="File of the prior (.safetensors) [default for a recipe: its name].",
 )
 @click.option("--window", default=5, show_default=True, help="Consecutive states in a training sample.")
-@click.option("--network", default="temporal", show_default=True, help="temporal or markov.")
+@click.option("--network", default="temporal", show_default=True, help="temporal, spacetime or markov.")
 @click.option("--width", default=None, type=int, help="Features of the network.")
 @click.option("--periodic", multiple=True, help="Name of a periodic dimension; may be repeated.")
 @click.option("--context", multiple=True, help="Static field that the network reads; may be repeated.")
@@ -174,6 +173,7 @@ def train(ctx: click.Context, data: str, out: Path | None, window: int, network:
     torchrun --nproc-per-node 4 -m xsda train recipe.toml
     """
     from xsda.training import train as fit
+    from xsda.training.parallel import leads
 
     recipe = None
     if Path(data).suffix == ".toml":
@@ -197,7 +197,7 @@ def train(ctx: click.Context, data: str, out: Path | None, window: int, network:
         raise ValueError(f"--out {out} must end in .safetensors")
     if recipe is not None:
         prior = recipe.cook(out, workers=workers, device=device, progress=not quiet, overwrite=overwrite)
-        if int(os.environ.get("RANK", "0")) == 0:
+        if leads():
             click.echo(f"{prior}\nwrote {out}")
         return
     prior = fit(
@@ -206,9 +206,9 @@ def train(ctx: click.Context, data: str, out: Path | None, window: int, network:
         log=log, seed=seed, device=device, name=name or out.stem, progress=not quiet,
     )  # fmt: skip
     prior.info["data"] = Path(data).name
-    prior.save(out, overwrite=overwrite)
-    click.echo(prior)
-    click.echo(f"wrote {out}")
+    if leads():
+        prior.save(out, overwrite=overwrite)
+        click.echo(f"{prior}\nwrote {out}")
 
 
 @click.command()

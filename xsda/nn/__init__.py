@@ -26,6 +26,14 @@ def network_config(network: nn.Module) -> dict[str, Any]:
     return {"name": name, **network.config}  # type: ignore[dict-item]
 
 
+def network_identity(network: nn.Module) -> dict[str, Any]:
+    """The same, or the name alone of a network of the user's own: usable, but not to be written."""
+    try:
+        return network_config(network)
+    except ValueError:
+        return {"name": type(network).__name__, "storable": False}
+
+
 def build_network(config: Mapping[str, Any]) -> nn.Module:
     """The network that ``config`` describes, with fresh weights."""
     options = dict(config)
@@ -49,4 +57,5 @@ __all__ = [
     "build_network",
     "compose_windows",
     "network_config",
+    "network_identity",
 ]

@@ -13,7 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Segments(nn.Module):
-    """``network`` (with an attribute ``reach``) evaluated on at most ``frames`` states at a time, and their surroundings."""
+    """``network`` (with an attribute ``reach``) evaluated on about ``frames`` states at a time, and their surroundings.
+
+    The states of all batch items count; a piece is at least as long as its surroundings.
+    """
 
     def __init__(self, network: nn.Module, frames: int):
         super().__init__()
@@ -23,14 +26,16 @@ class Segments(nn.Module):
     def forward(self, x: Tensor, log_noise: Tensor, context: Tensor | None = None) -> Tensor:
         """``x``: ``(batch, time, channel, *space)``."""
         length, reach = x.shape[1], self.reach
-        if length <= self.frames + 2 * reach:  # as cheap at once
-            return self.network(x, log_noise, context)
+        frames = max(self.frames // len(x), 2 * reach, 1)
+        if length <= frames + 2 * reach:  # as cheap at once
+            return self.network(x, log_noise, *(() if context is None else (context,)))
         parts = []
-        for start in range(0, length, self.frames):
-            stop = min(start + self.frames, length)
+        for start in range(0, length, frames):
+            stop = min(start + frames, length)
             first, last = max(start - reach, 0), min(stop + reach, length)
-            seen = context if context is None or context.shape[1] == 1 else context[:, first:last]
-            piece = (x[:, first:last], log_noise, seen)
+            piece = [x[:, first:last], log_noise]
+            if context is not None:
+                piece.append(context if context.shape[1] == 1 else context[:, first:last])
             save = torch.is_grad_enabled()
             out = checkpoint(self.network, *piece, use_reentrant=False) if save else self.network(*piece)
             parts.append(out[:, start - first : stop - first])

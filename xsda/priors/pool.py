@@ -5,6 +5,7 @@ Member i comes from prior i modulo their number, and is the member i that this p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,10 +27,13 @@ class Pool:
         first = priors[0].layout
         for p in priors[1:]:
             for what in ("names", "dt", "dates"):
-                if getattr(p.layout, what) != getattr(first, what):
+                ours, theirs = getattr(first, what), getattr(p.layout, what)
+                if theirs != ours and not (
+                    what == "dt" and ours and theirs and math.isclose(ours, theirs, rel_tol=1e-3)
+                ):
                     raise ValueError(
-                        f"priors of one pool must describe the same world: {what} is {getattr(first, what)} in "
-                        f"{priors[0].name!r} and {getattr(p.layout, what)} in {p.name!r}"
+                        f"priors of one pool must describe the same world: {what} is {ours} in {priors[0].name!r} and "
+                        f"{theirs} in {p.name!r}"
                     )
         self.priors = tuple(priors)
 

@@ -21,7 +21,7 @@ from xsda.diffusion.schedules import SCHEDULES, Schedule
 from xsda.files import replacing
 from xsda.grid import Grid
 from xsda.layout import Layout
-from xsda.nn import WindowMLP, build_network, network_config
+from xsda.nn import WindowMLP, build_network, network_config, network_identity
 from xsda.priors.exact import ExactDenoiser, GaussianDenoiser, MixtureDenoiser
 from xsda.priors.separable import SeparableDenoiser
 from xsda.version import __version__
@@ -167,12 +167,8 @@ class Prior:
         d = self.denoiser
         kind: dict[str, Any] = {"kind": type(d).__name__, "schedule": d.schedule.config()}
         if isinstance(d, Preconditioned):
-            try:
-                network = network_config(d.network)
-            except ValueError:  # a network of the user's own: usable, but not to be written
-                network = {"name": type(d.network).__name__, "storable": False}
             kind |= {
-                "network": network,
+                "network": network_identity(d.network),
                 "parameterization": d.parameterization,
                 "data_std": d.data_std,
             }

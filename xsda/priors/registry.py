@@ -54,7 +54,8 @@ def load_model(model: Model | Models) -> Prior | Pool:
     if isinstance(model, (Prior, Pool)):
         return model
     if isinstance(model, (list, tuple)):
-        return Pool([load_model(m) for m in model])
+        loaded = [load_model(m) for m in model]
+        return Pool([one for m in loaded for one in (m.priors if isinstance(m, Pool) else (m,))])
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"model must be a prior, a path or a name, got {type(model).__name__}")
     name = os.fspath(model)

@@ -69,6 +69,11 @@ class SamplingTask:
         return self.sampler.steps
 
     @property
+    def group(self) -> int:
+        """Members that are sampled together."""
+        return self.sampler.particles if isinstance(self.sampler, TDS) else 1
+
+    @property
     def notes(self) -> tuple[str, ...]:
         return ("effective_sample_size",) if isinstance(self.sampler, TDS) else ()
 
@@ -201,8 +206,7 @@ def in_pieces(denoiser: Denoiser, shape: tuple[int, ...]) -> Denoiser:
     network: nn.Module = denoiser.network
     frames = max(1, PIECE_NUMBERS // int(np.prod(shape[1:])))
     if isinstance(network, MarkovNet):
-        windows = max(1, min(1024, frames // (2 * network.order + 1)))
-        network = MarkovNet(network.local, network.order, windows=windows)
+        network = MarkovNet(network.local, network.order, windows=min(1024, frames))
     elif hasattr(network, "reach"):
         network = Segments(network, frames)
     other = Preconditioned(network, denoiser.schedule, denoiser.parameterization, denoiser.data_std)
@@ -280,6 +284,11 @@ def draw_ensemble(
     redraw = whole_number("redraw", redraw, least=0)
     given, batch = batch, batch or int(np.clip(BATCH_NUMBERS // int(np.prod(grid.shape)), 1, 512))
     if isinstance(sampler, TDS):  # whole populations, so that none is sampled twice
+        if list(numbers) != list(range(numbers[0], numbers[0] + count)) or numbers[0] % sampler.particles:
+            raise ValueError(
+                f"TDS samples populations of {sampler.particles} particles: members must be a number, or a range from a "
+                f"multiple of {sampler.particles}; a pool of priors cannot share them out"
+            )
         if given is not None and given < sampler.particles:
             raise ValueError(
                 f"batch={given} is smaller than a population of {sampler.particles} particles, which is sampled at once; use "

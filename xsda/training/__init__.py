@@ -17,7 +17,7 @@ from xsda.diffusion.error import measure_error
 from xsda.diffusion.schedules import VE, Schedule
 from xsda.layout import Layout
 from xsda.names import choose
-from xsda.nn import MarkovNet
+from xsda.nn import MarkovNet, network_identity
 from xsda.priors.prior import Prior
 from xsda.training.loop import Callback, Trainer, TrainingError, run
 from xsda.training.networks import make_network
@@ -89,8 +89,9 @@ def train(
     unknown = [k for k in options if k not in TrainingOptions.__dataclass_fields__]
     if unknown:
         raise TypeError(f"unknown option {unknown[0]!r}; {choose(unknown[0], TrainingOptions.__dataclass_fields__)}")
-    if window < 1:
-        raise ValueError(f"window={window} must be at least 1")
+    for key, number in {"window": window, "width": 1 if width is None else width}.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{key}={number!r} must be an integer of at least 1")
     settings = TrainingOptions(**options)
     if settings.shortest is not None and not 1 <= settings.shortest <= window:
         raise ValueError(f"shortest={settings.shortest} must lie between 1 and window={window}")
@@ -116,6 +117,8 @@ def train(
         "parameterization": parameterization,
         "window": window,
         "data": layout.to_json(),
+        "windows_a_step": settings.batch_size * settings.accumulate * team.size,
+        "network": network_identity(net),
     }
     trainer = Trainer(denoiser, settings, team, setup)
     training, held_out = Windows(ds, layout, window), Windows(validation, layout, window)
@@ -134,7 +137,7 @@ def train(
     return Prior(
         final.cpu(),
         layout,
-        window=window if isinstance(net, MarkovNet) else (settings.shortest or window),
+        window=window if isinstance(net, MarkovNet) else window // (window // (settings.shortest or window)),
         error=error,
         info={
             "parameters": parameters,

@@ -77,10 +77,11 @@ class Trainer:
         self.running = math.nan  # the loss, averaged over some fifty steps
         self.pending: Tensor | None = None  # loss and gradient norm of the last step, not yet looked at
         self.denoiser = denoiser.to(team.device)
+        self.objective = team.join_gradients(Objective(self.denoiser, options))  # all processes start from one network
         self.average = copy.deepcopy(self.denoiser).requires_grad_(False).eval()
-        if options.compile:
-            self.denoiser.network.compile(dynamic=False)  # once for each length of segments
-        self.objective = team.join_gradients(Objective(self.denoiser, options))
+        if options.compile:  # once for each length of segments
+            torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+            self.denoiser.network.compile(dynamic=False)
         self.best = {k: v.clone() for k, v in self.average.state_dict().items()}
         self.optimizer = torch.optim.AdamW(
             self.denoiser.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.99)
@@ -132,7 +133,9 @@ class Trainer:
     def samples(self, windows: Windows) -> Iterator[Sample]:
         """What the steps from here on see: windows of the data (this process's share), times, noises."""
         o, team = self.options, self.team
-        batches = windows.batches(o.batch_size * team.size, o.seed, skip=self.step * o.accumulate, rows=team.rows)
+        batches = windows.batches(
+            o.batch_size * team.size, o.seed, skip=self.step * o.accumulate, rows=team.rows, multiple=team.size
+        )
         for step in itertools.count(self.step):
             generator = torch.Generator().manual_seed(o.seed * 1_000_003 + step)
             for _ in range(o.accumulate):
@@ -235,7 +238,7 @@ def run(
         trainer.load(checkpoint)
     if log is not None and team.leads:
         _truncate(log, trainer.step)
-    team.wait()  # until all have read it
+    team.agree(trainer.step, checkpoint)
     started = time.perf_counter()
     shown = progress and team.leads
     bar = tqdm(total=options.steps, initial=trainer.step, desc="training", unit="step", disable=not shown)
@@ -251,6 +254,10 @@ def run(
             except TrainingError as error:
                 kept = f"; the last good checkpoint is {checkpoint}" if checkpoint and checkpoint.exists() else ""
                 raise TrainingError(f"{error}{kept}") from None
+            except KeyboardInterrupt:
+                if checkpoint is None or not checkpoint.exists():
+                    raise
+                raise KeyboardInterrupt(f"{checkpoint} is kept, and the same call goes on from there") from None
             bar.update()
             if judge:
                 seconds = time.perf_counter() - started

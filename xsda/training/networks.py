@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from xsda.names import choose
 from xsda.nn import NETWORKS, MarkovNet, SpaceTimeUNet, TemporalNet, WindowMLP, WindowUNet
 
 NAMES = ("temporal", "spacetime", "markov")
-MEASURED = ("self", "channels", "window", "boundaries", "context", "size")  # what the data decide
+MEASURED = ("channels", "window", "boundaries", "context", "size")  # what the data decide
 
 
 def make_network(
@@ -25,6 +26,10 @@ def make_network(
     boundaries = tuple("periodic" if a.period else "zeros" for a in layout.space)
     given: dict[str, Any] = {"channels": layout.channels, "context": layout.context_channels}
     if isinstance(network, Mapping):
+        if width is not None:
+            raise ValueError(
+                f"width={width} goes with the name of a network; a mapping says it by itself: {dict(network)}"
+            )
         return _by_class(network, layout, window, given | {"boundaries": boundaries})
     if network == "temporal":
         dilations = reach_dilations((window - 1) // 2)
@@ -44,31 +49,30 @@ def make_network(
     return MarkovNet(WindowUNet(window=window, boundaries=boundaries, hidden=hidden, **given), window // 2)
 
 
-def _by_class(network: Mapping[str, Any], layout: Layout, window: int, given: Mapping[str, Any]) -> nn.Module:
+def check_network(network: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str, Any]]:
+    """The class that a mapping names, and its parameters; raises where there is no such thing."""
     options = dict(network)
     name = options.pop("name", None)
     if name not in NETWORKS:
         raise ValueError(f"the network {name!r} is unknown; {choose(name, NETWORKS)}")
-    kind = NETWORKS[name]
-    known = inspect.signature(kind).parameters
+    known = [k for k in inspect.signature(NETWORKS[name]).parameters if k not in MEASURED]
     for key in options:
-        if key not in known or key in MEASURED:
-            raise ValueError(f"{name} has no parameter {key!r}; {choose(key, [k for k in known if k not in MEASURED])}")
-    windowed = "window" in known
-    given = {**given, "window": window, "size": _points(layout)}
-    made = kind(**{k: v for k, v in given.items() if k in known}, **options)
-    if windowed:
+        if key not in known:
+            raise ValueError(f"{name} has no parameter {key!r}; {choose(key, known)}")
+    return NETWORKS[name], options
+
+
+def _by_class(network: Mapping[str, Any], layout: Layout, window: int, given: Mapping[str, Any]) -> nn.Module:
+    kind, options = check_network(network)
+    known = inspect.signature(kind).parameters
+    if "window" in known:
         _check_odd(window)
-        return MarkovNet(made, window // 2)
-    return made
-
-
-def _points(layout: Layout) -> int:
-    """The number of points of a field."""
-    count = 1
-    for axis in layout.space:
-        count *= axis.size
-    return count
+    given = {**given, "window": window, "size": math.prod(a.size for a in layout.space)}
+    try:
+        made = kind(**{k: v for k, v in given.items() if k in known}, **options)
+    except TypeError as error:
+        raise ValueError(f"the network {dict(network)} cannot be made: {error}") from error
+    return MarkovNet(made, window // 2) if "window" in known else made
 
 
 def _check_odd(window: int) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 
 import torch
 
 from xsda.diffusion.loss import WEIGHTINGS
 
+KINDS = {"int": numbers.Integral, "float": numbers.Real, "str": str, "bool": bool}
+WORDS = {"int": "an integer", "float": "a number", "str": "a name", "bool": "true or false"}
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -33,8 +36,8 @@ class TrainingOptions:
     weighting, noise_center, noise_width
         Loss weights, and the law of the noise levels (see ``xsda.diffusion.loss``).
     shortest
-        Shortest segment shown to a network that takes any length (default: always the full window). Each batch is cut into
-        a random number of segments, so that no state is wasted.
+        Shortest segment shown to a network that takes any length (default: always the full window). The windows of a batch
+        are cut into 1, 2, ... segments each, so that hardly any state is wasted.
     precision
         "float32", "bf16" or "fp16" (GPU only).
     compile
@@ -70,6 +73,12 @@ class TrainingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, entry in self.__dataclass_fields__.items():
+            value, kind = getattr(self, name), str(entry.type).removesuffix(" | None")
+            if value is None and kind != entry.type:
+                continue
+            if isinstance(value, bool) != (kind == "bool") or not isinstance(value, KINDS[kind]):
+                raise ValueError(f"{name}={value!r} must be {WORDS[kind]}")
         for name in ("steps", "batch_size", "accumulate", "validate_every", "validation_batches", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")

@@ -6,8 +6,10 @@ with batches of m windows do what one does with batches of n m.
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 from xsda.devices import pick_device
 
 Rows = TypeVar("Rows", Tensor, np.ndarray)
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes the files."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Team:
             torch.cuda.set_device(chosen)
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+            atexit.register(distributed.destroy_process_group)
         return cls(distributed.get_rank(), size, chosen)
 
     @property
@@ -65,7 +73,14 @@ class Team:
             return module
         return DistributedDataParallel(module, device_ids=[self.device] if self.device.type == "cuda" else None)
 
-    def wait(self) -> None:
-        """Until all are here."""
-        if self.size > 1:
-            distributed.barrier()
+    def agree(self, step: int, checkpoint: Path | None) -> None:
+        """Wait for the others, and raise unless all stand at the same step."""
+        if self.size == 1:
+            return
+        steps = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.size)]
+        distributed.all_gather(steps, torch.tensor([step], device=self.device))
+        if len({int(s) for s in steps}) > 1:
+            raise ValueError(
+                f"the processes found different checkpoints at {checkpoint} (steps {[int(s) for s in steps]}); put it on a file "
+                "system that all of them share"
+            )

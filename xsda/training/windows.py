@@ -88,21 +88,30 @@ class Windows:
         return values
 
     def batches(
-        self, size: int, seed: int, skip: int = 0, rows: Callable[[np.ndarray], np.ndarray] = lambda picked: picked
+        self,
+        size: int,
+        seed: int,
+        skip: int = 0,
+        rows: Callable[[np.ndarray], np.ndarray] = lambda picked: picked,
+        multiple: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Endless batches (states, context) of ``size`` windows; ``skip`` the first so many without reading them.
 
-        ``rows`` picks from the windows of each batch those that are wanted here.
+        ``rows`` picks from the windows of each batch those that are wanted here; batches have a ``multiple`` of windows.
         """
         epoch = 0
         cached: dict[int, Tensor] = {}
         while True:
             order = np.random.default_rng([seed, epoch, 0]).permutation(len(self.pieces))
+            some = False
             for first in range(0, len(order), self.held):
                 group = order[first : first + self.held].tolist()
                 counts = [self.pieces[p].windows(self.window) for p in group]
                 # every group gives at least one batch; an incomplete last batch is left out
-                size_here = min(size, sum(counts))
+                size_here = min(size, sum(counts)) // multiple * multiple
+                if not size_here:
+                    continue
+                some = True
                 number = sum(counts) // size_here
                 if skip >= number:
                     skip -= number
@@ -113,6 +122,8 @@ class Windows:
                 for b in range(skip, number):
                     yield self._gather(rows(shuffled[b * size_here : (b + 1) * size_here]), group, ends, cached)
                 skip = 0
+            if not some:
+                raise ValueError(f"there are too few windows ({len(self)}) for {multiple} processes; give more data")
             epoch += 1
 
     def _gather(

@@ -1,0 +1,99 @@
+"""Which network for the same cost? Each is trained for as many minutes on one core, and judged on the same windows.
+
+    OMP_NUM_THREADS=1 python examples/benchmarks/kolmogorov_networks.py kolmogorov-data.zarr --minutes 10
+
+The judge is the denoising error of trajectories of 16 states at several noise levels (windows composed where a network takes
+windows), as a share of what the best linear denoiser of white noise leaves: lower is better. Training is in bf16.
+"""
+
+import argparse
+import time
+
+import torch
+import xarray as xr
+
+import xsda
+from xsda.diffusion import VE, Preconditioned
+from xsda.layout import Layout
+from xsda.training.networks import make_network
+from xsda.training.windows import Windows, fit_scaling, split
+
+LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+NETWORKS = {
+    "space-time UNet, 32-64-128, patches of 2": (16, {"name": "SpaceTimeUNet"}),
+    "windows of 5, UNet 32-64-128": (5, {"name": "WindowUNet"}),
+    "windows of 5, UNet 16-32-64": (5, {"name": "WindowUNet", "hidden": (16, 32, 64)}),
+    "space-time UNet, 16-32-64, no patches": (16, {"name": "SpaceTimeUNet", "hidden": (16, 32, 64), "patch": 1}),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--networks", default="0,1,2,3")
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    ds = xr.open_zarr(a.data, chunks=None)
+    layout = Layout.of(ds, context=["forcing"])
+    training, held_out, _ = split(ds, layout, 16)
+    layout = fit_scaling(training, layout)
+    judge = Windows(held_out, layout, 16)
+    x0, context = next(judge.batches(16, seed=2))
+    print(
+        "| | parameters, M | steps | states seen | ms a state | " + " | ".join(f"{s:g}" for s in LEVELS) + " | mean |"
+    )
+    print("|---|---|---|---|---|" + "---|" * (len(LEVELS) + 1), flush=True)
+    for number in map(int, a.networks.split(",")):
+        name, (window, network) = list(NETWORKS.items())[number]
+        batch = 96 // window
+        options = {"window": window, "batch_size": batch, "network": network, "context": ["forcing"], "learning_rate": 2e-3,
+                   "noise_center": 0.3, "noise_width": 1.7, "precision": "bf16", "warmup": 100, "ema": 0.99,
+                   "validation_batches": 1, "validate_every": 10**6, "progress": False}  # fmt: skip
+        spent = step_time(make_network(network, layout, window, None), window, batch, x0, context)
+        steps = max(1, round(60 * a.minutes / spent))
+        prior = xsda.train(ds, steps=steps, **options)
+        denoiser = prior.denoiser.conditioned(context[:1])
+        scores = [share(denoiser, x0, s) for s in LEVELS]
+        started = time.process_time()
+        with torch.no_grad():
+            denoiser(x0[:2], torch.tensor(0.5))
+        cost = (time.process_time() - started) / 32 * 1e3
+        print(
+            f"| {name} | {prior.info['parameters'] / 1e6:.2f} | {steps} | {steps * batch * window} | {cost:.1f} | "
+            + " | ".join(f"{s:.4f}" for s in scores)
+            + f" | {sum(scores) / len(scores):.4f} |",
+            flush=True,
+        )
+
+
+def step_time(net: torch.nn.Module, window: int, batch: int, x0: torch.Tensor, context: torch.Tensor) -> float:
+    """Processor time of a training step."""
+    denoiser = Preconditioned(net, VE(sigma_min=2e-3, sigma_max=80.0)).conditioned(context[:1])
+    x = x0[0, :window].expand(batch, -1, -1, -1, -1)
+    times = []
+    for _ in range(4):
+        started = time.process_time()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = denoiser(x, torch.full((batch,), 0.5)).square().mean()
+        loss.backward()
+        times.append(time.process_time() - started)
+    return 1.05 * min(times)
+
+
+@torch.no_grad()
+def share(denoiser: Preconditioned, x0: torch.Tensor, level: float) -> float:
+    """Mean squared error at a noise level over s^2 / (1 + s^2)."""
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    t = denoiser.schedule.time(torch.tensor(level, dtype=torch.float64))
+    error = torch.cat(
+        [
+            denoiser(denoiser.schedule.add_noise(x, t, n), t) - x
+            for x, n in zip(x0.split(2), noise.split(2), strict=True)
+        ]
+    )
+    return float(error.square().mean()) / (level**2 / (1 + level**2))
+
+
+if __name__ == "__main__":
+    main()
