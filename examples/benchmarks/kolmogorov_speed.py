@@ -179,7 +179,7 @@ def public(folder: str, x: torch.Tensor) -> tuple[Callable[..., torch.Tensor], t
     ).to(x.device)  # fmt: skip
     force = torch.sin(4 * (torch.arange(64, device=x.device) + 0.5) * (2 * torch.pi / 64)).expand(1, 64, 64)
     print(f"(the authors' network has {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters)")
-    return lambda z, t: net(z, t, force), net
+    return lambda z, t, c=None: net(z, t, force), net
 
 
 def in_windows(call: Callable[..., torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:

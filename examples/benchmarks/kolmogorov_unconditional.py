@@ -1,0 +1,97 @@
+"""Free samples of the prior `kolmogorov` beside simulations that it was not trained with.
+
+    python examples/benchmarks/kolmogorov_unconditional.py --members 16 --figure free.png
+
+Energy by wavenumber, energy, enstrophy, divergence, structure functions, and how near sampled states are to what the simulator makes
+of those before.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+import xsda
+from xsda import flow
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "kolmogorov"))
+import common
+
+
+def structure(ds: xr.Dataset, order: int, distance: int) -> float:
+    """Mean of |u(x + r) - u(x)|^order along x."""
+    return float((np.abs(ds.u.roll(x=-distance, roll_coords=False) - ds.u) ** order).mean())
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--length", type=int, default=8)
+    parser.add_argument("--data", help="the data set of the training, whose last tenth no prior has seen")
+    o = parser.parse_args()
+    model = xsda.load_model(o.prior)
+    truth = common.truths(o.cache, o.truths, 29)
+    if o.data:
+        whole = xr.open_zarr(o.data, chunks=None)
+        truth = whole.isel(trajectory=slice(whole.sizes["trajectory"] * 9 // 10, None)).load()
+    count = truth.sizes["trajectory"]
+    grid = truth.isel(trajectory=0, time=slice(0, o.length))
+    free = model.sample(grid, members=o.members, seed=0)
+    # states far apart, as independent as they come
+    right = truth.isel(time=slice(0, None, 7))[["u", "v"]]
+    e, reference = common.spectrum(free), common.spectrum(right)
+    ratio = (e / reference).sel(wavenumber=slice(1, 20))
+    single = [
+        float(np.abs(common.spectrum(right.isel(trajectory=i)) / reference - 1).sel(wavenumber=slice(1, 20)).mean())
+        for i in range(count)
+    ]
+    print(f"\n{model.name} ({model.hash}), {o.members} members of {o.length} states; data: {count} trajectories\n")
+    print(f"E(k) over the data's, k = 1..20: {', '.join(f'{r:.2f}' for r in ratio.values)}")
+    print(
+        f"mean distance from 1: {float(np.abs(ratio - 1).mean()):.3f} (one trajectory of data from all of them: {np.mean(single):.3f})"
+    )
+    for name, what in {
+        "energy": lambda d: flow.kinetic_energy(d).mean(),
+        "enstrophy": lambda d: flow.enstrophy(d).mean(),
+        "divergence over vorticity, rms": lambda d: flow.divergence(d).std() / flow.vorticity(d).std(),
+        "flatness of the vorticity": lambda d: (flow.vorticity(d) ** 4).mean() / (flow.vorticity(d) ** 2).mean() ** 2,
+        **{
+            f"structure function of order {p}, {r} points": (lambda d, p=p, r=r: structure(d, p, r))
+            for p in (2, 4)
+            for r in (1, 4, 16)
+        },
+    }.items():
+        ours = [float(what(free.isel(member=i))) for i in range(o.members)]
+        theirs = [float(what(right.isel(trajectory=i))) for i in range(count)]
+        print(
+            f"{name}: samples {np.mean(ours):.4g} ± {np.std(ours) / len(ours) ** 0.5:.2g}, data {np.mean(theirs):.4g} ± {np.std(theirs) / len(theirs) ** 0.5:.2g}"
+        )
+    near, floor = common.resimulated(free[["u", "v"]], (1, 3)), common.resimulated(grid[["u", "v"]], (1, 3))
+    print(f"re-simulated, 1 and 3 steps: samples {near[0]:.3f} {near[1]:.3f}, data {floor[0]:.3f} {floor[1]:.3f}")
+    if o.figure:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", width_ratios=(1, 1.6))
+        axes[0].loglog(reference.wavenumber[1:32], reference[1:32], color="k", label="simulations")
+        axes[0].loglog(e.wavenumber[1:32], e[1:32], color="tab:blue", ls="--", label="free samples")
+        axes[0].set(xlabel="wavenumber", ylabel="energy (model units)")
+        axes[0].legend(frameon=False)
+        shown = [flow.vorticity(right.isel(trajectory=i, time=0)) for i in (0, 1)] + [
+            flow.vorticity(free.isel(member=i, time=0)) for i in (0, 1)
+        ]
+        image = axes[1].imshow(
+            np.concatenate([np.concatenate(shown[:2], 1), np.concatenate(shown[2:], 1)], 0),
+            cmap="RdBu_r",
+            vmin=-10,
+            vmax=10,
+        )
+        axes[1].set(xticks=[], yticks=[], title="vorticity: simulated (above), sampled (below)")
+        figure.colorbar(image, ax=axes[1], label="1 / time unit")
+        figure.savefig(o.figure, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
