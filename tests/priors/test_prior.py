@@ -154,7 +154,7 @@ def test_covariances_that_are_none(cov, message):
 
 def test_embedded_priors_are_small_and_described():
     total = 0
-    for name in ("lorenz63", "lorenz96"):
+    for name in ("lorenz63", "lorenz96", "kolmogorov"):
         prior = xsda.load_model(name)
         total += prior.path.stat().st_size
         assert prior.name == name

@@ -17,7 +17,7 @@ from xsda.priors.pool import Pool
 from xsda.priors.prior import Prior, read_prior
 from xsda.priors.reference import cache_dir
 
-EMBEDDED = ("lorenz63", "lorenz96")
+EMBEDDED = ("lorenz63", "lorenz96", "kolmogorov")
 
 
 def registered() -> dict[str, dict[str, str]]:
