@@ -1,6 +1,6 @@
 """What a posterior of Kolmogorov flow costs, each as a ratio in one run on one machine.
 
-    OMP_NUM_THREADS=1 python examples/benchmarks/kolmogorov_speed.py a b c d e f [--prior kolmogorov] [--device cuda]
+    OMP_NUM_THREADS=1 python examples/benchmarks/kolmogorov_speed.py a b c d e f s [--prior kolmogorov] [--device cuda]
 
 a. fair CRPS over time: default assimilation and the SDA paper's recipe at several numbers of steps, same network.
 b. the loop's overhead over the bare network calls that it makes.
@@ -8,6 +8,7 @@ c. forward and product of the network of the paper's size, executed in several w
    network, from a checkout of github.com/francois-rozet/sda (which needs zuko).
 d. time and peak memory over the length of the trajectory.
 e. members in dask chunks on one and on two worker processes, one thread each.
+s. a step of the simulator beside jax-cfd's bare loop of the same size.
 f. training steps of the network of the paper's size, ours beside the authors' network, loss and optimiser (``--public DIR``).
 
 Run it on a quiet machine. On a GPU the times are the same lines, with ``--device cuda``; d reports the device's memory.
@@ -299,7 +300,36 @@ def part_f(o: argparse.Namespace) -> None:
         print(f"| {name} | {spent:.3f} | {first / spent:.2f} |", flush=True)
 
 
-PARTS = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e, "f": part_f, "one": part_one}
+def part_s(o: argparse.Namespace) -> None:
+    import jax
+    from jax_cfd.base import equations, forcings, funcutils, grids, initial_conditions
+
+    system = KolmogorovFlow()
+    state = system.step(system.initial(1, torch.Generator().manual_seed(0)))
+    grid = grids.Grid((256, 256), domain=((0, 2 * np.pi), (0, 2 * np.pi)))
+    force = forcings.simple_turbulence_forcing(
+        grid, constant_magnitude=1, constant_wavenumber=4, linear_coefficient=-0.1, forcing_type="kolmogorov"
+    )
+    step = equations.semi_implicit_navier_stokes(
+        grid=grid, forcing=force, dt=0.2 / system.substeps, density=1.0, viscosity=1e-3
+    )
+    many = jax.jit(funcutils.repeated(step, system.substeps))
+    field = initial_conditions.filtered_velocity_field(
+        jax.random.PRNGKey(0), grid, maximum_velocity=3, peak_wavenumber=4
+    )
+    field = many(field)
+
+    def bare() -> None:
+        jax.block_until_ready(many(field))
+
+    pairs = [(seconds(bare, repeat=2), seconds(lambda: system.step(state), repeat=2)) for _ in range(8)]
+    a, b = (min(times) for times in zip(*pairs, strict=True))
+    print(
+        f"\ns. {system.substeps} inner steps at 256 x 256: jax-cfd alone {a:.4f} s, KolmogorovFlow.step {b:.4f} s: {b / a - 1:+.1%}"
+    )
+
+
+PARTS = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e, "f": part_f, "s": part_s, "one": part_one}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
