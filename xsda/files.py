@@ -33,7 +33,8 @@ def read(path: str | os.PathLike[str]) -> xr.Dataset:
         raise FileNotFoundError(f"no file {path}")
     try:
         if Path(path).suffix == ".zarr":
-            return xr.open_zarr(path, chunks=None, consolidated=False)
+            ds = xr.open_zarr(path, chunks=None, consolidated=False)
+            return ds[sorted(ds.data_vars, key=str)]  # a store has no order
         return xr.open_dataset(path, engine="h5netcdf" if FORMATS.get(Path(path).suffix) == "h5netcdf" else None)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as NetCDF, HDF5 or Zarr: {error}") from error

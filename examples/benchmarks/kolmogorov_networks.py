@@ -47,8 +47,8 @@ def main() -> None:
     for number in map(int, a.networks.split(",")):
         name, (window, network) = list(NETWORKS.items())[number]
         batch = 96 // window
-        options = {"window": window, "batch_size": batch, "network": network, "context": ["forcing"], "learning_rate": 2e-3,
-                   "noise_center": 0.3, "noise_width": 1.7, "precision": "bf16", "warmup": 100, "ema": 0.99,
+        options = {"window": window, "batch_size": batch, "network": network, "context": ["forcing"], "optimizer": "muon", "learning_rate": 4e-3,
+                   "noise_center": 1.0, "noise_width": 1.8, "precision": "bf16", "warmup": 100, "ema": 0.99,
                    "validation_batches": 1, "validate_every": 10**6, "progress": False}  # fmt: skip
         spent = step_time(make_network(network, layout, window, None), window, batch, x0, context)
         steps = max(1, round(60 * a.minutes / spent))

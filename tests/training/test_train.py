@@ -68,8 +68,8 @@ def test_learns_the_best_denoiser_of_a_linear_gaussian_chain():
         assert float(stored) == pytest.approx(learned, rel=0.1)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_resumed_run_equals_an_uninterrupted_one(spring, tmp_path, precision):
+@pytest.mark.parametrize(("precision", "optimizer"), [("float32", "adamw"), ("bf16", "adamw"), ("float32", "muon")])
+def test_a_resumed_run_equals_an_uninterrupted_one(spring, tmp_path, precision, optimizer):
     class Stop(Exception):
         pass
 
@@ -92,6 +92,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(spring, tmp_path, precision):
             accumulate=2,
             learning_rate=5e-3,
             precision=precision,
+            optimizer=optimizer,
             **QUICK,
             **options,
         )
@@ -345,6 +346,32 @@ if os.environ.get("RANK", "0") == "0":
     one_prior, two_prior = (xsda.load_model(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
     for a, b in zip(one_prior.denoiser.parameters(), two_prior.denoiser.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-5)
+
+
+def test_processes_with_different_data_are_refused(tmp_path):
+    """Each would learn its own channels: say so instead of averaging them."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import os, xsda
+ds = xsda.systems.DampedSpring().simulate(40, 20, seed=int(os.environ["RANK"])).rename(member="trajectory")
+xsda.train(ds, window=8, width=8, steps=1, batch_size=8, progress=False)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "different data" in done.stderr
+
+
+def test_the_order_of_the_variables_is_of_no_consequence(spring):
+    priors = [
+        xsda.train(ds, window=8, width=8, steps=3, progress=False, batch_size=8)
+        for ds in (spring, spring[list(spring.data_vars)[::-1]])
+    ]
+    assert priors[0].hash == priors[1].hash
 
 
 def test_batches_have_a_multiple_of_the_processes(spring):

@@ -22,8 +22,8 @@ def compose_windows(
 ) -> Tensor:
     """Evaluate ``local`` on every window of ``x`` (batch, time, ...) and put the centres together.
 
-    At most ``windows`` windows are evaluated at once; where a gradient is needed, each group is recomputed in the
-    backward pass, so that memory does not grow with the trajectory.
+    The activations of ``windows`` windows are in memory at a time; where a gradient is needed, those of further windows are
+    computed again in the backward pass, so that memory does not grow with the trajectory.
     """
     width = 2 * order + 1
     batch, length = x.shape[:2]
@@ -37,16 +37,17 @@ def compose_windows(
     levels = log_noise if log_noise.numel() == 1 else log_noise.repeat_interleave(count)
     contexts = None if context is None else _unfold(context.expand(batch, length, *context.shape[2:]), width)
     windows = windows or len(unfolded)
+    size = windows if windows >= len(unfolded) else max(windows // 4, 1)
     parts = []
-    for start in range(0, len(unfolded), windows):
-        group = slice(start, start + windows)
+    for start in range(0, len(unfolded), size):
+        group = slice(start, start + size)
         arguments = (
             unfolded[group],
             levels if levels.numel() == 1 else levels[group],
             None if contexts is None else contexts[group],
         )
-        bounded = windows < len(unfolded) and torch.is_grad_enabled()
-        parts.append(checkpoint(local, *arguments, use_reentrant=False) if bounded else local(*arguments))
+        again = torch.is_grad_enabled() and start + 2 * size > windows and size < len(unfolded)
+        parts.append(checkpoint(local, *arguments, use_reentrant=False) if again else local(*arguments))
     out = torch.cat(parts).unflatten(0, (batch, count))
     return torch.cat([out[:, 0, :order], out[:, :, order], out[:, -1, order + 1 :]], dim=1)
 
@@ -60,7 +61,7 @@ class MarkovNet(nn.Module):
     """A network on windows of ``2 * order + 1`` states, applied to trajectories of any length from there on.
 
     ``local(x, log_noise, context)`` takes ``(batch, window, channel, *space)`` and returns the same shape. ``windows`` is
-    the number of windows evaluated at once (None: all).
+    the number of windows whose activations are kept (None: all).
     """
 
     def __init__(self, local: nn.Module, order: int, *, windows: int | None = 1024):

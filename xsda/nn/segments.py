@@ -1,8 +1,8 @@
 """Long trajectories in pieces: the same result, with memory that does not grow with the length.
 
 A network whose value at one time depends only on the states within its ``reach`` may be evaluated piece by piece, each
-piece with ``reach`` more states on both sides. That is exact, not an approximation. Where a gradient is needed the pieces
-are recomputed in the backward pass.
+piece with ``reach`` more states on both sides. That is exact, not an approximation. Where a gradient is needed, what it
+takes is kept while there is room, and computed again in the backward pass for the other pieces.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Segments(nn.Module):
-    """``network`` (with an attribute ``reach``) evaluated on about ``frames`` states at a time, and their surroundings.
+    """``network`` (with an attribute ``reach``) with the activations of about ``frames`` states in memory at a time.
 
     The states of all batch items count; a piece is at least as long as its surroundings.
     """
@@ -25,18 +25,36 @@ class Segments(nn.Module):
 
     def forward(self, x: Tensor, log_noise: Tensor, context: Tensor | None = None) -> Tensor:
         """``x``: ``(batch, time, channel, *space)``."""
-        length, reach = x.shape[1], self.reach
-        frames = max(self.frames // len(x), 2 * reach, 1)
-        if length <= frames + 2 * reach:  # as cheap at once
+        length, reach, room = x.shape[1], self.reach, self.frames // len(x)
+        size = max(room // 4, 2 * reach, 1)
+        if length <= max(room, size + 2 * reach):  # at once
             return self.network(x, log_noise, *(() if context is None else (context,)))
         parts = []
-        for start in range(0, length, frames):
-            stop = min(start + frames, length)
+        for start in range(0, length, size):
+            stop = min(start + size, length)
             first, last = max(start - reach, 0), min(stop + reach, length)
             piece = [x[:, first:last], log_noise]
             if context is not None:
                 piece.append(context if context.shape[1] == 1 else context[:, first:last])
-            save = torch.is_grad_enabled()
-            out = checkpoint(self.network, *piece, use_reentrant=False) if save else self.network(*piece)
+            again = torch.is_grad_enabled() and stop + size > room
+            out = checkpoint(self.network, *piece, use_reentrant=False) if again else self.network(*piece)
             parts.append(out[:, start - first : stop - first])
         return torch.cat(parts, dim=1)
+
+
+def activation_bytes(network: nn.Module, *inputs: Tensor) -> int:
+    """What a gradient with respect to the first input keeps in memory."""
+    seen = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    total = 0
+
+    def count(kept: Tensor) -> Tensor:
+        nonlocal total
+        storage = kept.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total += storage.nbytes()
+        return kept
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
+        network(inputs[0].detach().requires_grad_(), *inputs[1:])
+    return total

@@ -25,7 +25,7 @@ from xsda.grid import Grid
 from xsda.guidance import GUIDANCE, MMPS, Calibrated, Guidance, GuidedDenoiser, Likelihood
 from xsda.names import choose
 from xsda.nn import MarkovNet
-from xsda.nn.segments import Segments
+from xsda.nn.segments import Segments, activation_bytes
 from xsda.priors.exact import ExactDenoiser
 from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference, refer
@@ -45,7 +45,7 @@ UNLIKELY, EXCLUDED = (
 )  # probability of a right member's chi-square: drawn again below the one, warned of below the other
 KNOWN = 1.25  # a chi-square over its mean that tells nothing of a member: sigma is never known to a tenth
 BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
-PIECE_NUMBERS = 2**20  # numbers of a trajectory that a network sees at once
+MEMORY = 4 * 2**30  # bytes of activations of a network that are kept for a gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,14 +203,27 @@ def in_pieces(denoiser: Denoiser, shape: tuple[int, ...]) -> Denoiser:
     """The denoiser with a network that takes a trajectory of this shape in pieces, if it is long; the weights are shared."""
     if not isinstance(denoiser, Preconditioned):
         return denoiser
-    network: nn.Module = denoiser.network
-    frames = max(1, PIECE_NUMBERS // int(np.prod(shape[1:])))
+    network, context = denoiser.network, denoiser.context
+    made: nn.Module
     if isinstance(network, MarkovNet):
-        network = MarkovNet(network.local, network.order, windows=min(1024, frames))
+        window = 2 * network.order + 1
+        made = MarkovNet(network.local, network.order, windows=_room(network, min(shape[0], window), 1, shape, context))
     elif hasattr(network, "reach"):
-        network = Segments(network, frames)
-    other = Preconditioned(network, denoiser.schedule, denoiser.parameterization, denoiser.data_std)
-    return other if denoiser.context is None else other.conditioned(denoiser.context)
+        states = min(shape[0], 2)
+        made = Segments(network, _room(network, states, states, shape, context))
+    else:
+        return denoiser
+    other = Preconditioned(made, denoiser.schedule, denoiser.parameterization, denoiser.data_std)
+    return other if context is None else other.conditioned(context)
+
+
+def _room(network: nn.Module, states: int, units: int, shape: tuple[int, ...], context: Tensor | None) -> int:
+    """How many units of work (states, windows) have their activations in memory, if so many states make so many of them."""
+    like = next(network.parameters(), torch.zeros(()))
+    inputs = [like.new_zeros(1, states, *shape[1:]), like.new_zeros(1)]
+    if context is not None:
+        inputs.append(context[:1, :states])
+    return max(1, MEMORY * units // max(activation_bytes(network, *inputs), 1))
 
 
 def pick_sampler(sampler: str | Sampler, steps: int | None, default: Sampler) -> Sampler:

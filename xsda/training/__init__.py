@@ -103,6 +103,7 @@ def train(
     )
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"the training data must be an xarray.Dataset, got {type(ds).__name__}; use .to_dataset()")
+    ds = ds[sorted(ds.data_vars, key=str)]  # that of a zarr store may be another each time it is opened
     layout = Layout.of(ds, periodic=periodic, space=space, context=context, time_features=time_features)
     if validation is None:
         ds, validation, _ = split(ds, layout, window)
@@ -142,7 +143,7 @@ def train(
         info={
             "parameters": parameters,
             "training_steps": summary["steps"],
-            "batch_size": settings.batch_size,
+            "batch_size": setup["windows_a_step"],
             "training_window": window,
             "seed": settings.seed,
             "validation_loss": round(summary["validation_loss"], 6),

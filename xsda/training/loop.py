@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from xsda.diffusion.denoisers import Preconditioned
 from xsda.diffusion.loss import denoising_loss, training_times
 from xsda.training.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from xsda.training.options import PRECISIONS, TrainingOptions
+from xsda.training.options import OPTIMIZERS, PRECISIONS, TrainingOptions
 from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched
 from xsda.training.windows import Windows
@@ -83,7 +83,7 @@ class Trainer:
             torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
             self.denoiser.network.compile(dynamic=False)
         self.best = {k: v.clone() for k, v in self.average.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = OPTIMIZERS[options.optimizer](
             self.denoiser.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, betas=(0.9, 0.99)
         )
         self.scaler = torch.amp.GradScaler(team.device.type, enabled=options.precision == "fp16")
@@ -238,7 +238,7 @@ def run(
         trainer.load(checkpoint)
     if log is not None and team.leads:
         _truncate(log, trainer.step)
-    team.agree(trainer.step, checkpoint)
+    team.agree(trainer.step, trainer.setup, checkpoint)
     started = time.perf_counter()
     shown = progress and team.leads
     bar = tqdm(total=options.steps, initial=trainer.step, desc="training", unit="step", disable=not shown)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from xsda.diffusion.loss import WEIGHTINGS
+from xsda.training.muon import Muon
 
 KINDS = {"int": numbers.Integral, "float": numbers.Real, "str": str, "bool": bool}
 WORDS = {"int": "an integer", "float": "a number", "str": "a name", "bool": "true or false"}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "muon": Muon,
+}
 PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -27,8 +34,10 @@ class TrainingOptions:
         Windows per step (per accumulation).
     accumulate
         Batches whose gradients are added up before a step.
+    optimizer
+        "adamw" or "muon" (orthogonal steps for the weights: fewer steps for large networks; see docs/priors.md).
     learning_rate, decay, warmup, weight_decay
-        AdamW; the rate rises over ``warmup`` steps and falls along "cosine" or "linear", or stays "constant".
+        Of the optimiser; the rate rises over ``warmup`` steps and falls along "cosine" or "linear", or stays "constant".
     clip
         Largest gradient norm.
     ema
@@ -54,6 +63,7 @@ class TrainingOptions:
     steps: int = 10_000
     batch_size: int = 64
     accumulate: int = 1
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     decay: str = "cosine"
     warmup: int = 200
@@ -84,8 +94,9 @@ class TrainingOptions:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.decay not in ("cosine", "linear", "constant"):
             raise ValueError(f"decay={self.decay!r} is unknown; choose 'cosine', 'linear' or 'constant'")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r} is unknown; choose one of {tuple(PRECISIONS)}")
+        for name, known in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {tuple(known)}")
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"weighting={self.weighting!r} is unknown; choose one of {WEIGHTINGS}")
         for name in ("patience", "warmup", "weight_decay"):

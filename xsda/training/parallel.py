@@ -7,10 +7,13 @@ with batches of m windows do what one does with batches of n m.
 from __future__ import annotations
 
 import atexit
+import json
 import os
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -73,14 +76,20 @@ class Team:
             return module
         return DistributedDataParallel(module, device_ids=[self.device] if self.device.type == "cuda" else None)
 
-    def agree(self, step: int, checkpoint: Path | None) -> None:
-        """Wait for the others, and raise unless all stand at the same step."""
+    def agree(self, step: int, setup: Mapping[str, Any], checkpoint: Path | None) -> None:
+        """Wait for the others, and raise unless all stand at the same step of the same training."""
         if self.size == 1:
             return
-        steps = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.size)]
-        distributed.all_gather(steps, torch.tensor([step], device=self.device))
-        if len({int(s) for s in steps}) > 1:
+        mine = torch.tensor([step, zlib.crc32(json.dumps(setup, sort_keys=True).encode())], device=self.device)
+        all_of = [torch.zeros_like(mine) for _ in range(self.size)]
+        distributed.all_gather(all_of, mine)
+        steps, setups = torch.stack(all_of).T.tolist()
+        if len(set(setups)) > 1:
             raise ValueError(
-                f"the processes found different checkpoints at {checkpoint} (steps {[int(s) for s in steps]}); put it on a file "
-                "system that all of them share"
+                "the processes were given different data, networks or options: give all of them the same file and recipe"
+            )
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"the processes found different checkpoints at {checkpoint} (steps {steps}); put it on a file system that all "
+                "of them share"
             )
