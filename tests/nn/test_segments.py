@@ -61,9 +61,9 @@ def test_a_gradient_keeps_what_there_is_room_for(network):
         x = torch.zeros(1, length, 2, 4, 4, dtype=torch.float64)
         return activation_bytes(Segments(network, frames), x, level, context)
 
-    state = kept(40, 40) / 40
-    assert kept(80, 80) == pytest.approx(80 * state, rel=0.05)
-    assert kept(80, 64) < 64 * state  # three pieces of 16 and their surroundings; the others' inputs
+    state = kept(40, 160) / 40
+    assert kept(80, 160) == pytest.approx((80 + 4) * state, rel=0.05)  # two pieces, each with its surroundings
+    assert kept(80, 64) < 64 * state  # three pieces of 16; of the others the input
     assert kept(160, 64) - kept(80, 64) < 0.1 * 80 * state
 
 

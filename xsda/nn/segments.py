@@ -27,7 +27,7 @@ class Segments(nn.Module):
         """``x``: ``(batch, time, channel, *space)``."""
         length, reach, room = x.shape[1], self.reach, self.frames // len(x)
         size = max(room // 4, 2 * reach, 1)
-        if length <= max(room, size + 2 * reach):  # at once
+        if length <= size + 2 * reach:  # as cheap at once
             return self.network(x, log_noise, *(() if context is None else (context,)))
         parts = []
         for start in range(0, length, size):
