@@ -257,16 +257,12 @@ def default_sampler(prior: Prior, guided: bool) -> Sampler:
     """What passes the yardsticks at the least cost (docs/benchmarks.md).
 
     Closed forms need 32 evaluations for five decades of noise, and as many a decade where large fields ask for more. A
-    network's guidance is approximate: one correction a step lets members leave futures that the observations exclude. For fields, 24 steps
-    have the scores of 48 (docs/benchmarks.md, Kolmogorov flow).
+    network's guidance is approximate: one correction a step lets members leave futures that the observations exclude.
     """
     if prior.exact:
         low, high = (float(prior.schedule.noise_level(torch.tensor(t, dtype=torch.float64))) for t in (0.0, 1.0))
         return DPMpp2M(steps=max(32, round(32 * np.log10(high / low) / 5)))
-    if not guided:
-        return DPMpp2MSDE(steps=64)
-    steps = 24 if len(prior.layout.space) == 2 else 48
-    return DPMpp2MSDE(steps=steps, grid="centered", corrections=1, tau=0.5)
+    return DPMpp2MSDE(steps=48, grid="centered", corrections=1, tau=0.5) if guided else DPMpp2MSDE(steps=64)
 
 
 def draw_ensemble(
