@@ -18,7 +18,6 @@ from scipy.stats import chisquare
 
 import xsda
 from xsda.diffusion.samplers import TDS, DPMpp2MSDE
-from xsda.guidance import Calibrated
 
 MEMBERS, BINS = 19, 10
 DRAWN = DPMpp2MSDE(steps=128, corrections=2, tau=0.1)  # truths of the prior: corrected, as the posterior's members are
@@ -41,7 +40,6 @@ METHODS = {
     "default": {},
     "64 steps": {"steps": 64},
     "128 steps": {"steps": 128},
-    "correlated": {"guidance": Calibrated(correlated=True)},
     "2 corrections": {"sampler": DPMpp2MSDE(steps=48, grid="centered", corrections=2, tau=0.5)},
     "tds": {"sampler": TDS(steps=64, particles=20)},
 }

@@ -25,7 +25,6 @@ METHODS: dict[str, Guidance] = {
     "mmps": MMPS(),
     "mmps, gmres": MMPS(solver="gmres"),
     "calibrated": Calibrated(),
-    "calibrated, correlated": Calibrated(correlated=True),
     "tmpd": TMPD(),
     "pigdm": PiGDM(),
     "sda, gamma 1e-2": GaussianScore(gamma=1e-2),

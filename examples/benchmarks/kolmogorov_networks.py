@@ -21,6 +21,8 @@ from xsda.training.windows import Windows, fit_scaling, split
 LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 NETWORKS = {
     "space-time UNet, 32-64-128, patches of 2": (16, {"name": "SpaceTimeUNet"}),
+    "space-time UNet, 64-128-256, patches of 2": (16, {"name": "SpaceTimeUNet", "hidden": (64, 128, 256)}),
+    "space-time UNet, 48-96-192, patches of 2": (16, {"name": "SpaceTimeUNet", "hidden": (48, 96, 192)}),
     "windows of 5, UNet 32-64-128": (5, {"name": "WindowUNet"}),
     "windows of 5, UNet 16-32-64": (5, {"name": "WindowUNet", "hidden": (16, 32, 64)}),
     "space-time UNet, 16-32-64, no patches": (16, {"name": "SpaceTimeUNet", "hidden": (16, 32, 64), "patch": 1}),
@@ -31,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--networks", default="0,1,2,3")
+    parser.add_argument("--networks", default="0,1,2,3,4,5")
     a = parser.parse_args()
     torch.set_num_threads(1)
     ds = xr.open_zarr(a.data, chunks=None)

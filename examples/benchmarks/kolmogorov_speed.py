@@ -72,7 +72,7 @@ def part_a(o: argparse.Namespace) -> None:
         sampler = PredictorCorrector(steps=steps, corrections=1, tau=0.5)
         return {"guidance": GaussianScore(gamma=1e-2), "sampler": sampler, "redraw": 0}
 
-    ways = {f"default, {n} steps": default(n) for n in (8, 16, 32, 48)}
+    ways = {f"default, {n} steps": default(n) for n in (8, 16, 24, 48)}
     ways |= {f"paper, {n} steps": paper(n) for n in (32, 64, 128, 256)}
     print(f"\na. every fourth point, {FRAMES} states, {o.members} members, {o.truths} truths\n")
     print("| | evaluations | seconds | CRPS | RMSE | spread/skill | misfit / sigma |\n|---|---|---|---|---|---|---|")

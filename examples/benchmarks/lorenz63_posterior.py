@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist
 
 import xsda
 from xsda.diffusion.samplers import TDS, DPMpp2MSDE, NonFiniteSampleError, PredictorCorrector
-from xsda.guidance import DPS, MMPS, TMPD, Calibrated, GaussianScore, PiGDM, Projection
+from xsda.guidance import DPS, MMPS, TMPD, GaussianScore, PiGDM, Projection
 from xsda.systems import Lorenz63
 
 SETUPS = {"lo": (8, 0.05), "hi": (1, 0.25)}
@@ -43,8 +43,6 @@ METHODS = {
         for gamma in (1e-2, 3e-2)
         for c in (0, 1, 2, 4, 8, 16)
     },
-    "correlated": {"guidance": Calibrated(correlated=True)},
-    "correlated, redraw 0": {"guidance": Calibrated(correlated=True), "redraw": 0},
     "mmps": {"guidance": MMPS(iterations=6)},
     "mmps, limit 5": {"guidance": MMPS(iterations=6, limit=5.0)},
     "mmps, trust 3": {"guidance": MMPS(iterations=6, trust=3.0)},

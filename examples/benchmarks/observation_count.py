@@ -32,7 +32,6 @@ def methods(reference: int) -> dict[str, Guidance]:
     return {
         "default (mmps)": MMPS(),
         "calibrated": Calibrated(),
-        "calibrated, correlated": Calibrated(correlated=True),
         "gamma 1e-2, sum": GaussianScore(gamma=1e-2),
         "gamma 1e-2, mean": GaussianScore(gamma=1e-2, scaling=Scaling(rule="mean")),
         "gamma 1e-2, std scaling": GaussianScore(gamma=1e-2, scaling=Scaling(rule="std", reference=reference)),

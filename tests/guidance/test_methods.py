@@ -190,20 +190,64 @@ def test_tmpd_never_takes_a_negative_variance():
     torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=1e-5, atol=1e-5)
 
 
+def wave(rho):
+    """r^2 H C H', C_ij = rho^|i - j|; errors of neighbours are never taken for opposite ones."""
+    n = torch.arange(N)
+    return lambda s: s**2 / (1 + s**2) * ROWS @ (max(rho, 0.0) ** (n[:, None] - n).abs().double()) @ ROWS.T
+
+
 @pytest.mark.parametrize("rho", [0.0, 0.6, -0.3])
 @pytest.mark.parametrize("time", TIMES)
-def test_calibrated_takes_neighbouring_errors_for_correlated(time, rho):
-    """R + r^2 H C H', C_ij = rho^|i - j|; errors of neighbours are never taken for opposite ones."""
+def test_calibrated_takes_neighbouring_errors_for_correlated(time, rho, monkeypatch):
+    """(D + R)^-1 d, D = diag(r^2 H C H'), times the factor that minimises the energy of what is left, at most one."""
+    monkeypatch.setattr("xsda.guidance.calibrated.PATTERNS", 200_000)
     t, s, x = state(time)
     mean, cov = moments(COV, s, x)
-    n = torch.arange(N)
-    own = s**2 / (1 + s**2) * max(rho, 0.0) ** (n[:, None] - n).abs().double()
-    expected = mean + (Y - mean @ ROWS.T) @ torch.linalg.inv(torch.diag(STD**2) + ROWS @ own @ ROWS.T) @ ROWS @ cov
+    own = wave(rho)(s)
+    innovation = Y - mean @ ROWS.T
+    weight = innovation / (STD**2 + own.diagonal())
+    energy = torch.einsum("bi,ij,bj->b", weight, own + torch.diag(STD**2), weight)
+    factor = ((weight * innovation).sum(1) / energy).clamp(max=1)
+    assert (rho, time) != (0.6, 0.6) or float(factor.min()) < 0.95
     curve = ErrorCurve(LEVELS, RMS, torch.full_like(RMS, rho))
-    guided = Calibrated(limit=1e3, correlated=True).guide(gaussian(COV), linear(), curve)
-    torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=0.03, atol=0.03)  # solved to 2 %
-    with pytest.raises(ValueError, match="does not store how its errors are correlated"):
-        Calibrated(correlated=True).guide(gaussian(COV), linear(), ErrorCurve(LEVELS, RMS))
+    guided = Calibrated(limit=1e3).guide(gaussian(COV), linear(), curve)
+    expected = mean + factor[:, None] * weight @ ROWS @ cov
+    torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.95])
+@pytest.mark.parametrize("linear", [True, False])
+def test_the_error_of_an_average_is_that_of_correlated_errors(rho, linear):
+    """Of single numbers exactly; of means over n neighbours r^2 / n^2 times the sum of rho^|i - j|; of differences 2 r^2 (1 - rho)."""
+    n, size = 8, 256  # means of n, and many of them, so that the estimates average out
+
+    def operator(x):
+        x = x[:, 0, 0]
+        return torch.cat([x, x.unflatten(-1, (-1, n)).mean(-1), x[:, 1:] - x[:, :-1]], 1)
+
+    likelihood = Likelihood(operator, torch.zeros(2 * size + size // n - 1), torch.ones(1), linear=linear)
+    curve = ErrorCurve(LEVELS, 0.3 * torch.ones_like(RMS), torch.tensor([0.0, rho]).expand(len(LEVELS), 2))
+    guided = Calibrated().guide(gaussian(COV), likelihood, curve)
+    own = guided.own_variance(torch.zeros(2, 1, 1, size, dtype=torch.float64), torch.tensor(0.5)) / 0.09
+    mean, change = (part.mean() for part in own[1, size:].split([size // n, size - 1]))
+    lags = torch.arange(n)
+    torch.testing.assert_close(own[0, :size], torch.ones(size, dtype=torch.float64))
+    assert float(mean) == pytest.approx(float((rho ** (lags[:, None] - lags).abs().double()).mean()), rel=0.2)
+    assert float(change) == pytest.approx(2 * (1 - rho), rel=0.2)
+
+
+@pytest.mark.parametrize("copies", [1, 10, 100])
+def test_copies_of_an_observation_pull_as_one(copies):
+    """m observations of the same error with variance m sigma^2 say what one of sigma^2 says."""
+    t, s, x = state(0.6)
+    mean, cov = moments(COV, s, x)
+    row, std = torch.tensor([[0.0, 0, 1, 0, 0, 0]], dtype=torch.float64), torch.tensor([0.1], dtype=torch.float64)
+    many = linear(row.expand(copies, N), Y[:1].expand(copies), (std * copies**0.5).expand(copies))
+    curve = ErrorCurve(LEVELS, RMS, torch.full_like(RMS, 0.5))
+    guided = Calibrated(limit=1e3).guide(gaussian(COV), many, curve)
+    gain = 1 / (std**2 + s**2 / (1 + s**2))
+    expected = mean + gain * (Y[0] - mean @ row.T) @ row @ cov
+    torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=2e-3, atol=2e-3)
 
 
 # --- the guards of MMPS ---
@@ -233,10 +277,11 @@ def test_mmps_of_the_error_curve_alone_is_calibrated(time, law):
     t, _, x = state(time)
     groups = () if law is None else (Group(2, "a"), Group(2, "b", law))
     likelihood = Likelihood(linear().operator, Y * 20, STD, groups=groups)  # innovations that the limit cuts
-    a = MMPS(mix=1, limit=3, tolerance=1e-7).guide(gaussian(COV), likelihood, CURVE)(x, t)
-    b = Calibrated(limit=3).guide(gaussian(COV), likelihood, CURVE)(x, t)
+    alone = ErrorCurve(LEVELS, RMS)  # it does not tell how errors are correlated
+    a = MMPS(mix=1, limit=3, tolerance=1e-7).guide(gaussian(COV), likelihood, alone)(x, t)
+    b = Calibrated(limit=3).guide(gaussian(COV), likelihood, alone)(x, t)
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-    free = Calibrated(limit=1e6).guide(gaussian(COV), likelihood, CURVE)(x, t)
+    free = Calibrated(limit=1e6).guide(gaussian(COV), likelihood, alone)(x, t)
     assert float((free - b).abs().max()) > 0.01
 
 
@@ -267,7 +312,6 @@ def test_mmps_says_what_its_solves_left():
 
 VARIANTS = {
     **{name: kind() for name, kind in GUIDANCE.items()},
-    "calibrated, correlated": Calibrated(correlated=True),
     "mmps, gmres": MMPS(solver="gmres"),
     "mmps, guarded": MMPS(mix=0.4, limit=2.0, trust=1.5),
     "sda, adaptive": GaussianScore(scaling=Scaling(rule="adaptive", xi=0.5)),

@@ -1,9 +1,14 @@
 r"""The Gaussian score with the denoiser's own error in place of gamma.
 
-.. math:: p(y | x_t) \approx N(y;\, H(\hat x_0),\, \mathrm{diag}(\mathrm{std}^2 + r^2(s)))
+.. math:: p(y | x_t) \approx N(y;\, H(\hat x_0),\, R + H C H'), \qquad C_{ij} = r_i r_j\, \rho^{|i - j|}
 
-where r(s)^2 is the denoiser's mean squared error at noise level s, measured on validation data and stored with the prior.
-That is an average; where a trajectory is about to branch the error is far larger and innovations of many standard
+where r(s)^2 is the denoiser's mean squared error at noise level s and rho the correlation of neighbouring errors along
+time and space, both measured on validation data and stored with the prior. The system is not solved, which would lean
+on what rho^|i - j| does not know. Each observation counts by its own variance, the diagonal; then all are scaled by the
+factor that solves the system best in this direction, at most one: a thousand observations of the same error do not pull a
+thousand times.
+
+The errors are averages; where a trajectory is about to branch they are far larger and innovations of many standard
 deviations occur, which would overshoot, and blow up in few steps. They are therefore taken at most ``limit`` standard
 deviations long.
 """
@@ -19,7 +24,8 @@ from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
 from xsda.guidance.base import Guidance, GuidedDenoiser
 from xsda.guidance.likelihood import Likelihood
-from xsda.guidance.solvers import conjugate_gradients
+
+PATTERNS = 16  # random fields, from which the variance of what H sees of an error is estimated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +36,9 @@ class Calibrated(Guidance):
     ----------
     limit
         Innovations count at most this many standard deviations.
-    correlated
-        Take the correlation of the denoiser's errors along time and space into account.
     """
 
     limit: float = 5.0
-    correlated: bool = False
 
     def __post_init__(self) -> None:
         if not self.limit > 0:
@@ -47,54 +50,66 @@ class Calibrated(Guidance):
                 "guidance='calibrated' needs the prior's error curve, which this prior does not store; use guidance='mmps' "
                 "or 'sda', or make the prior with xsda.train"
             )
-        if not self.correlated:
-            return _Calibrated(denoiser, likelihood, error, self.limit)
-        if error.lag is None:
-            raise ValueError(
-                "this prior does not store how its errors are correlated; use Calibrated(correlated=False)"
-            )
-        return _Correlated(denoiser, likelihood, error, self.limit)
+        return _Calibrated(denoiser, likelihood, error, self.limit)
 
 
 class _Calibrated(GuidedDenoiser):
     def __init__(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve, limit: float):
         super().__init__(denoiser, likelihood, error)
+        self.curve: ErrorCurve = error
         self.limit = limit
+        self._known: dict[float, Tensor] = {}
 
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
-        weight = self.likelihood.score(predicted.detach(), self.own_variance(x0, t), self.limit)
-        return self.pull(weight, x_t, t, predicted)
-
-
-class _Correlated(_Calibrated):
-    def complaint(self) -> str | None:
-        if self.residual <= 0.1:
-            return None
-        return f"the solves of Calibrated(correlated=True) left relative residuals of up to {self.residual:.2g} after 100 iterations"
-
-    def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
-        level, state = self.schedule.noise_level(t), x0.detach()
         own = self.own_variance(x0, t)
         innovation, variance = self.likelihood.sites(predicted.detach(), own, self.limit)
-        scale = variance.sqrt()
-        assert self.curve is not None
-        size = self.curve(level).to(x0).reshape(1, 1, -1, *(1,) * (x0.ndim - 3))
-        neighbours = self.curve.correlation(level).tolist()
+        weight = innovation / (variance + own)
+        if self.curve.lag is not None:
+            error = self._error(x0, t) * self.likelihood.adjoint(x0.detach(), weight)
+            for axis, root in self._roots(x0, t):
+                error = _along(error, root.T, axis)
+            size = error.flatten(1).square().sum(1) + (variance * weight.square()).sum(1)  # w' (H C H' + R) w
+            share = ((weight * innovation).sum(1) / size.clamp(min=1e-30)).clamp(max=1)
+            weight = share[:, None] * weight
+        return self.pull(weight, x_t, t, predicted)
 
-        def product(u: Tensor) -> tuple[Tensor, Tensor]:
-            """(nothing, R^-1/2 (R + H D C D H') R^-1/2 u)."""
-            back = size * self.likelihood.adjoint(state, u / scale)
-            for axis, rho in zip((1, *range(3, x0.ndim)), neighbours, strict=True):
-                back = _along(back, rho, axis)
-            return u[:, :0], u + self.likelihood.tangent(state, size * back) / scale
+    def own_variance(self, x0: Tensor, t: Tensor) -> Tensor:
+        """The diagonal of H C H', (batch, M); where H is linear, once for each noise level."""
+        if self.curve.lag is None:
+            return super().own_variance(x0, t)
+        if not self.likelihood.linear:
+            fields, state = self._fields(x0, t, PATTERNS // 2), x0.detach()
+            return torch.stack([self.likelihood.tangent(state, f.expand_as(x0)).square() for f in fields]).mean(0)
+        level = float(self.schedule.noise_level(t))
+        if level not in self._known:
+            self._known[level] = self.likelihood.operator(self._fields(x0, t, PATTERNS)).square().mean(0)
+        return self._known[level].expand(len(x0), -1)
 
-        found = conjugate_gradients(product, innovation / scale, None, tolerance=0.02, iterations=100)
-        self.note(found)
-        return self.pull(found.u / scale, x_t, t, predicted)
+    def _fields(self, x0: Tensor, t: Tensor, count: int) -> Tensor:
+        """Random errors of the denoiser, (count, time, channel, *space), of exactly the right size at each point."""
+        shape = (count, *x0.shape[1:])
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).to(x0) * 2 - 1
+        for axis, root in self._roots(x0, t):
+            x = _along(x, root, axis)
+        return x / x.square().mean(0).sqrt() * self._error(x0, t)
+
+    def _error(self, x0: Tensor, t: Tensor) -> Tensor:
+        return self.own_error(x0, t).reshape(1, 1, -1, *(1,) * (x0.ndim - 3))
+
+    def _roots(self, x0: Tensor, t: Tensor) -> list[tuple[int, Tensor]]:
+        """The axes of time and space, and for each a lower triangle L with (L L')_ij = rho^|i - j|."""
+        axes = (1, *range(3, x0.ndim))
+        rho = self.curve.correlation(self.schedule.noise_level(t)).tolist()
+        return [(axis, _root(x0.shape[axis], r).to(x0)) for axis, r in zip(axes, rho, strict=True)]
 
 
-def _along(x: Tensor, rho: float, axis: int) -> Tensor:
-    """The matrix rho^|i - j| applied along an axis."""
-    n = torch.arange(x.shape[axis], device=x.device)
-    matrix = torch.pow(torch.tensor(rho, dtype=x.dtype, device=x.device), (n[:, None] - n).abs())
-    return (x.transpose(axis, -1) @ matrix).transpose(axis, -1)
+def _root(n: int, rho: float) -> Tensor:
+    steps = torch.arange(n)
+    first = torch.where(steps == 0, 1.0, (1 - rho**2) ** 0.5)
+    return torch.tensor(rho).pow((steps[:, None] - steps).clamp(min=0)).tril() * first
+
+
+def _along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """A matrix applied along an axis."""
+    return (x.transpose(axis, -1) @ matrix.T).transpose(axis, -1)
