@@ -26,8 +26,8 @@ import xarray as xr
 
 import xsda
 from xsda import flow
-from xsda.baselines import LETKF
-from xsda.diffusion.samplers import PredictorCorrector
+from xsda.baselines import LETKF, ForecastError
+from xsda.diffusion.samplers import NonFiniteSampleError, PredictorCorrector
 from xsda.guidance import DPS, GaussianScore
 from xsda.simulation import simulate_to
 from xsda.systems import KolmogorovFlow
@@ -220,7 +220,11 @@ def run(e: Experiment, o: argparse.Namespace) -> None:
             table.setdefault("truth", []).append(scores(e, "truth", truth.expand_dims("member"), truth, obs))
         for method in o.methods.split(","):
             started = time.perf_counter()
-            ensemble = posterior(method, e, truth, obs, o, seed=i)
+            try:
+                ensemble = posterior(method, e, truth, obs, o, seed=i)
+            except (ForecastError, NonFiniteSampleError) as error:
+                print(f"case {i}, {method} diverged: {error}", flush=True)
+                continue
             if ensemble is None:
                 continue
             row = scores(e, method, ensemble, truth, obs) | {"seconds": time.perf_counter() - started}
