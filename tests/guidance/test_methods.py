@@ -190,20 +190,18 @@ def test_tmpd_never_takes_a_negative_variance():
     torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=1e-5, atol=1e-5)
 
 
-def wave(rho):
-    """r^2 H C H', C_ij = rho^|i - j|; errors of neighbours are never taken for opposite ones."""
-    n = torch.arange(N)
-    return lambda s: s**2 / (1 + s**2) * ROWS @ (max(rho, 0.0) ** (n[:, None] - n).abs().double()) @ ROWS.T
-
-
 @pytest.mark.parametrize("rho", [0.0, 0.6, -0.3])
 @pytest.mark.parametrize("time", TIMES)
 def test_calibrated_takes_neighbouring_errors_for_correlated(time, rho, monkeypatch):
-    """(D + R)^-1 d, D = diag(r^2 H C H'), times the factor that minimises the energy of what is left, at most one."""
+    """(D + R)^-1 d, D = diag(r^2 H C H'), times the factor that minimises the energy of what is left, at most one.
+
+    C_ij = rho^|i - j|; errors of neighbours are never taken for opposite ones.
+    """
     monkeypatch.setattr("xsda.guidance.calibrated.PATTERNS", 200_000)
     t, s, x = state(time)
     mean, cov = moments(COV, s, x)
-    own = wave(rho)(s)
+    n = torch.arange(N)
+    own = s**2 / (1 + s**2) * ROWS @ (max(rho, 0.0) ** (n[:, None] - n).abs().double()) @ ROWS.T
     innovation = Y - mean @ ROWS.T
     weight = innovation / (STD**2 + own.diagonal())
     energy = torch.einsum("bi,ij,bj->b", weight, own + torch.diag(STD**2), weight)

@@ -258,7 +258,7 @@ def default_sampler(prior: Prior, guided: bool) -> Sampler:
 
     Closed forms need 32 evaluations for five decades of noise, and as many a decade where large fields ask for more. A
     network's guidance is approximate: one correction a step lets members leave futures that the observations exclude.
-    For fields 24 steps score nearly as 48 do.
+    For fields 24 steps do; 48 gain a tenth in CRPS with nonlinear or very precise observations.
     """
     if prior.exact:
         low, high = (float(prior.schedule.noise_level(torch.tensor(t, dtype=torch.float64))) for t in (0.0, 1.0))
