@@ -35,8 +35,9 @@ def _pad_axis(x: Tensor, axis: int, amount: int, boundary: str) -> Tensor:
     size = x.shape[axis]
     if boundary == "zeros":
         return functional.pad(x, [0, 0] * (x.ndim - 1 - axis) + [amount, amount])
-    if boundary == "periodic" and amount <= size:  # slices are cheaper than an index, above all backwards
-        return torch.cat([x.narrow(axis, size - amount, amount), x, x.narrow(axis, 0, amount)], axis)
+    if boundary == "periodic" and 2 * amount <= size:  # parts are cheaper than slices or an index, above all backwards
+        first, middle, last = x.split([amount, size - 2 * amount, amount], axis)
+        return torch.cat([last, first, middle, last, first], axis)
     position = torch.arange(-amount, size + amount, device=x.device)
     if boundary == "periodic":
         return x.index_select(axis, position % size)
