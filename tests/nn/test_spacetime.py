@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xsda.nn import SpaceTimeUNet, build_network, network_config
+from xsda.nn import SpaceTimeUNet, build_network, network_config, spacetime
 from xsda.nn.spacetime import _fold, _unfold
 
 LEVEL = torch.tensor(-0.4, dtype=torch.float64)
@@ -95,6 +95,17 @@ def test_it_starts_as_the_best_linear_denoiser_and_is_built_again_from_its_descr
     again = build_network(network_config(fresh))
     assert again.config == fresh.config
     again.load_state_dict(fresh.state_dict())
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 6])
+def test_the_states_of_one_tensor_change_nothing(monkeypatch, at_once):
+    made, x, levels = network(), field(2, 9, 2, 8, 8).requires_grad_(), torch.tensor([0.3, -1.0]).double()
+    results = []
+    for number in (10**6, at_once):
+        monkeypatch.setattr(spacetime, "AT_ONCE", number)
+        y = made(x, levels)
+        results.append((y.detach(), torch.autograd.grad(y.square().sum(), x)[0]))
+    torch.testing.assert_close(results[1], results[0])
 
 
 def test_channels_last_or_not_is_all_the_same():

@@ -1,8 +1,9 @@
 """Long trajectories in pieces: the same result, with memory that does not grow with the length.
 
 A network whose value at one time depends only on the states within its ``reach`` may be evaluated piece by piece, each
-piece with ``reach`` more states on both sides. That is exact, not an approximation. Where a gradient is needed, what it
-takes is kept while there is room, and computed again in the backward pass for the other pieces.
+piece with ``reach`` more states on both sides. That is exact, not an approximation. What there is room for is evaluated
+at once. Where a longer one needs a gradient, what it takes is kept while there is room, and computed again in the
+backward pass for the other pieces.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 class Segments(nn.Module):
     """``network`` (with an attribute ``reach``) with the activations of about ``frames`` states in memory at a time.
 
-    The states of all batch items count; a piece is at least as long as its surroundings.
+    The states of all batch items count; pieces hold a quarter of them, and are at least as long as their surroundings.
     """
 
     def __init__(self, network: nn.Module, frames: int):
@@ -27,7 +28,7 @@ class Segments(nn.Module):
         """``x``: ``(batch, time, channel, *space)``."""
         length, reach, room = x.shape[1], self.reach, self.frames // len(x)
         size = max(room // 4, 2 * reach, 1)
-        if length <= size + 2 * reach:  # as cheap at once
+        if length <= max(room, size + 2 * reach):
             return self.network(x, log_noise, *(() if context is None else (context,)))
         parts = []
         for start in range(0, length, size):

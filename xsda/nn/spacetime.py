@@ -21,6 +21,8 @@ from xsda.nn.boundary import BoundaryConv, check_boundaries
 from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.norm import ChannelNorm
 
+AT_ONCE = 128  # states in one tensor: memory for small tensors is found again, for large ones it is made anew each time
+
 
 class SpaceTimeBlock(nn.Module):
     """Residual block on states in order of time, (time * batch, channel, *space). Starts as the identity."""
@@ -36,15 +38,33 @@ class SpaceTimeBlock(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, emb: Tensor, length: int) -> Tensor:
-        """``emb``: (batch or 1, features)."""
-        parts = self.modulate(emb).reshape(len(emb), -1, *(1,) * (x.ndim - 2))
-        scale, shift, gain = (parts if len(emb) == 1 else parts.repeat(length, *(1,) * (x.ndim - 1))).chunk(3, dim=1)
-        a, b = self.space(torch.addcmul(shift, self.norm(x), 1 + scale)).chunk(2, dim=1)
-        h = functional.silu(a) * b
-        nothing = torch.zeros_like(h[: len(h) // length])
-        before, after = torch.cat([nothing, h])[: len(h)], torch.cat([h, nothing])[-len(h) :]
-        return torch.addcmul(x, 1 + gain, self.time(torch.cat([before, h, after], dim=1)))
+    def forward(self, pieces: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
+        """``pieces`` of the states one after another; ``emb``: (batch or 1, features)."""
+        parts = self.modulate(emb).reshape(len(emb), -1, *(1,) * (pieces[0].ndim - 2))
+        hs, gains = [], []
+        for x in pieces:
+            each = parts if len(emb) == 1 else parts.repeat(len(x) // batch, *(1,) * (x.ndim - 1))
+            scale, shift, gain = each.chunk(3, dim=1)
+            a, b = self.space(torch.addcmul(shift, self.norm(x), 1 + scale)).chunk(2, dim=1)
+            a = a.movedim(1, -1).contiguous().movedim(-1, 1)  # in one piece: half precision is slow on strides
+            hs.append(functional.silu(a) * b)
+            gains.append(1 + gain)
+        nothing = torch.zeros_like(hs[0][:batch])
+        past = [nothing, *(h[-batch:] for h in hs[:-1])]
+        future = [*(h[:batch] for h in hs[1:]), nothing]
+        out = []
+        for x, gain, h, last, following in zip(pieces, gains, hs, past, future, strict=True):
+            out.append(torch.addcmul(x, gain, self._mixed(torch.cat([last, h, following]), batch)))
+        return out
+
+    def _mixed(self, h: Tensor, batch: int) -> Tensor:
+        """Each state but the first and the last one with its two neighbours: a convolution along time, whatever the space."""
+        states = h.movedim(1, -1)  # channels side by side, as they are in memory
+        line = states.reshape(1, len(h) // batch, -1, states.shape[-1]).movedim(-1, 1)  # (1, channel, time, all else)
+        width = self.time.conv.weight.shape[0]
+        kernel = self.time.conv.weight.reshape(width, 3, width, 1).transpose(1, 2).contiguous()
+        mixed = functional.conv2d(line, kernel, self.time.conv.bias)
+        return mixed.movedim(1, -1).reshape(len(h) - 2 * batch, *states.shape[1:]).movedim(-1, 1)
 
 
 class SpaceTimeUNet(nn.Module):
@@ -123,24 +143,25 @@ class SpaceTimeUNet(nn.Module):
         h = _fold(x.transpose(0, 1).flatten(0, 1), self.patch)
         if h.ndim == 4:
             h = h.contiguous(memory_format=torch.channels_last)
-        h = self.lift(h)
+        hs = [self.lift(h) for h in h.split(max(1, AT_ONCE // batch) * batch)]
         skips = []
         for level, down in zip(self.encode, (*self.down, None), strict=True):
-            h = self._run(level, h, emb, length)
+            hs = self._run(level, hs, emb, batch)
             if down is not None:
-                skips.append(h)
-                h = down(h)
+                skips.append(hs)
+                hs = [down(h) for h in hs]
         for level, up, skip in zip(reversed(self.decode), reversed(self.up), reversed(skips), strict=True):
-            h = functional.interpolate(h, size=skip.shape[2:], mode="nearest")
-            h = self._run(level, up(torch.cat([h, skip], dim=1)), emb, length)
-        out = _unfold(self.out(self.norm(h)), self.patch)
+            large = [functional.interpolate(h, size=s.shape[2:], mode="nearest") for h, s in zip(hs, skip, strict=True)]
+            hs = [up(torch.cat(pair, dim=1)) for pair in zip(large, skip, strict=True)]
+            hs = self._run(level, hs, emb, batch)
+        out = _unfold(torch.cat([self.out(self.norm(h)) for h in hs]), self.patch)
         return out.unflatten(0, (length, batch)).transpose(0, 1)
 
-    def _run(self, level: nn.Module, h: Tensor, emb: Tensor, length: int) -> Tensor:
+    def _run(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
         save = self.recompute and torch.is_grad_enabled()
         for block in level:  # type: ignore[attr-defined]
-            h = checkpoint(block, h, emb, length, use_reentrant=False) if save else block(h, emb, length)
-        return h
+            hs = checkpoint(block, hs, emb, batch, use_reentrant=False) if save else block(hs, emb, batch)
+        return hs
 
 
 def _fold(x: Tensor, patch: int) -> Tensor:

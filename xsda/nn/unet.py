@@ -34,7 +34,7 @@ class ModulatedBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         scale, shift = self.modulate(emb).reshape(len(emb), -1, *(1,) * (x.ndim - 2)).chunk(2, dim=1)
-        h = functional.silu(self.first(self.norm(x) * (1 + scale) + shift))
+        h = functional.silu(self.first(torch.addcmul(shift, self.norm(x), 1 + scale)))
         return x + self.second(h)
 
 
