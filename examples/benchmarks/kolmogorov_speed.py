@@ -97,7 +97,7 @@ def part_b(o: argparse.Namespace) -> None:
     truth, obs = observed(0)
     prior = o.prior
     count = 4
-    steps = 12
+    steps = 24
     sampler = DPMpp2MSDE(steps=steps, grid="centered", corrections=1, tau=0.5)
     shape = (count, *prior.bind(truth).shape)
     denoiser = place(prior.denoiser, prior.bind(truth).context(), torch.device(o.device), torch.float32)

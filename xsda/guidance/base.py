@@ -62,10 +62,13 @@ class GuidedDenoiser(Denoiser):
         """sigma^2 / alpha times the gradient of log p(y | x_t); ``predicted`` = H(x0) carries the graph."""
         raise TypeError(f"{type(self).__name__} must define correction()")
 
-    def pull(self, weight: Tensor, x_t: Tensor, t: Tensor, predicted: Tensor) -> Tensor:
-        """sigma^2 / alpha times the gradient in x_t of weight . H(E[x_0 | x_t]): V_t H' weight."""
+    def pull(self, weight: Tensor, x_t: Tensor, t: Tensor, predicted: Tensor, *, again: bool = False) -> Tensor:
+        """sigma^2 / alpha times the gradient in x_t of weight . H(E[x_0 | x_t]): V_t H' weight.
+
+        What it takes is freed on the way, unless it will be asked for ``again``.
+        """
         gain = (self.schedule.sigma(t) ** 2 / self.schedule.alpha(t)).to(x_t)
-        return gain * torch.autograd.grad(predicted, x_t, weight, retain_graph=True)[0]
+        return gain * torch.autograd.grad(predicted, x_t, weight, retain_graph=again)[0]
 
     def own_error(self, x0: Tensor, t: Tensor) -> Tensor:
         """The denoiser's root mean square error, (channel,).

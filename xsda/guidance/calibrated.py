@@ -89,10 +89,10 @@ class _Calibrated(GuidedDenoiser):
         """Random errors of the denoiser, (count, time, channel, *space), of exactly the right size at each point."""
         shape = (count, *x0.shape[1:])
         generator = torch.Generator().manual_seed(0)
-        x = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).to(x0) * 2 - 1
+        x = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).to(x0).mul_(2).sub_(1)
         for axis, root in self._roots(x0, t):
             x = _along(x, root, axis)
-        return x / x.square().mean(0).sqrt() * self._error(x0, t)
+        return x.mul_(self._error(x0, t) * count**0.5 / torch.linalg.vector_norm(x, dim=0))
 
     def _error(self, x0: Tensor, t: Tensor) -> Tensor:
         return self.own_error(x0, t).reshape(1, 1, -1, *(1,) * (x0.ndim - 3))

@@ -105,7 +105,7 @@ class MomentMatching(GuidedDenoiser):
         def covariance(u: Tensor) -> tuple[Tensor, Tensor]:
             """(V H' u, R^-1/2 (R + H V H') R^-1/2 u)."""
             self.products += 1
-            back = self.pull(u / scale, x_t, t, predicted)
+            back = self.pull(u / scale, x_t, t, predicted, again=True)
             applied = u + (1 - options.mix) * self.likelihood.tangent(state, back) / scale
             return back, applied + options.mix * own / variance * u if options.mix else applied
 

@@ -29,6 +29,6 @@ class TMPD(Guidance):
 
 class _TMPD(GuidedDenoiser):
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
-        back = self.pull(torch.ones_like(predicted), x_t, t, predicted)
+        back = self.pull(torch.ones_like(predicted), x_t, t, predicted, again=True)
         rows = self.likelihood.tangent(x0.detach(), back).clamp(min=0)
         return self.pull(self.likelihood.score(predicted.detach(), rows), x_t, t, predicted)
