@@ -33,7 +33,7 @@ class SpaceTimeBlock(nn.Module):
         self.norm = ChannelNorm()
         self.modulate = nn.Linear(features, 3 * width)
         self.space = BoundaryConv(width, 2 * width, (kernel,) * rank, boundaries)
-        self.time = BoundaryConv(3 * width, width, (1,) * rank, boundaries)
+        self.time = BoundaryConv(3 * width, width, (1,) * rank, boundaries)  # of before, now and after; see _mixed
         for layer in (self.modulate, self.time.conv):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
