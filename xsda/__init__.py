@@ -13,6 +13,7 @@ from xsda.metrics import evaluate
 from xsda.observations import observe
 from xsda.priors import GaussianMixturePrior, GaussianPrior, Prior, load_model, models
 from xsda.training import TrainingError, TrainingOptions, train
+from xsda.training.balance import balance
 from xsda.version import __version__
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "TrainingOptions",
     "__version__",
     "assimilate",
+    "balance",
     "baselines",
     "compare",
     "diffusion",

@@ -73,7 +73,7 @@ def assimilate(
     background, background_sigma
         A first guess on (a part of) the grid, and the standard deviation of its error: one more source of observations.
     redraw
-        How often a member that the observations all but exclude (a chi-square that a right member has once in a thousand) is
+        How often a member that the observations all but exclude (a chi-square that a right member has once in fifty) is
         drawn again, if the prior is a network. 0: never.
     seed
         Each member's noise is keyed by (seed, member): the same whatever the chunks, the scheduler or the device.

@@ -43,7 +43,7 @@ def test_members_that_do_not_fit_are_drawn_again(sparse):
         (text,) = told(caught, "do not fit")  # told of, though nobody asked to draw again
         assert "attempts" not in text
         once, twice = draw(sparse, 1), draw(sparse, 2)
-    fits = stats.chi2.isf(1e-3, 4)
+    fits = stats.chi2.isf(0.02, 4)
     before, middle, after = (chi_square(sparse, p) for p in (never, once, twice))
     assert int((after > fits).sum()) < int((middle > fits).sum()) < int((before > fits).sum())
     left = int((after > stats.chi2.isf(1e-6, 4)).sum())

@@ -16,6 +16,7 @@ import xarray as xr
 
 import xsda
 from xsda.diffusion import VE, Preconditioned, denoising_loss
+from xsda.diffusion.balance import power
 from xsda.layout import Layout
 from xsda.nn import MarkovNet, TemporalNet
 from xsda.training import make_network
@@ -417,3 +418,51 @@ def test_data_are_prepared_ahead_and_errors_come_through():
     assert items.waited > 0
     with Prefetched(itertools.count()) as items:  # leaving does not wait for an endless source
         next(items)
+
+
+@pytest.fixture(scope="module")
+def waves():
+    """Two channels of periodic fields that are smooth in space and keep their values in time."""
+    rng = np.random.default_rng(0)
+    k = np.hypot(*np.meshgrid(np.fft.fftfreq(16, 1 / 16), np.fft.fftfreq(16, 1 / 16)))
+    white = np.fft.fft2(rng.standard_normal((40, 1, 2, 16, 16)))
+    fields = np.fft.ifft2(white / (1 + (k / 2) ** 4)).real.repeat(6, 1)
+    x = np.arange(16.0)
+    dims = ("trajectory", "time", "y", "x")
+    return xr.Dataset(
+        {name: (dims, fields[:, :, c]) for c, name in enumerate("uv")}, {"time": np.arange(6.0), "y": x, "x": x}
+    )
+
+
+def test_a_balanced_prior_has_the_spectrum_of_its_data(waves, tmp_path):
+    """The same weights, nearer samples; trained so or balanced later, kept in the file, and undone by nothing."""
+    options = {**QUICK, "window": 4, "network": "spacetime", "width": 8, "periodic": ["y", "x"], "steps": 120,
+               "learning_rate": 5e-3, "validate_every": 60}  # fmt: skip
+    plain, trained = (xsda.train(waves, balance=n, **options) for n in (0, 24))
+    training = waves.isel(trajectory=slice(0, 32))
+    later = xsda.balance(plain, training, members=24, progress=False)
+    assert trained.hash == later.hash != plain.hash
+    read = xsda.load_model(later.save(tmp_path / "balanced.safetensors"))
+    like = waves.isel(trajectory=0, time=slice(0, 4))
+    data = power(plain.bind(like).to_tensor(training.isel(time=slice(0, 4))))[:, 1:6]
+
+    def off(prior):
+        free = prior.sample(like, members=24, seed=1, progress=False)
+        return float((power(prior.bind(like).to_tensor(free))[:, 1:6] / data - 1).abs().mean())
+
+    assert off(read) < 0.5 * off(plain)
+
+
+def test_what_cannot_be_balanced(waves, spring):
+    with pytest.raises(ValueError, match="periodic along all space axes, and y, x has ends"):
+        xsda.train(waves, window=4, balance=8, **QUICK)
+    with pytest.raises(ValueError, match="balance=-1 must be an integer of at least 0"):
+        xsda.train(waves, window=4, balance=-1, **QUICK)
+    prior = xsda.load_model("lorenz63")
+    with pytest.raises(ValueError, match="this prior has no space axes"):
+        xsda.balance(prior, xsda.systems.Lorenz63().simulate(64, 2, seed=0))
+    for d in "yx":
+        waves[d].attrs["period"] = 16.0
+    exact = xsda.GaussianPrior.fit(waves, length=3)
+    with pytest.raises(ValueError, match="only trained priors are balanced"):
+        xsda.balance(exact, waves)

@@ -11,11 +11,15 @@ E[x_0 | x_t]; noise and score are views of it:
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from xsda.diffusion.schedules import Schedule, expand
+
+if TYPE_CHECKING:
+    from xsda.diffusion.balance import Balance
 
 PARAMETERIZATIONS = ("edm", "v", "x0", "eps")
 
@@ -75,8 +79,15 @@ class Preconditioned(Denoiser):
         self.parameterization = parameterization
         self.data_std = data_std
         self.context: Tensor | None = None
+        self.balance: Balance | None = None
 
-    def conditioned(self, context: Tensor) -> Preconditioned:
+    def balanced(self, balance: Balance | None) -> Preconditioned:
+        """The same denoiser giving back to each wavenumber what its samples lose; the weights are shared."""
+        other = copy.copy(self)
+        other.balance = balance
+        return other
+
+    def conditioned(self, context: Tensor | None) -> Preconditioned:
         """The same denoiser reading ``context`` (batch or 1, time or 1, channel, *space); the weights are shared."""
         other = copy.copy(self)
         other.context = context
@@ -100,4 +111,7 @@ class Preconditioned(Denoiser):
         skip, out, scale = (expand(c, x_t) for c in self.coefficients(t))
         log_noise = torch.log(self.schedule.noise_level(t)).to(x_t.dtype)
         inputs = (scale * x_t, log_noise) if self.context is None else (scale * x_t, log_noise, self.context)
-        return skip * x_t + out * self.network(*inputs).to(x_t.dtype)
+        x0 = skip * x_t + out * self.network(*inputs).to(x_t.dtype)
+        if self.balance is None:
+            return x0
+        return x0 + self.balance.owed(x_t / expand(self.schedule.alpha(t), x_t), self.schedule.noise_level(t))

@@ -38,10 +38,15 @@ class ErrorCurve:
         return self._between(self.lag.double(), noise_level).clamp(0, 0.9999)
 
     def _between(self, values: Tensor, noise_level: Tensor) -> Tensor:
-        x, grid = noise_level.detach().double().cpu().log(), self.levels.double().log()
-        index = torch.searchsorted(grid, x).clamp(1, len(grid) - 1)
-        weight = ((x - grid[index - 1]) / (grid[index] - grid[index - 1])).clamp(0, 1)[..., None]
-        return values[index - 1] + weight * (values[index] - values[index - 1])
+        return interpolate(noise_level.detach().double().cpu().log(), self.levels.double().log(), values)
+
+
+def interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    """``values`` (knot, ...), given at ascending knots, at x: linear between them, constant beyond the ends."""
+    index = torch.searchsorted(knots, x).clamp(1, len(knots) - 1)
+    weight = ((x - knots[index - 1]) / (knots[index] - knots[index - 1])).clamp(0, 1)
+    weight = weight.reshape(*weight.shape, *(1,) * (values.ndim - 1))
+    return values[index - 1] + weight * (values[index] - values[index - 1])
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from xsda.diffusion.balance import Balance
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.error import ErrorCurve
 from xsda.diffusion.schedules import SCHEDULES, Schedule
@@ -161,6 +162,9 @@ class Prior:
         if self.error is not None:
             tensors |= {"error.levels": self.error.levels, "error.rms": self.error.rms}
             tensors |= {} if self.error.lag is None else {"error.lag": self.error.lag}
+        balance = getattr(self.denoiser, "balance", None)
+        if balance is not None:
+            tensors |= {f"balance.{k}": v for k, v in vars(balance).items()}
         return tensors
 
     def _description(self) -> dict[str, Any]:
@@ -232,6 +236,9 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
     if kind["kind"] == "Preconditioned":
         denoiser = Preconditioned(build_network(kind["network"]), schedule, kind["parameterization"], kind["data_std"])
         denoiser.load_state_dict(state)
+        if "balance.rate" in tensors:
+            parts = ("levels", "wavenumbers", "rate")
+            denoiser = denoiser.balanced(Balance(*(tensors[f"balance.{k}"] for k in parts)))
     else:
         denoiser = EXACT[kind["kind"]].from_state(state, schedule)
     error = None

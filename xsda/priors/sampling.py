@@ -39,11 +39,11 @@ NOTES = {
 }
 PRECISIONS = ("auto", "float32", "float64", "bf16", "fp16")
 DIVERGED = 100.0  # no standardised trajectory is that far out
-UNLIKELY, EXCLUDED = (
-    1e-3,
-    1e-6,
-)  # probability of a right member's chi-square: drawn again below the one, warned of below the other
-KNOWN = 2.0  # a chi-square over its mean that tells nothing of a member: sigma is not known to a third, nor is the prior right to it
+UNLIKELY, EXCLUDED = 0.02, 1e-6  # a right member's chi-square: drawn again below the one, warned of below the other
+# Chi-squares over their mean that are not held against a member, however many observations: no sigma is known so well, and no
+# prior is so right, least of all one of fields over two axes.
+KNOWN, KNOWN_FIELD = 1.3, 2.0
+HELD = 0.5  # share of the balance of free samples that is owed where observations hold the large scales (docs/kolmogorov.md)
 BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
 MEMORY = 6 * 2**30  # bytes of activations of a network that are kept for a gradient
 
@@ -85,6 +85,8 @@ class SamplingTask:
         dtype = torch.float64 if self.precision == "float64" else torch.float32
         denoiser = in_pieces(place(prior.denoiser, self.context, device, dtype), self.shape)
         likelihood = None if self.likelihood is None else self.likelihood.to(device, dtype)
+        if likelihood is not None and isinstance(denoiser, Preconditioned) and denoiser.balance is not None:
+            denoiser = denoiser.balanced(denoiser.balance.times(HELD))
 
         def draw(wanted: Sequence[int], attempt: int) -> tuple[Tensor, dict[str, Tensor]]:
             """These members, and the sampler's notes on them; with particles, whole populations are sampled."""
@@ -122,12 +124,13 @@ class SamplingTask:
         draw: Callable[[list[int], int], Tensor],
     ) -> None:
         """Draw unlikely members again; of several attempts the nearest to the observations stays."""
+        known = KNOWN_FIELD if len(self.shape) == 4 else KNOWN
 
-        def unlikely(x: Tensor, than: float) -> tuple[Tensor, Tensor]:
+        def unlikely(x: Tensor) -> tuple[Tensor, Tensor]:
             chi_square, probability, n = likelihood.misfit(x)
-            return chi_square, (probability < than) & (chi_square > KNOWN * n)
+            return chi_square, (probability < UNLIKELY) & (chi_square > known * n)
 
-        chi_square, bad = unlikely(x, UNLIKELY)
+        chi_square, bad = unlikely(x)
         for attempt in range(1, attempts + 1):
             rows = bad.nonzero().flatten()
             if not len(rows):
@@ -136,10 +139,11 @@ class SamplingTask:
                 again = draw([members[i] for i in rows.tolist()], attempt)
             except NonFiniteSampleError:  # no better than what there is
                 continue
-            new, still = unlikely(again, UNLIKELY)
+            new, still = unlikely(again)
             better = new < chi_square[rows]
             x[rows[better]], chi_square[rows[better]], bad[rows] = again[better], new[better], still
-        left = int(unlikely(x, EXCLUDED)[1].sum())
+        _, probability, n = likelihood.misfit(x)
+        left = int(((probability < EXCLUDED) & (chi_square > KNOWN_FIELD * n)).sum())
         if left:
             self._warn(
                 "misfit",
@@ -214,7 +218,7 @@ def in_pieces(denoiser: Denoiser, shape: tuple[int, ...]) -> Denoiser:
     else:
         return denoiser
     other = Preconditioned(made, denoiser.schedule, denoiser.parameterization, denoiser.data_std)
-    return other if context is None else other.conditioned(context)
+    return other.conditioned(context).balanced(denoiser.balance)
 
 
 def _room(network: nn.Module, states: int, units: int, shape: tuple[int, ...], context: Tensor | None) -> int:

@@ -19,6 +19,8 @@ from xsda.layout import Layout
 from xsda.names import choose
 from xsda.nn import MarkovNet, network_identity
 from xsda.priors.prior import Prior
+from xsda.training.balance import balance as balanced
+from xsda.training.balance import check_balance
 from xsda.training.loop import Callback, Trainer, TrainingError, run
 from xsda.training.networks import make_network
 from xsda.training.options import TrainingOptions
@@ -39,6 +41,7 @@ def train(
     validation: xr.Dataset | None = None,
     schedule: Schedule | None = None,
     parameterization: str = "edm",
+    balance: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
     log: str | os.PathLike[str] | None = None,
     callback: Callback | None = None,
@@ -75,6 +78,9 @@ def train(
         Validation data; without it the data are split 80/10/10 into training, validation and (unused) test.
     schedule, parameterization
         Diffusion process and what the network predicts ("edm", "v", "x0", "eps").
+    balance
+        Draw so many free samples at the end and have the prior give back what their spectrum lacks (see ``xsda.balance``);
+        for fields that are periodic along all space axes.
     checkpoint
         File for checkpoints. If it exists the training goes on from there, exactly as if it had not been interrupted.
     log
@@ -89,9 +95,13 @@ def train(
     unknown = [k for k in options if k not in TrainingOptions.__dataclass_fields__]
     if unknown:
         raise TypeError(f"unknown option {unknown[0]!r}; {choose(unknown[0], TrainingOptions.__dataclass_fields__)}")
-    for key, number in {"window": window, "width": 1 if width is None else width}.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{key}={number!r} must be an integer of at least 1")
+    for key, number, least in (
+        ("window", window, 1),
+        ("width", 1 if width is None else width, 1),
+        ("balance", balance, 0),
+    ):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(f"{key}={number!r} must be an integer of at least {least}")
     settings = TrainingOptions(**options)
     if settings.shortest is not None and not 1 <= settings.shortest <= window:
         raise ValueError(f"shortest={settings.shortest} must lie between 1 and window={window}")
@@ -105,6 +115,8 @@ def train(
         raise TypeError(f"the training data must be an xarray.Dataset, got {type(ds).__name__}; use .to_dataset()")
     ds = ds[sorted(ds.data_vars, key=str)]  # that of a zarr store may be another each time it is opened
     layout = Layout.of(ds, periodic=periodic, space=space, context=context, time_features=time_features)
+    if balance:
+        check_balance(layout)
     if validation is None:
         ds, validation, _ = split(ds, layout, window)
     layout = fit_scaling(ds, layout)
@@ -135,7 +147,7 @@ def train(
     final = trainer.average
     error = measure_error(final, _batches(final, held_out, team.device))
     parameters = sum(p.numel() for p in net.parameters())
-    return Prior(
+    prior = Prior(
         final.cpu(),
         layout,
         window=window if isinstance(net, MarkovNet) else window // (window // (settings.shortest or window)),
@@ -149,6 +161,16 @@ def train(
             "validation_loss": round(summary["validation_loss"], 6),
         },
         name=name,
+    )
+    if not balance:
+        return prior
+    return balanced(
+        prior,
+        ds,
+        members=balance,
+        device=str(team.device),
+        precision=settings.precision,
+        progress=progress and team.leads,
     )
 
 
