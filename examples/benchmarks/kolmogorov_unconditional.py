@@ -27,6 +27,7 @@ def structure(ds: xr.Dataset, order: int, distance: int) -> float:
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--length", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=1, help="of the samples; the prior was balanced on those of 0")
     parser.add_argument("--data", help="the data set of the training, whose last tenth no prior has seen")
     o = parser.parse_args()
     model = xsda.load_model(o.prior)
@@ -36,7 +37,7 @@ def main() -> None:
         truth = whole.isel(trajectory=slice(whole.sizes["trajectory"] * 9 // 10, None)).load()
     count = truth.sizes["trajectory"]
     grid = truth.isel(trajectory=0, time=slice(0, o.length))
-    free = model.sample(grid, members=o.members, seed=0)
+    free = model.sample(grid, members=o.members, seed=o.seed)
     # states far apart, as independent as they come
     right = truth.isel(time=slice(0, None, 7))[["u", "v"]]
     e, reference = common.spectrum(free), common.spectrum(right)

@@ -454,7 +454,7 @@ def test_a_balanced_prior_has_the_spectrum_of_its_data(waves, tmp_path):
 
 
 def test_what_cannot_be_balanced(waves, spring):
-    with pytest.raises(ValueError, match="periodic along all space axes, and y, x has ends"):
+    with pytest.raises(ValueError, match="periodic along all space axes, and these have ends: y, x"):
         xsda.train(waves, window=4, balance=8, **QUICK)
     with pytest.raises(ValueError, match="balance=-1 must be an integer of at least 0"):
         xsda.train(waves, window=4, balance=-1, **QUICK)

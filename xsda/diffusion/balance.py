@@ -104,7 +104,7 @@ def measure_balance(
     memory: dict[str, Any] = {}
     rates = []
     for i, (t, s) in enumerate(pairwise(times)):
-        x0, level, clean = denoiser(x, t), schedule.noise_level(t), x / schedule.alpha(t).to(x)
+        x0, level, clean = denoiser(x, t.to(x.device)), schedule.noise_level(t), x / schedule.alpha(t).to(x)
         mean, spread, _ = multistep(schedule, x, x0, t, s, dict(memory), stochastic=True)
         pushed, _, _ = multistep(schedule, x, x0 + clean, t, s, dict(memory), stochastic=True)
         wanted = schedule.alpha(s) ** 2 * spectrum + schedule.sigma(s) ** 2 - spread.cpu().double() ** 2

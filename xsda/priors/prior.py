@@ -147,13 +147,13 @@ class Prior:
 
         ``exact``: compute the trace exactly (the default for states of up to 1,024 numbers) or by Hutchinson's estimator.
         """
-        from xsda.priors.sampling import log_prob
+        from xsda.priors.density import log_prob
 
         return log_prob(self, ds, steps=steps, exact=exact, seed=seed)
 
     def elbo(self, ds: xr.Dataset, *, samples: int = 64, seed: int = 0) -> xr.DataArray:
         """A lower bound of log p, by Monte Carlo over the noise levels; much cheaper than ``log_prob``."""
-        from xsda.priors.sampling import elbo
+        from xsda.priors.density import elbo
 
         return elbo(self, ds, samples=samples, seed=seed)
 

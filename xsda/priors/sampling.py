@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from xsda.devices import pick_device
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
-from xsda.diffusion.likelihood import elbo as elbo_of
-from xsda.diffusion.likelihood import log_prob as log_prob_of
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import SAMPLERS, TDS, DPMpp2M, DPMpp2MSDE, NonFiniteSampleError, Sampler
 from xsda.ensemble import check_core_chunks, compute, lazy, member_chunks, member_numbers, whole_number
@@ -26,7 +24,6 @@ from xsda.guidance import GUIDANCE, MMPS, Calibrated, Guidance, GuidedDenoiser, 
 from xsda.names import choose
 from xsda.nn import MarkovNet
 from xsda.nn.segments import Segments, activation_bytes
-from xsda.priors.exact import ExactDenoiser
 from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference, refer
 from xsda.provenance import describe
@@ -369,36 +366,3 @@ def sample(
         guidance=None, likelihood=None, seed=seed, chunks=chunks, batch=batch, device=device, precision=precision,
         progress=progress, attrs={"guidance": "none"},
     )  # fmt: skip
-
-
-def log_prob(prior: Prior, ds: xr.Dataset, *, steps: int, exact: bool | None, seed: int) -> xr.DataArray:
-    """log p of labelled trajectories: in closed form where there is one, otherwise by the probability-flow ODE."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def density(denoiser: Denoiser, x: Tensor) -> Tensor:
-        if isinstance(denoiser, ExactDenoiser):
-            return denoiser.log_prob(x)
-        return log_prob_of(denoiser, x, steps=steps, exact=exact, generator=generator)
-
-    return _density(prior, ds, density, "log_prob")
-
-
-def elbo(prior: Prior, ds: xr.Dataset, *, samples: int, seed: int) -> xr.DataArray:
-    """The variational bound of log p of labelled trajectories."""
-    generator = torch.Generator().manual_seed(seed)
-    return _density(
-        prior, ds, lambda d, x: elbo_of(d, x, samples=samples, curve=prior.error, generator=generator), "elbo"
-    )
-
-
-def _density(prior: Prior, ds: xr.Dataset, function: Callable[[Denoiser, Tensor], Tensor], name: str) -> xr.DataArray:
-    grid = prior.bind(ds)
-    x = grid.to_tensor(ds)
-    outer = [d for d in ds[grid.names[prior.layout.names[0]]].dims if d not in grid.core_dims]
-    outer = [d for d in outer if d not in {v.channel_dim for v in prior.layout.variables}]
-    flat = x.reshape(-1, *grid.shape)
-    denoiser = place(prior.denoiser, grid.context(), torch.device("cpu"), torch.float32)
-    scale = float(np.log(prior.layout.std).sum()) * flat[0].numel() / prior.layout.channels
-    values = (function(denoiser, flat) - scale).numpy().reshape(x.shape[: len(outer)])
-    coords = {d: ds[d] for d in outer if d in ds.coords}
-    return xr.DataArray(values, coords, outer, name=name, attrs={"units": "1", "long_name": "log density"})

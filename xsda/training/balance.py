@@ -15,6 +15,7 @@ from xsda.ensemble import whole_number
 from xsda.layout import Layout
 from xsda.names import choose
 from xsda.priors.prior import Prior
+from xsda.priors.sampling import place
 from xsda.training.options import PRECISIONS
 from xsda.training.windows import Windows
 
@@ -75,7 +76,7 @@ def check_balance(layout: Layout) -> None:
     """Raise where there are no Fourier modes to balance."""
     walls = [a.name for a in layout.space if a.period is None]
     if walls or not layout.space:
-        what = f"{', '.join(walls)} has ends" if walls else "this prior has no space axes"
+        what = f"these have ends: {', '.join(walls)}" if walls else "this prior has no space axes"
         raise ValueError(
             f"balancing needs fields that are periodic along all space axes, and {what}; leave balance out, or name the axis "
             "in periodic=[...] when training, if it is a ring"
@@ -96,20 +97,17 @@ def find_balance(
     count, spectrum = 0, torch.zeros((), dtype=torch.float64)
     for piece in windows.pieces:
         x = windows.read(piece)
-        spectrum, count = spectrum + power(x) * len(x), count + len(x)
+        states = x.shape[0] * x.shape[1]
+        spectrum, count = spectrum + power(x) * states, count + states
     shape = (windows.window, *windows.grid.shape[1:])
-    context = _contexts(windows, members, seed)
-    home = next(denoiser.parameters()).device
-    free = denoiser.to(device).balanced(None).conditioned(None if context is None else context.to(device))
+    free = place(denoiser.balanced(None), _contexts(windows, members, seed), device, torch.float32)
     draw = MemberNoise(seed, range(members), shape, device=device, dtype=torch.float32)
     half = PRECISIONS[precision]
     with (
         tqdm(total=STEPS - 1, desc="balancing", unit="step", disable=not progress) as bar,
         torch.autocast(device.type, dtype=half, enabled=half is not None),
     ):
-        found = measure_balance(free, spectrum / count, shape, draw, steps=STEPS, callback=lambda _: bar.update())
-    denoiser.to(home)
-    return found
+        return measure_balance(free, spectrum / count, shape, draw, steps=STEPS, callback=lambda _: bar.update())
 
 
 def _contexts(windows: Windows, members: int, seed: int) -> Tensor | None:
