@@ -7,6 +7,10 @@ the error of guidance and sampler; drawn from the system ("system"), they add th
 test of the rank histogram of one randomly chosen number per truth (10 bins), coverage of the central 50 % and 90 %
 intervals of the order statistics (exact for 19 members), and spread over skill, over all numbers. Ranges are two
 standard errors, from the spread over the truths.
+
+A mean of squares lives on few of its numbers, so that spread over skill is not near one by itself where ensembles have
+members far out. If members and truth are drawn alike, though, any of the 20 may be called the truth: "exchanged" are the
+central 95 % of the ratio when one of them, chosen by chance for each truth, is.
 """
 
 import argparse
@@ -65,7 +69,7 @@ def main() -> None:
                     truths.isel(member=0, drop=True), members=a.truths, sampler=DRAWN, seed=71, progress=False
                 )
             rng = np.random.default_rng(72)
-            inside50, inside90, variance, error = ({v: [] for v in truths.data_vars} for _ in range(4))
+            inside50, inside90, ratios = ({v: [] for v in truths.data_vars} for _ in range(3))
             picked = {v: [] for v in truths.data_vars}
             for i in range(a.truths):
                 truth = truths.isel(member=i, drop=True)
@@ -77,22 +81,31 @@ def main() -> None:
                     picked[v].append(int(rng.choice(rank)))
                     inside50[v].append(((rank >= 5) & (rank <= 14)).mean())
                     inside90[v].append(((rank >= 1) & (rank <= 18)).mean())
-                    variance[v].append(x.var(0, ddof=1).mean() * (1 + 1 / MEMBERS))
-                    error[v].append(((x.mean(0) - t) ** 2).mean())
+                    ratios[v].append(exchanged(np.concatenate([t[None], x])))
             print(
                 f"{name}, truths of the {kind}: {a.truths} truths, {MEMBERS} members, {time.perf_counter() - start:.0f} s"
             )
             for v in truths.data_vars:
                 counts = np.bincount(np.array(picked[v]) // 2, minlength=BINS)
                 histograms[f"{name} {v}, {kind}"] = counts
-                ratio = np.sqrt(np.mean(variance[v]) / np.mean(error[v]))
-                spread = 2 * ratio * np.std(error[v]) / np.mean(error[v]) / 2 / np.sqrt(a.truths)
+                variance, error = np.moveaxis(ratios[v], -1, 0)  # (truth, who is called the truth)
+                ratio = np.sqrt(variance[:, 0].mean() / error[:, 0].mean())
+                spread = ratio * np.std(error[:, 0]) / np.mean(error[:, 0]) / np.sqrt(a.truths)
+                called = np.arange(a.truths), rng.integers(MEMBERS + 1, size=(10_000, a.truths))
+                low, high = np.quantile(np.sqrt(variance[called].mean(1) / error[called].mean(1)), (0.025, 0.975))
                 shares = [(np.mean(c[v]), 2 * np.std(c[v]) / np.sqrt(a.truths)) for c in (inside50, inside90)]
                 text = ", ".join(f"{m:.3f} +- {s:.3f}" for m, s in shares)
                 print(f"  {v:<3} ranks {counts}, p = {chisquare(counts).pvalue:.3f}; coverage of 50 % and 90 %: {text}; "
-                      f"spread/skill {ratio:.3f} +- {spread:.3f}", flush=True)  # fmt: skip
+                      f"spread/skill {ratio:.3f} +- {spread:.3f}, exchanged {low:.3f} to {high:.3f}", flush=True)  # fmt: skip
     if a.figure:
         draw(histograms, a.figure)
+
+
+def exchanged(x: np.ndarray) -> np.ndarray:
+    """Variance of the others, made ready for the comparison, and squared error of their mean, for each of x (members + 1, ...)."""
+    mean = (x.sum(0) - x) / MEMBERS
+    square = (np.square(x).sum(0) - np.square(x)) / MEMBERS - np.square(mean)
+    return np.stack([square.mean(1) * (MEMBERS + 1) / (MEMBERS - 1), np.square(mean - x).mean(1)], -1)
 
 
 def draw(histograms: dict[str, np.ndarray], path: str) -> None:

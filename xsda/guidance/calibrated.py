@@ -59,6 +59,7 @@ class _Calibrated(GuidedDenoiser):
         self.curve: ErrorCurve = error
         self.limit = limit
         self._known: dict[float, Tensor] = {}
+        self._signs = torch.empty(0)
 
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
         own = self.own_variance(x0, t)
@@ -87,12 +88,13 @@ class _Calibrated(GuidedDenoiser):
 
     def _fields(self, x0: Tensor, t: Tensor, count: int) -> Tensor:
         """Random errors of the denoiser, (count, time, channel, *space), of exactly the right size at each point."""
-        shape = (count, *x0.shape[1:])
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).to(x0).mul_(2).sub_(1)
+        if not len(self._signs):  # the same at all noise levels
+            shape, generator = (count, *x0.shape[1:]), torch.Generator().manual_seed(0)
+            self._signs = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).to(x0).mul_(2).sub_(1)
+        x = self._signs
         for axis, root in self._roots(x0, t):
             x = _along(x, root, axis)
-        return x.mul_(self._error(x0, t) * count**0.5 / torch.linalg.vector_norm(x, dim=0))
+        return x.mul_(self._error(x0, t) / x.square().mean(0).sqrt())
 
     def _error(self, x0: Tensor, t: Tensor) -> Tensor:
         return self.own_error(x0, t).reshape(1, 1, -1, *(1,) * (x0.ndim - 3))
@@ -111,5 +113,5 @@ def _root(n: int, rho: float) -> Tensor:
 
 
 def _along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    """A matrix applied along an axis."""
-    return (x.transpose(axis, -1) @ matrix.T).transpose(axis, -1)
+    """A square matrix applied along an axis."""
+    return x @ matrix.T if axis == x.ndim - 1 else (matrix @ x.flatten(axis + 1)).reshape(x.shape)
