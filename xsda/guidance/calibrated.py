@@ -59,7 +59,7 @@ class _Calibrated(GuidedDenoiser):
         self.curve: ErrorCurve = error
         self.limit = limit
         self._known: dict[float, Tensor] = {}
-        self._signs = torch.empty(0)
+        self._signs = torch.empty(0, dtype=torch.int8)
 
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
         own = self.own_variance(x0, t)
@@ -90,8 +90,8 @@ class _Calibrated(GuidedDenoiser):
         """Random errors of the denoiser, (count, time, channel, *space), of exactly the right size at each point."""
         if not len(self._signs):  # the same at all noise levels
             shape, generator = (count, *x0.shape[1:]), torch.Generator().manual_seed(0)
-            self._signs = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).to(x0).mul_(2).sub_(1)
-        x = self._signs
+            self._signs = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).to(x0.device).mul_(2).sub_(1)
+        x = self._signs.to(x0)
         for axis, root in self._roots(x0, t):
             x = _along(x, root, axis)
         return x.mul_(self._error(x0, t) / x.square().mean(0).sqrt())
