@@ -25,7 +25,7 @@ from xsda.diffusion.error import ErrorCurve
 from xsda.guidance.base import Guidance, GuidedDenoiser
 from xsda.guidance.likelihood import Likelihood
 
-PATTERNS = 16  # random fields, from which the variance of what H sees of an error is estimated
+PATTERNS = 16  # random fields, from which the variance of what H sees of an error is estimated where H is not known point by point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +83,21 @@ class _Calibrated(GuidedDenoiser):
             return torch.stack([self.likelihood.tangent(state, f.expand_as(x0)).square() for f in fields]).mean(0)
         level = float(self.schedule.noise_level(t))
         if level not in self._known:
-            self._known[level] = self.likelihood.operator(self._fields(x0, t, PATTERNS)).square().mean(0)
+            if (footprints := self.likelihood.footprints) is None:
+                known = self.likelihood.operator(self._fields(x0, t, PATTERNS)).square().mean(0)
+            else:
+                rho, error = self.curve.correlation(self.schedule.noise_level(t)).tolist(), self.own_error(x0, t)
+                known = torch.cat([f.variance(error, rho) for f in footprints]).to(x0)
+            self._known[level] = known
         return self._known[level].expand(len(x0), -1)
 
     def _fields(self, x0: Tensor, t: Tensor, count: int) -> Tensor:
         """Random errors of the denoiser, (count, time, channel, *space), of exactly the right size at each point."""
         if not len(self._signs):  # the same at all noise levels
             shape, generator = (count, *x0.shape[1:]), torch.Generator().manual_seed(0)
-            self._signs = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).to(x0.device).mul_(2).sub_(1)
+            self._signs = (
+                torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).to(x0.device).mul_(2).sub_(1)
+            )
         x = self._signs.to(x0)
         for axis, root in self._roots(x0, t):
             x = _along(x, root, axis)

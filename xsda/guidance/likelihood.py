@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class Likelihood:
         Which observations are of which variable, with which law of errors, in their order. Default: one Gaussian group.
     mixes
         Whether H takes differences, as whitening does, so that an error shared by all may cancel in it.
+    footprints
+        Of which points the values are made, part by part, where that is known (``xsda.observations.footprints``).
     """
 
     operator: Operator
@@ -51,6 +54,7 @@ class Likelihood:
     linear: bool = True
     groups: tuple[Group, ...] = ()
     mixes: bool = False
+    footprints: tuple[Any, ...] | None = None
     _amplification: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
 
     @property

@@ -17,6 +17,7 @@ from xsda.names import choose
 from xsda.observations.compile import Sources, as_sources, compile_variable, observed_variables
 from xsda.observations.correlation import Whitened, Whitener, whitener
 from xsda.observations.errors import check_positive, error_std
+from xsda.observations.footprints import Footprints
 from xsda.observations.operator import Derived, ObservationOperator, VariableOperator, check_differentiable
 
 
@@ -139,7 +140,9 @@ def _join(grid: Grid, parts: list[Observed]) -> Likelihood:
         y = operator.whiten(y[None])[0]
         for start, stop, _, _ in blocks:
             std[start:stop] = 1
-    return Likelihood(operator, y, std, linear=inner.linear, groups=groups, mixes=bool(blocks))
+    found = [None] if blocks else [Footprints.of(p.operator, p.pick, grid.shape) for p in parts]
+    footprints = None if None in found else tuple(found)
+    return Likelihood(operator, y, std, linear=inner.linear, groups=groups, mixes=bool(blocks), footprints=footprints)
 
 
 def pick_law(law: Any) -> ErrorLaw:
