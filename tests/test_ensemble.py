@@ -2,11 +2,12 @@
 
 import warnings
 
+import dask
 import numpy as np
 import pytest
 import torch
 
-from xsda.ensemble import compute
+from xsda.ensemble import compute, lazy
 
 
 class Small:
@@ -56,3 +57,16 @@ def test_what_is_sampled_together_stays_together(room):
 def test_a_member_that_does_not_fit_is_an_error():
     with pytest.raises(MemoryError, match="for 1 member of"), pytest.warns(RuntimeWarning, match="out of memory"):
         compute(Small(0), range(4), batch=4, progress=False, label="")
+
+
+def test_blocks_wait_for_nothing():
+    """Each carries the task: a worker that has none of it yet starts as soon as the others."""
+    task, members = Small(4), range(3, 14)
+    values, notes = lazy(task, members, chunk=3, batch=2)
+    blocks = [node for key, node in values.__dask_graph__().items() if str(key).startswith("xsda-ensemble")]
+    assert len(blocks) == 4
+    assert not any(node.dependencies for node in blocks)
+    values, notes = dask.compute(values, notes, scheduler="synchronous")
+    np.testing.assert_array_equal(values, np.repeat(np.arange(3.0, 14)[:, None], 3, 1))
+    assert (notes == 7).all()
+    assert sorted(task.done) == list(members)  # each once

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
+
+# Activations of long trajectories are gigabytes that are made anew at each evaluation: in pages of 2 MiB instead of 4 KiB (where
+# Linux lets programs ask for them) that takes up to a fifth less time. Torch reads this when it first needs so much.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def pick_device(device: str) -> torch.device:

@@ -1,8 +1,8 @@
 """Members in blocks: at once with a progress bar, or lazily as a dask array.
 
 A block is computed by a task, ``task(members, advance)``, that depends on nothing but the numbers of its members. It
-returns the members (member, ...) and one number a member for each of its ``notes``. The task travels once, as one node
-of the graph.
+returns the members (member, ...) and one number a member for each of its ``notes``. Every block of the graph carries the
+task and depends on no other node, so that all workers start at once; the weights of a network are not in it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -133,16 +134,16 @@ def lazy(task: Task, members: Sequence[int], *, chunk: int, batch: int) -> tuple
     import dask
     import dask.array as da
 
-    node = dask.delayed(task, name=f"xsda-task-{uuid.uuid4().hex}", traverse=False)
+    run = dask.delayed(partial(_block, task, batch), nout=2, name="xsda-block", traverse=False)
     values, notes = [], []
     for start in range(0, len(members), chunk):
         part = list(members[start : start + chunk])
-        block = dask.delayed(_block, nout=2)(part, node, batch, dask_key_name=f"xsda-ensemble-{uuid.uuid4().hex}")
+        block = run(part, dask_key_name=f"xsda-ensemble-{uuid.uuid4().hex}")
         values.append(da.from_delayed(block[0], (len(part), *task.shape), np.float32, meta=np.empty(0, np.float32)))
         notes.append(da.from_delayed(block[1], (len(part), len(task.notes)), np.float32, meta=np.empty(0, np.float32)))
     return da.concatenate(values), da.concatenate(notes)
 
 
-def _block(part: list[int], task: Task, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def _block(task: Task, batch: int, part: list[int]) -> tuple[np.ndarray, np.ndarray]:
     with DEVICE_LOCK:
         return compute(task, part, batch=batch, progress=False, label="")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,9 +42,23 @@ UNLIKELY, EXCLUDED = 0.02, 1e-6  # a right member's chi-square: drawn again belo
 # Chi-squares over their mean that are not held against a member, however many observations: no sigma is known so well, and no
 # prior is so right, least of all one of fields over two axes.
 KNOWN, KNOWN_FIELD = 1.3, 2.0
+BESIDE = 4  # members, the first, beside the best of which a member is judged as well
 HELD = 0.5  # share of the balance of free samples that is owed where observations hold the large scales (docs/kolmogorov.md)
 BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
 MEMORY = 6 * 2**30  # bytes of activations of a network that are kept for a gradient
+
+
+@dataclass
+class Shared:
+    """What the blocks of one ensemble know of each other: warnings that were given, the best chi-square of the first members."""
+
+    warned: set[str] = field(default_factory=set)
+    best: float | None = None
+
+
+@lru_cache(maxsize=256)
+def _shared(key: str) -> Shared:
+    return Shared()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +75,16 @@ class SamplingTask:
     device: str
     precision: str
     redraw: int = 0
-    warned: set[str] = field(default_factory=set)
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def steps(self) -> int:
         return self.sampler.steps
+
+    @property
+    def shared(self) -> Shared:
+        """With the other blocks of this ensemble, in this process."""
+        return _shared(self.key)
 
     @property
     def group(self) -> int:
@@ -85,7 +106,9 @@ class SamplingTask:
         if likelihood is not None and isinstance(denoiser, Preconditioned) and denoiser.balance is not None:
             denoiser = denoiser.balanced(denoiser.balance.times(HELD))
 
-        def draw(wanted: Sequence[int], attempt: int) -> tuple[Tensor, dict[str, Tensor]]:
+        def draw(
+            wanted: Sequence[int], attempt: int, advance: Callable[[int], None] | None = None
+        ) -> tuple[Tensor, dict[str, Tensor]]:
             """These members, and the sampler's notes on them; with particles, whole populations are sampled."""
             all_of = _whole_populations(wanted, self.sampler.particles) if isinstance(self.sampler, TDS) else wanted
             guided: Denoiser = denoiser
@@ -95,7 +118,7 @@ class SamplingTask:
             noise = MemberNoise(self.seed, all_of, self.shape, attempt=attempt, device=device, dtype=dtype)
             notes: dict[str, Tensor] = {}
             with _precision("auto" if prior.exact else self.precision, device):
-                x = self.sampler.sample(guided, noise, callback=None if attempt else advance, notes=notes)
+                x = self.sampler.sample(guided, noise, callback=advance, notes=notes)
             if isinstance(guided, GuidedDenoiser):
                 self._warn("complaint", guided.complaint())
             if "effective_sample_size" in notes and isinstance(self.sampler, TDS):
@@ -104,7 +127,7 @@ class SamplingTask:
             rows = [place_of[m] for m in wanted]
             return x[rows], {k: v[rows] for k, v in notes.items()}
 
-        x, notes = draw(members, 0)
+        x, notes = draw(members, 0, advance)
         if likelihood is not None:
             attempts = 0 if prior.exact or isinstance(self.sampler, TDS) else self.redraw
             self._redraw(x, likelihood, members, attempts, lambda wanted, attempt: draw(wanted, attempt)[0])
@@ -121,11 +144,13 @@ class SamplingTask:
         draw: Callable[[list[int], int], Tensor],
     ) -> None:
         """Draw unlikely members again; of several attempts the nearest to the observations stays."""
-        known = KNOWN_FIELD if len(self.shape) == 4 else KNOWN
+        is_field = len(self.shape) == 4
+        known = KNOWN_FIELD if is_field else KNOWN
+        limit = np.inf if is_field or not attempts else self._limit(x, likelihood, members, draw)
 
         def unlikely(x: Tensor) -> tuple[Tensor, Tensor]:
             chi_square, probability, n = likelihood.misfit(x)
-            return chi_square, (probability < UNLIKELY) & (chi_square > known * n)
+            return chi_square, ((probability < UNLIKELY) & (chi_square > known * n)) | (chi_square > limit)
 
         chi_square, bad = unlikely(x)
         for attempt in range(1, attempts + 1):
@@ -149,6 +174,24 @@ class SamplingTask:
                 "(likelihood='student_t')? Otherwise the prior may know no such trajectory, or more steps are needed",
             )
 
+    def _limit(
+        self, x: Tensor, likelihood: Likelihood, members: Sequence[int], draw: Callable[[list[int], int], Tensor]
+    ) -> float:
+        """The chi-square that is too far above that of the best of the first members, which are drawn if they are not here.
+
+        Chi-squares of right members for the same observations differ with a variance of at most twice the larger of the
+        least and the number of values.
+        """
+        chi_square, _, n = likelihood.misfit(x)
+        if self.shared.best is None:
+            first = [float(c) for c, m in zip(chi_square, members, strict=True) if m < BESIDE]
+            absent = sorted(set(range(BESIDE)) - set(members))
+            for i in range(0, len(absent), len(members)):
+                first += likelihood.misfit(draw(absent[i : i + len(members)], 0))[0].tolist()
+            self.shared.best = min(first)
+        best = self.shared.best
+        return best + 2 * np.sqrt(2 * max(n, best)) + 4
+
     def _check_far(
         self, x: Tensor, denoiser: Denoiser, likelihood: Likelihood | None, exact: bool, members: Sequence[int]
     ) -> None:
@@ -166,8 +209,8 @@ class SamplingTask:
 
     def _warn(self, key: str, text: str | None) -> None:
         """Warn once, however many batches there are."""
-        if text is not None and key not in self.warned:
-            self.warned.add(key)
+        if text is not None and key not in self.shared.warned:
+            self.shared.warned.add(key)
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
