@@ -38,11 +38,11 @@ NOTES = {
 }
 PRECISIONS = ("auto", "float32", "float64", "bf16", "fp16")
 DIVERGED = 100.0  # no standardised trajectory is that far out
-UNLIKELY, EXCLUDED = 0.02, 1e-6  # a right member's chi-square: drawn again below the one, warned of below the other
-# Chi-squares over their mean that are not held against a member, however many observations: no sigma is known so well, and no
-# prior is so right, least of all one of fields over two axes.
-KNOWN, KNOWN_FIELD = 1.3, 2.0
-BESIDE = 4  # members, the first, beside the best of which a member is judged as well
+FIRST = 4  # members beside the best of which all are judged
+ALIKE = 0.15  # differences of chi-square, as a share of it, that are not held against a member: no prior is so right
+# A chi-square, over its mean, that is not held against a member of fields over two axes: no prior of them is so right, and no
+# sigma is known so well. Of what is beyond it, and beyond all chance, a warning tells, whatever the prior.
+KNOWN, EXCLUDED = 2.0, 1e-6
 HELD = 0.5  # share of the balance of free samples that is owed where observations hold the large scales (docs/kolmogorov.md)
 BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
 MEMORY = 6 * 2**30  # bytes of activations of a network that are kept for a gradient
@@ -144,28 +144,21 @@ class SamplingTask:
         draw: Callable[[list[int], int], Tensor],
     ) -> None:
         """Draw unlikely members again; of several attempts the nearest to the observations stays."""
-        is_field = len(self.shape) == 4
-        known = KNOWN_FIELD if is_field else KNOWN
-        limit = np.inf if is_field or not attempts else self._limit(x, likelihood, members, draw)
-
-        def unlikely(x: Tensor) -> tuple[Tensor, Tensor]:
-            chi_square, probability, n = likelihood.misfit(x)
-            return chi_square, ((probability < UNLIKELY) & (chi_square > known * n)) | (chi_square > limit)
-
-        chi_square, bad = unlikely(x)
+        chi_square, _, n = likelihood.misfit(x)
+        limit = self._limit(chi_square, n, likelihood, members, draw) if attempts else np.inf
         for attempt in range(1, attempts + 1):
-            rows = bad.nonzero().flatten()
+            rows = (chi_square > limit).nonzero().flatten()
             if not len(rows):
-                return
+                break
             try:
                 again = draw([members[i] for i in rows.tolist()], attempt)
             except NonFiniteSampleError:  # no better than what there is
                 continue
-            new, still = unlikely(again)
+            new, _, _ = likelihood.misfit(again)
             better = new < chi_square[rows]
-            x[rows[better]], chi_square[rows[better]], bad[rows] = again[better], new[better], still
-        _, probability, n = likelihood.misfit(x)
-        left = int(((probability < EXCLUDED) & (chi_square > KNOWN_FIELD * n)).sum())
+            x[rows[better]], chi_square[rows[better]] = again[better], new[better]
+        _, probability, _ = likelihood.misfit(x)
+        left = int(((probability < EXCLUDED) & (chi_square > KNOWN * n)).sum())
         if left:
             self._warn(
                 "misfit",
@@ -175,22 +168,30 @@ class SamplingTask:
             )
 
     def _limit(
-        self, x: Tensor, likelihood: Likelihood, members: Sequence[int], draw: Callable[[list[int], int], Tensor]
+        self,
+        chi_square: Tensor,
+        n: int,
+        likelihood: Likelihood,
+        members: Sequence[int],
+        draw: Callable[[list[int], int], Tensor],
     ) -> float:
         """The chi-square that is too far above that of the best of the first members, which are drawn if they are not here.
 
         Chi-squares of right members for the same observations differ with a variance of at most twice the larger of the
         least and the number of values.
         """
-        chi_square, _, n = likelihood.misfit(x)
+        known = KNOWN * n if len(self.shape) == 4 else 0.0
+        if bool((chi_square <= known).all()):
+            return known
         if self.shared.best is None:
-            first = [float(c) for c, m in zip(chi_square, members, strict=True) if m < BESIDE]
-            absent = sorted(set(range(BESIDE)) - set(members))
+            first = [float(c) for c, m in zip(chi_square, members, strict=True) if m < FIRST]
+            absent = sorted(set(range(FIRST)) - set(members))
             for i in range(0, len(absent), len(members)):
                 first += likelihood.misfit(draw(absent[i : i + len(members)], 0))[0].tolist()
             self.shared.best = min(first)
         best = self.shared.best
-        return best + 2 * np.sqrt(2 * max(n, best)) + 4
+        most = max(n, best)
+        return max(known, best + max(2 * np.sqrt(2 * most) + 4, ALIKE * most))
 
     def _check_far(
         self, x: Tensor, denoiser: Denoiser, likelihood: Likelihood | None, exact: bool, members: Sequence[int]
