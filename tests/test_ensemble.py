@@ -59,6 +59,19 @@ def test_a_member_that_does_not_fit_is_an_error():
         compute(Small(0), range(4), batch=4, progress=False, label="")
 
 
+def test_a_processor_without_memory_is_a_small_device():
+    class Tight(Small):
+        def __call__(self, members, advance=None):
+            if len(members) > self.room:
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+            return super().__call__(members, advance)
+
+    task = Tight(2)
+    with pytest.warns(RuntimeWarning, match="out of memory with 5 members"):
+        compute(task, range(5), batch=5, progress=False, label="")
+    assert task.done == list(range(5))
+
+
 def test_blocks_wait_for_nothing():
     """Each carries the task: a worker that has none of it yet starts as soon as the others."""
     task, members = Small(4), range(3, 14)

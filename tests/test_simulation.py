@@ -1,6 +1,7 @@
 """Data sets of many trajectories: what they hold, and what survives interruptions."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,6 +234,15 @@ def test_what_is_not_ours_stays(tmp_path, name):
     with pytest.raises(FileExistsError, match="not a finished file"):
         small(path)
     assert os.listdir(tmp_path) == [name]
+    assert len(values(small(path, overwrite=True))) == 5
+
+
+@pytest.mark.parametrize("lost", ["u", "u/c/3"])
+def test_a_copy_with_gaps_is_no_finished_file(tmp_path, lost):
+    path = small(tmp_path / "a.zarr")
+    shutil.rmtree(path / lost) if (path / lost).is_dir() else (path / lost).unlink()
+    with pytest.raises(FileExistsError, match=r"a.zarr lacks \(parts of\) u: was it copied only in part"):
+        small(path)
     assert len(values(small(path, overwrite=True))) == 5
 
 

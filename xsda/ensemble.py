@@ -106,7 +106,11 @@ def compute(
             part = slice(start, start + batch)
             try:
                 out[part], notes[part] = task(members[part], lambda _: bar.update() and None)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(
+                    error
+                ):  # the CPU's has no class
+                    raise
                 short = min(batch, len(members))
             else:
                 start += batch

@@ -36,7 +36,7 @@ import xarray as xr
 from xsda import systems
 from xsda.diffusion.schedules import SCHEDULES, Schedule
 from xsda.files import read
-from xsda.names import choose
+from xsda.names import check_names, choose
 from xsda.priors.prior import Prior
 from xsda.simulation import SYSTEMS, simulate_to
 from xsda.training import TrainingOptions, train
@@ -80,8 +80,8 @@ class Recipe:
         for part in ("data", "train", "schedule"):
             if not isinstance(getattr(self, part), Mapping):
                 raise ValueError(f"[{part}] must be one table, got {getattr(self, part)!r}")
-        _check("[data]", self.data, DATA)
-        _check("[train]", self.train, TRAIN)
+        check_names("[data]", self.data, DATA)
+        check_names("[train]", self.train, TRAIN)
         TrainingOptions(**{k: v for k, v in self.train.items() if k in TrainingOptions.__dataclass_fields__})
         if not isinstance(self.network, str):
             check_network(self.network)
@@ -105,6 +105,7 @@ class Recipe:
             return None
         if name not in SCHEDULES:
             raise ValueError(f"[schedule] unknown name {name!r}; {choose(name, SCHEDULES)}")
+        check_names("[schedule]", options, inspect.signature(SCHEDULES[name]).parameters)
         try:
             return SCHEDULES[name](**options)
         except TypeError as error:
@@ -114,8 +115,10 @@ class Recipe:
         name = self.data["system"]
         if name not in SYSTEMS:
             raise ValueError(f"unknown system {name!r}; {choose(name, SYSTEMS)}")
+        system, parameters = getattr(systems, SYSTEMS[name]), self.data.get("parameters", {})
+        check_names("[data.parameters]", parameters, inspect.signature(system).parameters)
         try:
-            return getattr(systems, SYSTEMS[name])(**self.data.get("parameters", {}))
+            return system(**parameters)
         except TypeError as error:
             raise ValueError(f"[data.parameters] {error}") from error
 
@@ -126,7 +129,7 @@ class Recipe:
             content = tomllib.loads(Path(path).read_text())
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"{path} is not valid TOML: {error}") from error
-        _check(f"{path}:", content, PARTS)
+        check_names(f"{path}:", content, PARTS)
         for needed in ("name", "data"):
             if needed not in content:
                 raise ValueError(f"{path} lacks {needed!r}; a recipe has {', '.join(PARTS)}")
@@ -170,9 +173,3 @@ class Recipe:
 
 def _names(value: str | Sequence[str]) -> Sequence[str]:
     return [value] if isinstance(value, str) else value
-
-
-def _check(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    for key in given:
-        if key not in known:
-            raise ValueError(f"{where} unknown key {key!r}; {choose(key, known)}")

@@ -246,16 +246,30 @@ def _is_there(path: Path, engine: str, request: Request) -> bool:
         options: dict[str, Any] = {"consolidated": False} if engine == "zarr" else {}
         with xr.open_dataset(path, engine=engine, **options) as ds:
             different = _differences(json.loads(ds.attrs[MARK]), request.told)
+            lacking = [v for v in request.system.variables if v not in ds or (engine == "zarr" and _has_gaps(path / v))]
     except Exception as error:
         raise FileExistsError(
-            f"{path} exists and is not a finished file of simulate_to; take another name, or replace it with --overwrite "
-            "(overwrite=True)"
+            f"{path} exists and is not a finished file of simulate_to; take another name, or replace it with xsda simulate "
+            "--overwrite (overwrite=True)"
         ) from error
     if different:
         raise FileExistsError(
-            f"{path} exists with another request: {different}. Take another name, or replace it with --overwrite (overwrite=True)"
+            f"{path} exists with another request: {different}. Take another name, or replace it with xsda simulate --overwrite "
+            "(overwrite=True)"
+        )
+    if lacking:
+        raise FileExistsError(
+            f"{path} lacks (parts of) {', '.join(lacking)}: was it copied only in part? Take another name, or replace it with xsda "
+            "simulate --overwrite (overwrite=True)"
         )
     return True
+
+
+def _has_gaps(array: Path) -> bool:
+    import zarr
+
+    stored = zarr.open_array(str(array), mode="r")
+    return stored.nchunks_initialized < stored.nchunks
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Kolmogorov flow: what is known in closed form, what is conserved, and what must not be asked."""
 
+import math
 import re
 import subprocess
 import sys
@@ -135,7 +136,12 @@ def test_labels():
         ({"dt": 0.0}, "dt=0.0 must be positive"),
         ({"wavenumber": 200}, "wavenumber=200 must be an integer from 1 to 128"),
         ({"wavenumber": 1.5}, "wavenumber=1.5"),
-        ({"substeps": 20}, "unstable on 256 cells.*use at least 41, better 82"),
+        ({"substeps": 20}, "unstable on 256 cells.*speeds up to 5.*use at least 41, better 82"),
+        ({"substeps": 10, "reynolds": 0.1, "resolution": 32}, "viscosity would even out more than a cell"),
+        ({"dt": math.inf}, "dt=inf must be a finite number"),
+        ({"dt": "a"}, "dt='a' must be a finite number"),
+        ({"domain": math.inf}, "domain=inf must be a finite number"),
+        ({"scale": math.nan}, "scale=nan must be a finite number"),
         ({"substeps": 0}, "substeps=0"),
     ],
 )
@@ -155,6 +161,7 @@ def test_a_device_that_jax_lacks():
         ("sys.modules['jax'] = None", r"pip install 'xsda\[sim\]'"),
         ("sys.modules['jax_cfd'] = None", r"needs jax-cfd.*pip install 'xsda\[sim\]'"),
         ("import jax; jax.numpy.__dict__.pop('ndarray'); jax.numpy.__class__ = type(sys)", "does not run with JAX"),
+        ("import jax, jax_cfd.base.grids; del jax.numpy.where", r"does not run with JAX.*'where'.*pip install 'jax=="),
     ],
 )
 def test_missing_or_broken_libraries_are_named(broken, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import click
 import xarray as xr
 
 from xsda.files import FORMATS, check_format, read, replacing
-from xsda.names import choose
+from xsda.names import check_names, choose
 
 out_option = click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="File to write (.nc, .h5 or .zarr)."
@@ -111,8 +112,10 @@ def simulate(
         raise ValueError(f"unknown system {system!r}; {choose(system, SYSTEMS)}")
     if trajectories is None:
         check_output(out, overwrite)
+    make, parameters = getattr(systems, SYSTEMS[system.lower()]), parse_settings(settings, "--set")
+    check_names("--set", parameters, inspect.signature(make).parameters)
     try:
-        simulator = getattr(systems, SYSTEMS[system.lower()])(**parse_settings(settings, "--set"))
+        simulator = make(**parameters)
     except TypeError as error:
         raise ValueError(f"{system} does not take these settings: {error}") from error
     if trajectories is None:

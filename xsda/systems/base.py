@@ -49,6 +49,7 @@ class MarkovChain(ABC):
     burn_in: ClassVar[int] = 0  # steps after which an initial state has reached the invariant measure
 
     def __init__(self, *, dt: float = 1.0, noise: float = 0.0):
+        check_finite(dt=dt, noise=noise)
         if not dt > 0:
             raise ValueError(f"dt={dt} must be positive: it is the time between two states")
         if not noise >= 0:
@@ -247,3 +248,14 @@ class DiscreteODE(MarkovChain):
             k4 = self.drift(x + h * k3)
             x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
         return x
+
+
+def check_finite(**parameters: Any) -> None:
+    """Raise unless each is a finite number."""
+    for name, value in parameters.items():
+        try:
+            finite = math.isfinite(value)
+        except TypeError:
+            finite = False
+        if not finite:
+            raise ValueError(f"{name}={value!r} must be a finite number")

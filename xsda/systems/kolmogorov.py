@@ -24,7 +24,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from xsda.systems.base import MarkovChain
+from xsda.systems.base import MarkovChain, check_finite
 
 FASTEST, COURANT = 5.0, 0.5  # the speed that a step must bear, and how much of a cell it may then cross
 
@@ -69,6 +69,7 @@ class KolmogorovFlow(MarkovChain):
         device: str = "cpu",
     ):
         super().__init__(dt=dt)
+        check_finite(domain=domain, reynolds=reynolds, drag=drag, scale=scale)
         if int(resolution) != resolution or resolution < 8:
             raise ValueError(
                 f"resolution={resolution!r} must be an integer of at least 8: it is the cells along a side"
@@ -91,9 +92,15 @@ class KolmogorovFlow(MarkovChain):
                 f"substeps={substeps!r} must be an integer of at least 1; for these parameters better {least}"
             )
         if substeps is not None and dt / substeps > 2 * self.stable_dt(COURANT):
+            fast = dt / substeps * FASTEST > domain / resolution
+            why = (
+                f"speeds up to {FASTEST:g} would cross more than a cell"
+                if fast
+                else "viscosity would even out more than a cell"
+            )
             raise ValueError(
                 f"substeps={substeps} makes inner steps of {dt / substeps:.3g}, which are unstable on {resolution} cells "
-                f"(speeds up to {FASTEST:g} would cross more than a cell); use at least {math.ceil(least / 2)}, better {least}"
+                f"({why}); use at least {math.ceil(least / 2)}, better {least}"
             )
         self.substeps = least if substeps is None else substeps
 
@@ -182,8 +189,15 @@ def _solver(
 
     def on_device(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def call(argument: Any) -> Any:
-            with jax.default_device(where):
-                return function(argument)
+            try:
+                with jax.default_device(where):
+                    return function(argument)
+            except (
+                AttributeError,
+                TypeError,
+                ImportError,
+            ) as error:  # what is no longer there in JAX, or called otherwise
+                raise _too_new(jax, error) from error
 
         return call
 
@@ -204,11 +218,15 @@ def _jax_cfd() -> tuple[Any, Any]:
     except ModuleNotFoundError as error:
         raise ImportError(f"KolmogorovFlow needs jax-cfd ({error}); pip install 'xsda[sim]'") from error
     except Exception as error:
-        raise ImportError(
-            f"jax-cfd does not run with JAX {jax.__version__}: {type(error).__name__}: {error}. It is no longer maintained; "
-            "an older JAX will do: pip install 'jax==0.10.2' 'jaxlib==0.10.2'"
-        ) from error
+        raise _too_new(jax, error) from error
     return jax, SimpleNamespace(
         boundaries=boundaries, equations=equations, forcings=forcings, funcutils=funcutils, grids=grids,
         initial_conditions=initial_conditions,
     )  # fmt: skip
+
+
+def _too_new(jax: Any, error: Exception) -> ImportError:
+    return ImportError(
+        f"jax-cfd does not run with JAX {jax.__version__}: {type(error).__name__}: {error}. It is no longer maintained; "
+        "an older JAX will do: pip install 'jax==0.10.2' 'jaxlib==0.10.2'"
+    )
