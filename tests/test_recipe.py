@@ -56,6 +56,10 @@ def test_a_recipe_does_what_the_same_call_does(tmp_path):
     assert saved.hash == prior.hash
     assert saved.name == "small"
     assert "Lorenz96" in saved.info["data"]
+    options = {"batch_size": 4, "steps": 4, "validate_every": 2, "validation_batches": 1}
+    assert saved.info["options"] == options  # what the recipe says and defaults do not
+    assert saved.info["processes"] == 1
+    assert torch.__version__.startswith(saved.info["torch"])
     assert (tmp_path / "small.safetensors.csv").is_file()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,10 @@ def train(
             "training_window": window,
             "seed": settings.seed,
             "validation_loss": round(summary["validation_loss"], 6),
+            "options": {f.name: v for f in fields(settings) if (v := getattr(settings, f.name)) != f.default},
+            "processes": team.size,
+            "device": team.device.type,
+            "torch": torch.__version__.split("+")[0],
         },
         name=name,
     )
