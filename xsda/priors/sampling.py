@@ -8,7 +8,6 @@ import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from xsda.names import choose
 from xsda.nn import MarkovNet
 from xsda.nn.segments import Segments, activation_bytes
 from xsda.priors.prior import Prior
+from xsda.priors.redraw import Shared, draw_again, shared
 from xsda.priors.reference import PriorReference, refer
 from xsda.provenance import describe
 
@@ -38,27 +38,9 @@ NOTES = {
 }
 PRECISIONS = ("auto", "float32", "float64", "bf16", "fp16")
 DIVERGED = 100.0  # no standardised trajectory is that far out
-FIRST = 4  # members beside the best of which all are judged
-ALIKE = 0.15  # differences of chi-square, as a share of it, that are not held against a member: no prior is so right
-# A chi-square, over its mean, that is not held against a member of fields over two axes: no prior of them is so right, and no
-# sigma is known so well. Of what is beyond it, and beyond all chance, a warning tells, whatever the prior.
-KNOWN, EXCLUDED = 2.0, 1e-6
 HELD = 0.5  # share of the balance of free samples that is owed where observations hold the large scales (docs/kolmogorov.md)
 BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
 MEMORY = 6 * 2**30  # bytes of activations of a network that are kept for a gradient
-
-
-@dataclass
-class Shared:
-    """What the blocks of one ensemble know of each other: warnings that were given, the best chi-square of the first members."""
-
-    warned: set[str] = field(default_factory=set)
-    best: float | None = None
-
-
-@lru_cache(maxsize=256)
-def _shared(key: str) -> Shared:
-    return Shared()
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +66,7 @@ class SamplingTask:
     @property
     def shared(self) -> Shared:
         """With the other blocks of this ensemble, in this process."""
-        return _shared(self.key)
+        return shared(self.key)
 
     @property
     def group(self) -> int:
@@ -130,68 +112,13 @@ class SamplingTask:
         x, notes = draw(members, 0, advance)
         if likelihood is not None:
             attempts = 0 if prior.exact or isinstance(self.sampler, TDS) else self.redraw
-            self._redraw(x, likelihood, members, attempts, lambda wanted, attempt: draw(wanted, attempt)[0])
+            again = draw_again(
+                x, likelihood, members, attempts, lambda wanted, attempt: draw(wanted, attempt)[0], self.shared
+            )
+            self._warn("misfit", again)
         self._check_far(x, denoiser, likelihood, prior.exact, members)
         columns = [notes[k].float().cpu().numpy() for k in self.notes]
         return x.float().cpu().numpy(), np.stack(columns, 1) if columns else np.empty((len(members), 0), np.float32)
-
-    def _redraw(
-        self,
-        x: Tensor,
-        likelihood: Likelihood,
-        members: Sequence[int],
-        attempts: int,
-        draw: Callable[[list[int], int], Tensor],
-    ) -> None:
-        """Draw unlikely members again; of several attempts the nearest to the observations stays."""
-        chi_square, _, n = likelihood.misfit(x)
-        limit = self._limit(chi_square, n, likelihood, members, draw) if attempts else np.inf
-        for attempt in range(1, attempts + 1):
-            rows = (chi_square > limit).nonzero().flatten()
-            if not len(rows):
-                break
-            try:
-                again = draw([members[i] for i in rows.tolist()], attempt)
-            except NonFiniteSampleError:  # no better than what there is
-                continue
-            new, _, _ = likelihood.misfit(again)
-            better = new < chi_square[rows]
-            x[rows[better]], chi_square[rows[better]] = again[better], new[better]
-        _, probability, _ = likelihood.misfit(x)
-        left = int(((probability < EXCLUDED) & (chi_square > KNOWN * n)).sum())
-        if left:
-            self._warn(
-                "misfit",
-                f"{left} of {len(x)} members (of one batch) do not fit the observations (chi-square beyond its one-in-a-million quantile)"
-                f"{f' after {attempts} more attempts' if attempts else ''}. Is sigma smaller than the observations deserve, or are some of them wrong "
-                "(likelihood='student_t')? Otherwise the prior may know no such trajectory, or more steps are needed",
-            )
-
-    def _limit(
-        self,
-        chi_square: Tensor,
-        n: int,
-        likelihood: Likelihood,
-        members: Sequence[int],
-        draw: Callable[[list[int], int], Tensor],
-    ) -> float:
-        """The chi-square that is too far above that of the best of the first members, which are drawn if they are not here.
-
-        Chi-squares of right members for the same observations differ with a variance of at most twice the larger of the
-        least and the number of values.
-        """
-        known = KNOWN * n if len(self.shape) == 4 else 0.0
-        if bool((chi_square <= known).all()):
-            return known
-        if self.shared.best is None:
-            first = [float(c) for c, m in zip(chi_square, members, strict=True) if m < FIRST]
-            absent = sorted(set(range(FIRST)) - set(members))
-            for i in range(0, len(absent), len(members)):
-                first += likelihood.misfit(draw(absent[i : i + len(members)], 0))[0].tolist()
-            self.shared.best = min(first)
-        best = self.shared.best
-        most = max(n, best)
-        return max(known, best + max(2 * np.sqrt(2 * most) + 4, ALIKE * most))
 
     def _check_far(
         self, x: Tensor, denoiser: Denoiser, likelihood: Likelihood | None, exact: bool, members: Sequence[int]
