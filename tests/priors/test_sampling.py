@@ -3,9 +3,11 @@
 import pickle
 import warnings
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from scipy import stats
 
@@ -14,6 +16,7 @@ from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import TDS, DPMpp2M, DPMpp2MSDE
 from xsda.ensemble import _block as block
 from xsda.guidance import MMPS
+from xsda.priors.redraw import Shared, _limit
 
 POOR = DPMpp2M(steps=8)  # far too few for a chaotic prior
 
@@ -116,6 +119,23 @@ def test_members_that_fit_far_worse_than_others_are_drawn_again():
     beside_others_only = worse & (before < 1.3 * n)
     assert beside_others_only.any()
     assert (after < limit)[beside_others_only].all()
+
+
+@pytest.mark.parametrize(("share", "again", "variance"), [(0.25, 0.03, 1.0), (1.0, 0.14, 0.966)])
+def test_right_members_are_seldom_drawn_again(share, again, variance):
+    """A Gaussian posterior of 120 values, whose variance is this share of that of their errors: 1,000 cases of 40 members."""
+    generator = torch.Generator().manual_seed(0)
+    likelihood = SimpleNamespace(misfit=lambda x: (x.square().sum(1), None, x.shape[1]))
+    worse, left = [], []
+    for _ in range(1000):
+        residual = (1 - share) ** 0.5 * torch.randn(120, generator=generator, dtype=torch.float64)
+        z = share**0.5 * torch.randn(40, 120, generator=generator, dtype=torch.float64)
+        limit = _limit(residual - z, likelihood, range(40), None, Shared())
+        kept = (residual - z[4:]).square().sum(1) <= limit
+        worse.append(1 - float(kept.double().mean()))
+        left.append(float(z[4:][kept].square().mean()) / share)
+    assert np.mean(worse) == pytest.approx(again, abs=0.01)
+    assert np.mean(left) == pytest.approx(variance, abs=0.006)
 
 
 def test_of_unfit_members_is_warned_once(sparse):

@@ -192,11 +192,7 @@ def _solver(
             try:
                 with jax.default_device(where):
                     return function(argument)
-            except (
-                AttributeError,
-                TypeError,
-                ImportError,
-            ) as error:  # what is no longer there in JAX, or called otherwise
+            except (AttributeError, TypeError, ImportError) as error:  # no longer there in JAX, or called otherwise
                 raise _too_new(jax, error) from error
 
         return call
