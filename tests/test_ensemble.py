@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from xsda.ensemble import compute, lazy
+from xsda.ensemble import Shared, compute, lazy
 
 
 class Small:
@@ -15,11 +15,12 @@ class Small:
 
     shape, notes, steps = (3,), ("count",), 2
 
-    def __init__(self, room):
-        self.room, self.done = room, []
+    def __init__(self, room, group=1):
+        self.room, self.group, self.done, self.tries, self.shared = room, group, [], [], Shared()
 
     def __call__(self, members, advance=None):
         advance(0)
+        self.tries.append(len(members))
         if len(members) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory")
         advance(1)
@@ -43,13 +44,11 @@ def test_the_batch_is_halved_until_it_fits_with_one_notice(room, batch):
 @pytest.mark.parametrize("room", [16, 20, 33, 47])
 def test_what_is_sampled_together_stays_together(room):
     """Populations of 16: each is computed once, whole."""
-    task = Small(room)
-    task.group = 16
+    task = Small(room, group=16)
     with pytest.warns(RuntimeWarning, match="out of memory"):
         compute(task, range(64), batch=64, progress=False, label="")
     assert task.done == list(range(64))
-    task = Small(15)
-    task.group = 16
+    task = Small(15, group=16)
     with pytest.raises(MemoryError, match="for 16 members"), pytest.warns(RuntimeWarning, match="out of memory"):
         compute(task, range(64), batch=64, progress=False, label="")
 
@@ -83,3 +82,15 @@ def test_blocks_wait_for_nothing():
     np.testing.assert_array_equal(values, np.repeat(np.arange(3.0, 14)[:, None], 3, 1))
     assert (notes == 7).all()
     assert sorted(task.done) == list(members)  # each once
+
+
+def test_blocks_learn_from_each_other_what_fits():
+    """One notice for all, and no block tries again what was too much before."""
+    task = Small(2)
+    values, _ = lazy(task, range(12), chunk=6, batch=6)
+    with pytest.warns(RuntimeWarning, match="out of memory with 6 members") as caught:
+        values = values.compute(scheduler="synchronous")
+    np.testing.assert_array_equal(values[:, 0], np.arange(12))
+    assert len(caught) == 1
+    assert task.shared.room == 1
+    assert task.tries == [6, 3, *12 * [1]]

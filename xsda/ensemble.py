@@ -12,7 +12,8 @@ import threading
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,21 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 DEVICE_LOCK = threading.Lock()  # one block at a time in a process: torch uses the cores, or the GPU, by itself
+
+
+@dataclass
+class Shared:
+    """What the blocks of one ensemble know of each other, in a process."""
+
+    warned: set[str] = field(default_factory=set)  # warnings that were given
+    best: float | None = None  # chi-square of the best of the first members
+    room: int | None = None  # members that the device's memory was found to have room for
+
+
+@lru_cache(maxsize=256)
+def shared(key: str) -> Shared:
+    """That of the ensemble ``key``."""
+    return Shared()
 
 
 class Task(Protocol):
@@ -34,6 +50,12 @@ class Task(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]: ...
+
+    @property
+    def group(self) -> int: ...  # members that are sampled together
+
+    @property
+    def shared(self) -> Shared: ...
 
     def __call__(
         self, members: Sequence[int], advance: Callable[[int], None] | None = None
@@ -97,10 +119,10 @@ def compute(
     """All members now, ``batch`` at a time: their values, and notes (member, note)."""
     out = np.empty((len(members), *task.shape), np.float32)
     notes = np.empty((len(members), len(task.notes)), np.float32)
-    group = getattr(task, "group", 1)  # members that are sampled together
+    known = task.shared
+    batch = min(batch, known.room or batch)
     disable = None if progress is None else not progress
-    planned = -(-len(members) // batch) * task.steps
-    with tqdm(total=planned, desc=label, unit="step", disable=disable) as bar:
+    with tqdm(total=-(-len(members) // batch) * task.steps, desc=label, unit="step", disable=disable) as bar:
         start = 0
         while start < len(members):
             part = slice(start, start + batch)
@@ -116,19 +138,19 @@ def compute(
                 start += batch
                 continue
             torch.cuda.empty_cache()  # what the failed call held is free by now
-            if short <= group:
+            if short <= task.group:
                 raise MemoryError(
                     f"the device has too little memory for {short} member{'s' * (short > 1)} of shape {task.shape} at once; use "
                     "precision='bf16', a shorter trajectory or a larger device"
                 )
-            if bar.total == planned:  # the first time
+            if known.room is None:  # the first time
                 warnings.warn(
                     f"the device ran out of memory with {short} members at once; going on with fewer (a smaller batch=... "
                     "from the start saves the detour)",
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            batch = max(group, short // 2 // group * group)
+            batch = known.room = max(task.group, short // 2 // task.group * task.group)
             bar.total = bar.n + -(-(len(members) - start) // batch) * task.steps
     return out, notes
 

@@ -10,18 +10,82 @@ settings, 8 members), beside the processor time of a member. Training is in bf16
 
 import argparse
 import time
+from copy import deepcopy
 
 import torch
 import xarray as xr
+from torch import Tensor, nn
+from torch.nn import functional
 
 import xsda
 from xsda import flow
 from xsda.diffusion import VE, Preconditioned
 from xsda.layout import Layout
+from xsda.nn import MarkovNet, WindowUNet
+from xsda.nn.norm import ChannelNorm
 from xsda.training.networks import make_network
 from xsda.training.windows import Windows, fit_scaling, split
 
 LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+class Attention(nn.Module):
+    """Every position of a level looks at all others of its state, or of its window, with 4 heads. Starts as the identity."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.ask, self.answer = ChannelNorm(), nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.answer.weight)
+
+    def forward(self, x: Tensor | list[Tensor], *_: object) -> Tensor | list[Tensor]:
+        if isinstance(x, list):
+            return [self(piece) for piece in x]
+        heads = self.ask(self.norm(x)).flatten(2).unflatten(1, (12, -1)).transpose(-1, -2)
+        out = functional.scaled_dot_product_attention(*heads.chunk(3, dim=1))
+        return x + self.answer(out.transpose(-1, -2).reshape(x.shape))
+
+
+class GroupNorm(nn.Module):
+    """Eight groups of channels, each over all positions of a state."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.group_norm(x, 8)
+
+
+class Patches(nn.Module):
+    """A network on windows that reads squares of 2 x 2 points."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, log_noise: Tensor, context: Tensor | None = None) -> Tensor:
+        context = None if context is None else functional.pixel_unshuffle(context, 2)
+        return functional.pixel_shuffle(self.net(functional.pixel_unshuffle(x, 2), log_noise, context), 2)
+
+
+def attending(net: nn.Module) -> nn.Module:
+    """With attention after the blocks of the coarsest level."""
+    unet = net.local.unet if isinstance(net, MarkovNet) else net
+    unet.encode[-1].append(Attention(unet.down[-1].conv.out_channels))
+    return net
+
+
+def grouped(net: nn.Module) -> nn.Module:
+    """Normalised over groups of channels and all positions, instead of over the channels of each position."""
+    for part in net.modules():
+        if isinstance(getattr(part, "norm", None), ChannelNorm):
+            part.norm = GroupNorm()
+    return net
+
+
+def patched(net: nn.Module) -> nn.Module:
+    """On windows, with patches."""
+    config = net.local.config
+    config = {**config, "channels": 4 * config["channels"], "context": 4 * config["context"]}
+    return MarkovNet(Patches(WindowUNet(**config)), net.order)
+
+
 NETWORKS = {  # window, network, options of the training
     "space-time UNet, 32-64-128, patches of 2": (16, {"name": "SpaceTimeUNet"}, {}),
     "space-time UNet, 64-128-256, patches of 2": (16, {"name": "SpaceTimeUNet", "hidden": (64, 128, 256)}, {}),
@@ -31,6 +95,11 @@ NETWORKS = {  # window, network, options of the training
     "space-time UNet, 16-32-64, no patches": (16, {"name": "SpaceTimeUNet", "hidden": (16, 32, 64), "patch": 1}, {}),
     "the first, predicting noise": (16, {"name": "SpaceTimeUNet"}, {"parameterization": "eps"}),
     "the first, noise levels around 0.3": (16, {"name": "SpaceTimeUNet"}, {"noise_center": 0.3, "noise_width": 1.7}),
+    "the first, with attention": (16, {"name": "SpaceTimeUNet"}, {"change": attending}),
+    "the first, with group normalisation": (16, {"name": "SpaceTimeUNet"}, {"change": grouped}),
+    "windows of 5, with attention": (5, {"name": "WindowUNet"}, {"change": attending}),
+    "windows of 5, patches of 2": (5, {"name": "WindowUNet"}, {"change": patched}),
+    "windows of 9": (9, {"name": "WindowUNet"}, {}),
 }
 
 
@@ -38,7 +107,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--networks", default="0,1,2,3,4,5,6,7")
+    parser.add_argument("--seeds", type=int, default=1, help="so many of each, and their pool with 8 members from each")
+    parser.add_argument("--networks", default="0,1,2,3,4,5,6,7,8,9,10,11,12")
     a = parser.parse_args()
     torch.set_num_threads(1)
     ds = xr.open_zarr(a.data, chunks=None)
@@ -55,30 +125,42 @@ def main() -> None:
     print("|---|---|---|---|---|" + "---|" * (len(LEVELS) + 3), flush=True)
     for number in map(int, a.networks.split(",")):
         name, (window, network, more) = list(NETWORKS.items())[number]
+        change = more.pop("change", lambda net: net)
         batch = 96 // window
-        options = {"window": window, "batch_size": batch, "network": network, "context": ["forcing"], "optimizer": "muon", "learning_rate": 4e-3,
+        options = {"window": window, "batch_size": batch, "context": ["forcing"], "optimizer": "muon", "learning_rate": 4e-3,
                    "noise_center": 1.0, "noise_width": 1.8, "precision": "bf16", "warmup": 100, "ema": 0.99,
                    "validation_batches": 1, "validate_every": 10**6, "progress": False, **more}  # fmt: skip
-        spent = step_time(make_network(network, layout, window, None), window, batch, x0, context)
-        steps = max(1, round(60 * a.minutes / spent))
-        prior = xsda.train(ds, steps=steps, **options)
-        denoiser = prior.denoiser.conditioned(context[:1])
-        scores = [share(denoiser, x0, s) for s in LEVELS]
-        started = time.process_time()
-        with torch.no_grad():
-            denoiser(x0[:2], torch.tensor(0.5))
-        cost = (time.process_time() - started) / 32 * 1e3
-        print(
-            f"| {name} | {prior.info['parameters'] / 1e6:.2f} | {steps} | {steps * batch * window} | {cost:.1f} | "
-            + " | ".join(f"{s:.4f}" for s in scores)
-            + f" | {sum(scores) / len(scores):.4f} | "
-            + " | ".join(f"{v:.3f}" for v in posterior(prior, unseen))
-            + " |",
-            flush=True,
-        )
+        priors = []
+        for seed in range(a.seeds):
+            torch.manual_seed(seed)
+            net = change(make_network(network, layout, window, None))
+            if not priors:
+                spent = step_time(deepcopy(net), window, batch, x0, context)
+                steps = max(1, round(60 * a.minutes / spent))
+            priors.append(xsda.train(ds, steps=steps, network=net, seed=seed, **options))
+            denoiser = priors[-1].denoiser.conditioned(context[:1])
+            scores = [share(denoiser, x0, s) for s in LEVELS]
+            started = time.process_time()
+            with torch.no_grad():
+                denoiser(x0[:2], torch.tensor(0.5))
+            cost = (time.process_time() - started) / 32 * 1e3
+            print(
+                f"| {name} | {priors[-1].info['parameters'] / 1e6:.2f} | {steps} | {steps * batch * window} | {cost:.1f} | "
+                + " | ".join(f"{s:.4f}" for s in scores)
+                + f" | {sum(scores) / len(scores):.4f} | "
+                + " | ".join(f"{v:.3f}" for v in posterior(priors[-1], unseen))
+                + " |",
+                flush=True,
+            )
+        if a.seeds > 1:
+            crps, cost = posterior(priors, unseen, 8 * a.seeds)
+            print(
+                f"the pool of these {a.seeds}, {8 * a.seeds} members: CRPS {crps:.3f}, {cost:.3f} s a member",
+                flush=True,
+            )
 
 
-def posterior(prior: xsda.Prior, unseen: xr.Dataset, members: int = 8) -> tuple[float, float]:
+def posterior(prior: xsda.Prior | list[xsda.Prior], unseen: xr.Dataset, members: int = 8) -> tuple[float, float]:
     """Mean CRPS of two cases, and seconds of the processor a member."""
     scores, started = [], time.process_time()
     for i in range(2):

@@ -102,7 +102,7 @@ def posterior(
     }[method]
     return truth.sda.assimilate(
         obs,
-        o.prior,
+        o.prior if method == "default" else o.prior.unbalanced(),  # it was balanced for our sampler
         members=o.members,
         sigma=e.sigma,
         derived=e.derived or None,

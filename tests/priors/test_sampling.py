@@ -14,9 +14,10 @@ from scipy import stats
 import xsda
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import TDS, DPMpp2M, DPMpp2MSDE
+from xsda.ensemble import Shared
 from xsda.ensemble import _block as block
 from xsda.guidance import MMPS
-from xsda.priors.redraw import Shared, _limit
+from xsda.priors.redraw import _limit
 
 POOR = DPMpp2M(steps=8)  # far too few for a chaotic prior
 

@@ -435,13 +435,14 @@ def waves():
 
 
 def test_a_balanced_prior_has_the_spectrum_of_its_data(waves, tmp_path):
-    """The same weights, nearer samples; trained so or balanced later, kept in the file, and undone by nothing."""
+    """The same weights, nearer samples; trained so or balanced later, kept in the file, and undone by ``unbalanced`` alone."""
     options = {**QUICK, "window": 4, "network": "spacetime", "width": 8, "periodic": ["y", "x"], "steps": 120,
                "learning_rate": 5e-3, "validate_every": 60}  # fmt: skip
     plain, trained = (xsda.train(waves, balance=n, **options) for n in (0, 24))
     training = waves.isel(trajectory=slice(0, 32))
     later = xsda.balance(plain, training, members=24, progress=False)
     assert trained.hash == later.hash != plain.hash
+    assert trained.unbalanced().hash == plain.unbalanced().hash == plain.hash
     read = xsda.load_model(later.save(tmp_path / "balanced.safetensors"))
     like = waves.isel(trajectory=0, time=slice(0, 4))
     data = power(plain.bind(like).to_tensor(training.isel(time=slice(0, 4))))[:, 1:6]

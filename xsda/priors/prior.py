@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -156,6 +157,15 @@ class Prior:
         from xsda.priors.density import elbo
 
         return elbo(self, ds, samples=samples, seed=seed)
+
+    def unbalanced(self) -> Prior:
+        """Without what ``xsda.balance`` gives back, for other samplers than the one it was found with; the weights are shared."""
+        if not isinstance(self.denoiser, Preconditioned) or self.denoiser.balance is None:
+            return self
+        other = copy.copy(self)
+        other.denoiser = self.denoiser.balanced(None)
+        other.info = {k: v for k, v in self.info.items() if k != "balanced_over"}
+        return other
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"denoiser.{k}": v.detach().cpu() for k, v in self.denoiser.state_dict().items()}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 from torch import Tensor
 
 from xsda.diffusion.samplers import NonFiniteSampleError
+from xsda.ensemble import Shared
 from xsda.guidance import Likelihood
 
 FIRST = 4  # members beside the best of which all are judged
@@ -19,19 +18,6 @@ ALIKE = 0.15  # differences of chi-square, as a share of it, that are not held a
 KNOWN, EXCLUDED = 2.0, 1e-6
 
 Draw = Callable[[list[int], int], Tensor]  # which members, which attempt
-
-
-@dataclass
-class Shared:
-    """What the blocks of one ensemble know of each other: warnings that were given, the best chi-square of the first members."""
-
-    warned: set[str] = field(default_factory=set)
-    best: float | None = None
-
-
-@lru_cache(maxsize=256)
-def shared(key: str) -> Shared:
-    return Shared()
 
 
 def draw_again(

@@ -19,14 +19,14 @@ from xsda.devices import pick_device
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import SAMPLERS, TDS, DPMpp2M, DPMpp2MSDE, NonFiniteSampleError, Sampler
-from xsda.ensemble import check_core_chunks, compute, lazy, member_chunks, member_numbers, whole_number
+from xsda.ensemble import Shared, check_core_chunks, compute, lazy, member_chunks, member_numbers, shared, whole_number
 from xsda.grid import Grid
 from xsda.guidance import GUIDANCE, MMPS, Calibrated, Guidance, GuidedDenoiser, Likelihood
 from xsda.names import choose
 from xsda.nn import MarkovNet
 from xsda.nn.segments import Segments, activation_bytes
 from xsda.priors.prior import Prior
-from xsda.priors.redraw import Shared, draw_again, shared
+from xsda.priors.redraw import draw_again
 from xsda.priors.reference import PriorReference, refer
 from xsda.provenance import describe
 
