@@ -9,6 +9,7 @@ settings, 8 members), beside the processor time of a member. Training is in bf16
 """
 
 import argparse
+import math
 import time
 from copy import deepcopy
 
@@ -20,6 +21,7 @@ from torch.nn import functional
 import xsda
 from xsda import flow
 from xsda.diffusion import VE, Preconditioned
+from xsda.diffusion.samplers import NonFiniteSampleError
 from xsda.layout import Layout
 from xsda.nn import MarkovNet, WindowUNet
 from xsda.nn.norm import ChannelNorm
@@ -161,13 +163,16 @@ def main() -> None:
 
 
 def posterior(prior: xsda.Prior | list[xsda.Prior], unseen: xr.Dataset, members: int = 8) -> tuple[float, float]:
-    """Mean CRPS of two cases, and seconds of the processor a member."""
+    """Mean CRPS of two cases, and seconds of the processor a member; not numbers where members diverge."""
     scores, started = [], time.process_time()
     for i in range(2):
         truth = unseen.isel(trajectory=i, time=slice(16), drop=True)
         points = slice(2, None, 4)
         obs = truth.sda.observe(truth[["u", "v"]].isel(y=points, x=points), sigma=0.1, seed=i)
-        post = truth.sda.assimilate(obs, prior, members=members, sigma=0.1, precision="bf16", progress=False)
+        try:
+            post = truth.sda.assimilate(obs, prior, members=members, sigma=0.1, precision="bf16", progress=False)
+        except NonFiniteSampleError:
+            return math.nan, math.nan
         w, right = (flow.vorticity(d).to_dataset(name="w") for d in (post, truth))
         scores.append(float(xsda.evaluate(w, right).isel(variable=0).crps))
     return sum(scores) / 2, (time.process_time() - started) / (2 * members)

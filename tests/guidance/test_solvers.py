@@ -146,3 +146,15 @@ def test_single_precision_with_errors_far_below_the_spread(solve):
     target = torch.randn(2, 4, generator=generator)
     found = solve(Product(a), target, None, tolerance=0.03, iterations=20)
     assert bool((left(a.double(), found.u.double(), target.double()) < 0.04).all())
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+@pytest.mark.parametrize("iterations", [3, 20])
+def test_what_is_found_is_never_worse_than_nothing(solve, iterations):
+    """With a matrix that is far from symmetric conjugate gradients run away; what they passed on the way counts."""
+    a, target = system(n=20, asymmetry=5.0)
+    found = solve(Product(a), target, None, tolerance=1e-6, iterations=iterations)
+    true = left(a, found.u, target)
+    assert bool((true <= 1).all())
+    torch.testing.assert_close(found.residual, true, rtol=1e-5, atol=1e-12)
+    torch.testing.assert_close(found.image, Product(a)(found.u)[0])

@@ -28,7 +28,10 @@ class Solution:
 def conjugate_gradients(
     product: Product, target: Tensor, start: Tensor | None, *, tolerance: float, iterations: int
 ) -> Solution:
-    """For symmetric positive A; a member stops at a direction of non-positive curvature."""
+    """For symmetric positive A; a member stops at a direction of non-positive curvature.
+
+    The iterate of the least residual counts: where A is not quite symmetric, the later ones may be far worse than none.
+    """
     goal = tolerance**2 * _dot(target, target)
     u, residual = torch.zeros_like(target), target
     image: Tensor | None = None
@@ -39,26 +42,31 @@ def conjugate_gradients(
         u, residual = torch.where(better, start, 0), torch.where(better, first, target)
         image = torch.where(_shape(better, back), back, 0)
     direction, size = residual, _dot(residual, residual)
+    best_u, best_image, least = u, image, size
     moving = torch.ones_like(size, dtype=torch.bool)
     for _ in range(iterations):
         active = moving & (size > goal)
         if not bool(active.any()):
             break
         back, applied = product(direction)
+        if image is None:
+            image = best_image = torch.zeros_like(back)
         curvature = _dot(direction, applied)
         moving = moving & (curvature > 0) & torch.isfinite(curvature)
         active = active & moving
         step = torch.where(active, size / torch.where(active, curvature, 1), 0)
         u = u + step * direction
-        image = torch.zeros_like(back) if image is None else image
         image = image + _shape(step, image) * torch.where(_shape(active, back), back, 0)
         residual = residual - step * torch.where(active, applied, 0)
         new = _dot(residual, residual)
         direction = torch.where(active, residual + new / size.clamp(min=1e-30) * direction, direction)
         size = torch.where(active, new, size)
-    if image is None:
-        image = torch.zeros_like(product(target)[0])
-    return Solution(u, image, _relative(size, target))
+        better = size < least
+        best_u, least = torch.where(better, u, best_u), torch.where(better, size, least)
+        best_image = torch.where(_shape(better, image), image, best_image)
+    if best_image is None:
+        best_image = torch.zeros_like(product(target)[0])
+    return Solution(best_u, best_image, _relative(least, target))
 
 
 def gmres(product: Product, target: Tensor, start: Tensor | None, *, tolerance: float, iterations: int) -> Solution:
