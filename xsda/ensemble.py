@@ -7,7 +7,6 @@ task and depends on no other node, so that all workers start at once; the weight
 
 from __future__ import annotations
 
-import operator
 import threading
 import uuid
 import warnings
@@ -20,6 +19,8 @@ import numpy as np
 import torch
 import xarray as xr
 from tqdm.auto import tqdm
+
+from xsda.arguments import whole_number
 
 DEVICE_LOCK = threading.Lock()  # one block at a time in a process: torch uses the cores, or the GPU, by itself
 
@@ -70,17 +71,6 @@ def member_numbers(members: int | Sequence[int]) -> Sequence[int]:
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"members={members!r} must name each member once, and at least one")
     return numbers
-
-
-def whole_number(name: str, value: Any, *, least: int) -> int:
-    """An integer of at least ``least``, or an error."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least or isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
-    return number
 
 
 def member_chunks(members: int, chunks: Any, core_dims: Sequence[str]) -> int | None:

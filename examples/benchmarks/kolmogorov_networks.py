@@ -5,7 +5,7 @@
 Two judges. The denoising error of trajectories of 16 states at several noise levels (windows composed where a network takes
 windows), as a share of what the best linear denoiser of white noise leaves: lower is better. And the posterior: fair CRPS of
 the vorticity of two unseen trajectories of 16 states, of which every 4th point is observed with an error of 0.1 (default
-settings, 8 members), beside the processor time of a member. Training is in bf16.
+settings, 8 members), beside the processor time of a member.
 """
 
 import argparse
@@ -109,6 +109,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--steps", type=int, help="so many instead, where the machine is too busy to time them")
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "float32"))
     parser.add_argument("--seeds", type=int, default=1, help="so many of each, and their pool with 8 members from each")
     parser.add_argument("--networks", default="0,1,2,3,4,5,6,7,8,9,10,11,12")
     a = parser.parse_args()
@@ -130,15 +132,15 @@ def main() -> None:
         change = more.pop("change", lambda net: net)
         batch = 96 // window
         options = {"window": window, "batch_size": batch, "context": ["forcing"], "optimizer": "muon", "learning_rate": 4e-3,
-                   "noise_center": 1.0, "noise_width": 1.8, "precision": "bf16", "warmup": 100, "ema": 0.99,
+                   "noise_center": 1.0, "noise_width": 1.8, "precision": a.precision, "warmup": 100, "ema": 0.99,
                    "validation_batches": 1, "validate_every": 10**6, "progress": False, **more}  # fmt: skip
         priors = []
         for seed in range(a.seeds):
             torch.manual_seed(seed)
             net = change(make_network(network, layout, window, None))
             if not priors:
-                spent = step_time(deepcopy(net), window, batch, x0, context)
-                steps = max(1, round(60 * a.minutes / spent))
+                spent = step_time(deepcopy(net), window, batch, x0, context, a.precision)
+                steps = a.steps or max(1, round(60 * a.minutes / spent))
             priors.append(xsda.train(ds, steps=steps, network=net, seed=seed, **options))
             denoiser = priors[-1].denoiser.conditioned(context[:1])
             scores = [share(denoiser, x0, s) for s in LEVELS]
@@ -150,19 +152,21 @@ def main() -> None:
                 f"| {name} | {priors[-1].info['parameters'] / 1e6:.2f} | {steps} | {steps * batch * window} | {cost:.1f} | "
                 + " | ".join(f"{s:.4f}" for s in scores)
                 + f" | {sum(scores) / len(scores):.4f} | "
-                + " | ".join(f"{v:.3f}" for v in posterior(priors[-1], unseen))
+                + " | ".join(f"{v:.3f}" for v in posterior(priors[-1], unseen, a.precision))
                 + " |",
                 flush=True,
             )
         if a.seeds > 1:
-            crps, cost = posterior(priors, unseen, 8 * a.seeds)
+            crps, cost = posterior(priors, unseen, a.precision, 8 * a.seeds)
             print(
                 f"the pool of these {a.seeds}, {8 * a.seeds} members: CRPS {crps:.3f}, {cost:.3f} s a member",
                 flush=True,
             )
 
 
-def posterior(prior: xsda.Prior | list[xsda.Prior], unseen: xr.Dataset, members: int = 8) -> tuple[float, float]:
+def posterior(
+    prior: xsda.Prior | list[xsda.Prior], unseen: xr.Dataset, precision: str, members: int = 8
+) -> tuple[float, float]:
     """Mean CRPS of two cases, and seconds of the processor a member; not numbers where members diverge."""
     scores, started = [], time.process_time()
     for i in range(2):
@@ -170,7 +174,7 @@ def posterior(prior: xsda.Prior | list[xsda.Prior], unseen: xr.Dataset, members:
         points = slice(2, None, 4)
         obs = truth.sda.observe(truth[["u", "v"]].isel(y=points, x=points), sigma=0.1, seed=i)
         try:
-            post = truth.sda.assimilate(obs, prior, members=members, sigma=0.1, precision="bf16", progress=False)
+            post = truth.sda.assimilate(obs, prior, members=members, sigma=0.1, precision=precision, progress=False)
         except NonFiniteSampleError:
             return math.nan, math.nan
         w, right = (flow.vorticity(d).to_dataset(name="w") for d in (post, truth))
@@ -178,14 +182,16 @@ def posterior(prior: xsda.Prior | list[xsda.Prior], unseen: xr.Dataset, members:
     return sum(scores) / 2, (time.process_time() - started) / (2 * members)
 
 
-def step_time(net: torch.nn.Module, window: int, batch: int, x0: torch.Tensor, context: torch.Tensor) -> float:
+def step_time(
+    net: torch.nn.Module, window: int, batch: int, x0: torch.Tensor, context: torch.Tensor, precision: str
+) -> float:
     """Processor time of a training step."""
     denoiser = Preconditioned(net, VE(sigma_min=2e-3, sigma_max=80.0)).conditioned(context[:1])
     x = x0[0, :window].expand(batch, -1, -1, -1, -1)
     times = []
     for _ in range(4):
         started = time.process_time()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
             loss = denoiser(x, torch.full((batch,), 0.5)).square().mean()
         loss.backward()
         times.append(time.process_time() - started)

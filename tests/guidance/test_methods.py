@@ -385,8 +385,10 @@ def test_gamma_by_variable():
     own = torch.tensor([0.1, 0.4, 0.4, 0.1], dtype=torch.float64) * s**2
     expected = (Y - mean @ ROWS.T) / (STD**2 + own) @ ROWS @ cov
     torch.testing.assert_close(change({"u": 0.1, "v": 0.4}, groups=groups).flatten(1), expected, rtol=1e-5, atol=1e-6)
-    for wrong in ({"u": 0.1}, {"u": 0.1, "v": 0.1, "w": 0.1}, {"U": 0.1, "v": 0.1}):
-        with pytest.raises(ValueError, match=r"observed variables are \['u', 'v'\]"):
+    more = {"u": 0.1, "v": 0.4, "w": 9.0}  # w is missing (NaN) among these observations
+    torch.testing.assert_close(change(more, groups=groups), change({"u": 0.1, "v": 0.4}, groups=groups))
+    for wrong in ({"u": 0.1}, {"U": 0.1, "v": 0.1}):
+        with pytest.raises(ValueError, match=r"observed variables .* are \['u', 'v'\]"):
             change(wrong, groups=groups)
 
 

@@ -295,8 +295,47 @@ def test_objects_get_all_values_or_none():
         def whiten(self, values):
             return values[:, 1:]
 
-    with pytest.raises(ValueError, match=r"must return a tensor of the shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"must return a tensor of the shape \(3, 3\)"):
         whitener(obs.u, np.arange(3), Short())
+
+
+@pytest.mark.parametrize(
+    ("whiten", "message"),
+    [
+        (lambda v: torch.as_tensor(v.detach().numpy() * 2), "passes no gradients"),
+        (lambda v: torch.as_tensor(v.numpy() * 2), "passes no gradients"),
+        (lambda v: v / 0, "not finite"),
+        (lambda v: v + 1, "must be linear"),
+        (lambda v: v**3, "must be linear"),
+    ],
+)
+def test_an_object_must_whiten_linearly(whiten, message):
+    obs = xr.Dataset({"u": ("time", np.zeros(3))}, {"time": [0.0, 1.0, 2.0]})
+
+    class Given:
+        def whiten(self, values):
+            return whiten(values)
+
+    with pytest.raises(ValueError, match=f"whiten.. of 'u' .*{message}"):
+        whitener(obs.u, np.arange(3), Given())
+
+
+def test_what_is_no_correlation():
+    obs = xr.Dataset({"u": ("time", np.zeros(3))}, {"time": [0.0, 1.0, 2.0]})
+
+    class Solves:
+        def solve(self, values):
+            return values
+
+    with pytest.raises(TypeError, match=r"matrix, a mapping .* or an object with a method whiten.* got <"):
+        whitener(obs.u, np.arange(3), Solves())
+    matrix = np.full((3, 3), -0.9) + 1.9 * np.eye(3)
+    with pytest.raises(
+        ValueError, match=r"smallest eigenvalue of the correlation -0\.8.*no errors are correlated like that"
+    ):
+        whitener(obs.u, np.arange(3), matrix)
+    with pytest.raises(ValueError, match="not finite"):
+        whitener(obs.u, np.arange(3), np.where(np.eye(3), 1, np.nan))
 
 
 def test_laws_and_correlations_by_source(rotation):

@@ -299,7 +299,9 @@ BROKEN = {
     "numpy": lambda s: torch.as_tensor(np.hypot(s["wind_u"], s["wind_v"])),
     "array": lambda s: torch.as_tensor(s["wind_u"].numpy() ** 2),
     "comparison": lambda s: (s["wind_u"] > 0).float(),
-    "constant": lambda s: torch.ones(1, 6, 4, 8),
+    "constant": lambda s: torch.ones_like(s["wind_u"]),
+    "rounded": lambda s: s["wind_u"].round(),
+    "sign": lambda s: torch.where(s["wind_u"] > 0, 1.0, -1.0) + 0 * s["wind_u"],
 }
 
 
@@ -318,8 +320,58 @@ def test_derived_that_fails_by_itself_says_so_itself():
 
 def test_derived_of_another_shape():
     speed = obs()[["wind_u"]].rename(wind_u="speed")
-    with pytest.raises(ValueError, match=r"'speed' must be a tensor of shape .*\(1, 6, 4, 8\), got \(1, 6, 4\)"):
+    with pytest.raises(ValueError, match=r"'speed' must be a tensor of shape .*\(10, 6, 4, 8\), got \(10, 6, 4\)"):
         compile_observations(grid(), speed, 1.0, {"speed": lambda s: s["wind_u"].mean(-1)})
+
+
+def test_derived_with_a_derivative_that_is_not_finite():
+    """The obvious way to mend a square root has a slope of 0 times infinity where it clamps; refused before it is used."""
+    seen = obs()[["wind_u"]].rename(wind_u="root")
+    with pytest.raises(ValueError, match=r"derivative of the derived variable 'root' is not finite.*clamp\(min=1e-6\)"):
+        compile_observations(grid(), seen, 1.0, {"root": lambda s: s["wind_u"].clamp(min=0).sqrt()})
+    compile_observations(grid(), seen, 1.0, {"root": lambda s: s["wind_u"].clamp(min=1e-6).sqrt()})
+    with pytest.raises(ValueError, match=r"'root' is complex; observe its .real"):
+        compile_observations(grid(), seen, 1.0, {"root": lambda s: torch.exp(1j * s["wind_u"])})
+
+
+@pytest.mark.parametrize("guidance", ["mmps", "calibrated", "projection", "sda"])
+def test_a_derivative_that_is_not_finite_while_sampling(rotation, guidance):
+    """A function without a value at some random states is tried when the members are drawn."""
+    series, _, prior = rotation
+    seen = xr.Dataset({"root": ("time", [0.5, 0.3])}, {"time": [3.0, 7.0]})
+    with pytest.raises(ValueError, match=r"derivative of a derived function is not finite.*clamp"):
+        series.sda.assimilate(
+            seen,
+            prior,
+            members=8,
+            sigma=0.1,
+            guidance=guidance,
+            derived={"root": lambda s: s["u"].clamp(min=0).sqrt() + 0 * (s["u"] + 2.5).log()},
+            progress=False,
+        )
+
+
+@pytest.mark.parametrize(
+    ("derived", "message"),
+    [
+        ([lambda s: s["u"]], "derived must be a mapping of names to functions"),
+        ({"root": "u**2"}, r"derived\['root'\] must be a function of the state s, .* got 'u\*\*2'"),
+    ],
+)
+def test_derived_that_are_no_functions(derived, message):
+    with pytest.raises(TypeError, match=message):
+        compile_observations(grid(), obs()[["wind_u"]].rename(wind_u="root"), 1.0, derived)
+
+
+def test_limits_in_other_units():
+    """Numbers of any kind; a limit that all values are beyond is told of."""
+    seen = obs()[["wind_u"]]
+    laws = {"wind_u": Censored(lower=np.float32(273.0))}
+    with pytest.warns(
+        RuntimeWarning, match=r"all \d+ values of 'wind_u' .* Censored\(lower=273.0, upper=None\): is it in the units"
+    ):
+        compile_observations(grid(), seen, 1.0, laws=laws)
+    assert Censored(upper=np.int64(3)).upper == 3.0
 
 
 @pytest.mark.parametrize("guidance", ["mmps", "calibrated", "projection"])
@@ -344,8 +396,8 @@ def test_derived_that_is_not_a_number_everywhere(rotation, guidance):
         ("student", ValueError, "unknown likelihood 'student'; did you mean 'student_t'.*Censored"),
         ({"wind_u": "hubert"}, ValueError, "unknown likelihood 'hubert'; did you mean 'huber'"),
         ({"wind_w": "huber"}, KeyError, "likelihood names 'wind_w', which is not observed; did you mean 'wind_"),
-        (StudentT, TypeError, "a likelihood is a name or an object"),
-        ({"wind_u": 4.0}, TypeError, "a likelihood is a name or an object .* got float"),
+        (StudentT, TypeError, r"a likelihood is a name or an object .* call it: StudentT\(\)"),
+        ({"wind_u": 4.0}, TypeError, "a likelihood is a name or an object .* got 4.0"),
     ],
     ids=str,
 )

@@ -157,10 +157,10 @@ def test_an_operator_survives_pickling():
     [
         (
             lambda s: s["u"].mean(-1),
-            r"'speed' must be a tensor of shape \(member, time, \*space\) = \(1, 5, 4, 8\), got \(1, 5, 4\)",
+            r"'speed' must be a tensor of shape \(member, time, \*space\) = \(\d, 5, 4, 8\), got \(\d, 5, 4\)",
         ),
         (lambda s: 3.0, "'speed' must be a tensor .* got float"),
-        (lambda s: s["q"], r"'speed' must be a tensor .* got \(1, 5, 3, 4, 8\)"),
+        (lambda s: s["q"], r"'speed' must be a tensor .* got \(\d, 5, 3, 4, 8\)"),
     ],
 )
 def test_derived_of_wrong_shape(function, message):

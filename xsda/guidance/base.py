@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
 from xsda.guidance.likelihood import Likelihood
 from xsda.guidance.solvers import Solution
+
+CARE = "take care with log, sqrt and division: s.clamp(min=1e-6).sqrt() has a derivative everywhere, s.clamp(min=0).sqrt() has none at 0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class Guidance(ABC):
         """The denoiser of the posterior, for one batch of trajectories sampled from noise to data."""
 
     def __str__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in asdict(self).items())})"
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in fields(self))})"
 
 
 class GuidedDenoiser(Denoiser):
@@ -54,7 +56,7 @@ class GuidedDenoiser(Denoiser):
             x_t = x_t.detach().requires_grad_()
             x0 = self.denoiser(x_t, t)
             predicted = self.likelihood.operator(x0)
-        check_prediction(x0, predicted)
+        check_prediction(self.likelihood, x0, predicted)
         change = self.correction(x_t, t, x0, predicted)
         return x0.detach(), change.detach(), predicted.detach()
 
@@ -102,12 +104,20 @@ def _unit_error(level: Tensor) -> Tensor:
     return level / torch.sqrt(1 + level**2)
 
 
-def check_prediction(x0: Tensor, predicted: Tensor) -> None:
-    """Raise where the operator makes NaN of a finite state; what the sampler does wrong is found by the sampler."""
-    bad = ~torch.isfinite(predicted).all(1) & torch.isfinite(x0).flatten(1).all(1)
+def check_prediction(likelihood: Likelihood, x0: Tensor, predicted: Tensor) -> None:
+    """Raise where H makes NaN of a finite state, or its derivative does; what the sampler does wrong is found by the sampler."""
+    finite = torch.isfinite(x0).flatten(1).all(1)
+    bad = finite[:, None] & ~torch.isfinite(predicted)
     if bool(bad.any()):
-        column = int((~torch.isfinite(predicted[bad.nonzero()[0, 0]])).nonzero()[0, 0])
         raise ValueError(
-            f"the observation operator returned a value that is not finite, for observation {column}, from a finite state; "
-            "a derived function must be defined for all states (take care with log, sqrt and division: clamp their arguments)"
+            f"the observation operator returned a value that is not finite, for observation {int(bad.nonzero()[0, 1])}, from a finite "
+            f"state; a derived function must be defined for all states ({CARE})"
         )
+    if not likelihood.linear:
+        state = x0.detach()
+        slopes = (
+            likelihood.adjoint(state, torch.ones_like(predicted)),
+            likelihood.tangent(state, torch.ones_like(state)),
+        )
+        if any(bool((finite & ~torch.isfinite(s).flatten(1).all(1)).any()) for s in slopes):
+            raise ValueError(f"the derivative of a derived function is not finite at a finite state ({CARE})")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xsda.arguments import real_number
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
 from xsda.guidance.base import Guidance, GuidedDenoiser
@@ -41,8 +42,7 @@ class Calibrated(Guidance):
     limit: float = 5.0
 
     def __post_init__(self) -> None:
-        if not self.limit > 0:
-            raise ValueError(f"limit={self.limit} must be positive: it is a number of standard deviations")
+        real_number("limit", self.limit, "be positive: it is a number of standard deviations", above=0)
 
     def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
         if error is None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xsda.arguments import real_number
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
 from xsda.guidance.base import Guidance, GuidedDenoiser
@@ -32,8 +33,7 @@ class DPS(Guidance):
     zeta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.zeta > 0:
-            raise ValueError(f"zeta={self.zeta} must be positive: it is the strength of the observations")
+        real_number("zeta", self.zeta, "be positive: it is the strength of the observations", above=0)
 
     def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
         if not likelihood.gaussian:

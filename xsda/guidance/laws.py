@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xsda.arguments import real_number
+
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -95,11 +97,10 @@ class StudentT(ErrorLaw):
     df: float = 4.0
 
     def __post_init__(self) -> None:
-        if not (1 <= self.df <= 1000):
-            raise ValueError(
-                f"df={self.df} must lie between 1 and 1000: it is a number of degrees of freedom (3 to 7 are usual; beyond a "
-                "hundred take the Gaussian law)"
-            )
+        real_number(
+            "df", self.df, "lie between 1 and 1000: it is a number of degrees of freedom (3 to 7 are usual; beyond a hundred take "
+            "the Gaussian law)", least=1, most=1000,
+        )  # fmt: skip
 
     def _sums(self, innovation: Tensor, std: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """log Z, and the mean of one over the total variance; one node after the other, to save memory."""
@@ -131,8 +132,7 @@ class Huber(ErrorLaw):
     threshold: float = 1.345
 
     def __post_init__(self) -> None:
-        if not (self.threshold > 0 and math.isfinite(self.threshold)):
-            raise ValueError(f"threshold={self.threshold} must be positive: it is a number of standard deviations")
+        real_number("threshold", self.threshold, "be positive: it is a number of standard deviations", above=0)
 
     def _pieces(self, innovation: Tensor, std: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Logarithms of what errors within the threshold, above and below it have in Z; mean of those within."""
@@ -198,8 +198,8 @@ class Censored(ErrorLaw):
             raise ValueError("a censored law needs lower=... or upper=... (a limit in the units of the variable)")
         for name in ("lower", "upper"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value)):
-                raise ValueError(f"{name}={value!r} must be a finite number, in the units of the variable")
+            if value is not None:
+                object.__setattr__(self, name, real_number(name, value, "be in the units of the variable"))
         if self.lower is not None and self.upper is not None and not self.lower < self.upper:
             raise ValueError(f"lower={self.lower} must be less than upper={self.upper}")
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xsda.arguments import real_number, whole_number
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
 from xsda.guidance.base import Guidance, GuidedDenoiser
@@ -59,19 +60,16 @@ class MMPS(Guidance):
     reach: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.tolerance > 0:
-            raise ValueError(f"tolerance={self.tolerance} must be positive")
-        if self.iterations < 1:
-            raise ValueError(f"iterations={self.iterations} must be at least 1")
+        real_number("tolerance", self.tolerance, "lie between 0 and 1: it is what a solve may leave", above=0, most=1)
+        whole_number("iterations", self.iterations, least=1)
         if self.solver not in SOLVERS:
             raise ValueError(f"solver={self.solver!r} is unknown; choose one of {tuple(SOLVERS)}")
-        if not 0 <= self.mix <= 1:
-            raise ValueError(f"mix={self.mix} must lie between 0 (the Jacobian alone) and 1 (the error curve alone)")
+        real_number(
+            "mix", self.mix, "lie between 0 (the Jacobian alone) and 1 (the error curve alone)", least=0, most=1
+        )
         for name in ("limit", "trust", "reach"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} must be positive: it is a number of standard deviations"
-                )
+            if (value := getattr(self, name)) is not None:
+                real_number(name, value, "be positive: it is a number of standard deviations (None: no limit)", above=0)
 
     def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> MomentMatching:
         return MomentMatching(denoiser, likelihood, error, self)

@@ -22,11 +22,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xsda.arguments import real_number, whole_number
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
 from xsda.guidance.base import Guidance, GuidedDenoiser, check_prediction
 from xsda.guidance.likelihood import Likelihood
 from xsda.guidance.solvers import conjugate_gradients
+
+TOLERANCE, ITERATIONS = 1e-3, 50  # of the solves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +64,8 @@ class Proximal(Guidance):
     iterations: int = 3
 
     def __post_init__(self) -> None:
-        if not self.strength > 0:
-            raise ValueError(f"strength={self.strength} must be positive")
-        if self.iterations < 1:
-            raise ValueError(f"iterations={self.iterations} must be at least 1")
+        real_number("strength", self.strength, "be positive", above=0)
+        whole_number("iterations", self.iterations, least=1)
 
     def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
         return _Proximal(denoiser, likelihood, error, self)
@@ -74,9 +75,13 @@ class _White(GuidedDenoiser):
     """Shared: the update of a state whose error is white with the variance ``white``."""
 
     def complaint(self) -> str | None:
-        if self.residual <= 0.02:
+        if self.residual <= 20 * TOLERANCE:
             return None
-        return f"the solves with H H' left relative residuals of up to {self.residual:.2g} after 50 iterations"
+        return (
+            f"the solves of {type(self).__name__[1:]} stopped at a relative residual of up to {self.residual:.2g}, where {TOLERANCE:g} was "
+            f"wanted, after {ITERATIONS} iterations: errors that are very small, or very different, are hard for it. Is sigma smaller "
+            "than the observations deserve? Otherwise use guidance='auto'"
+        )
 
     def white(self, t: Tensor) -> Tensor:
         level = self.schedule.noise_level(t)
@@ -93,7 +98,7 @@ class _White(GuidedDenoiser):
             back = white * self.likelihood.adjoint(state, u / scale)
             return back, u + self.likelihood.tangent(state, back) / scale
 
-        solution = conjugate_gradients(product, innovation / scale, None, tolerance=1e-3, iterations=50)
+        solution = conjugate_gradients(product, innovation / scale, None, tolerance=TOLERANCE, iterations=ITERATIONS)
         self.note(solution)
         return solution.u / scale, solution.image
 
@@ -108,7 +113,7 @@ class _Projection(_White):
     def evaluate(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x0 = self.denoiser(x_t, t).detach()
         predicted = self.likelihood.operator(x0).detach()
-        check_prediction(x0, predicted)
+        check_prediction(self.likelihood, x0, predicted)
         return x0, self.correction(x_t, t, x0, predicted), predicted
 
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:

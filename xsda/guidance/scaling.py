@@ -5,7 +5,7 @@ mean over observations does not hear them when they are few. With the variance s
 
 ===========  ==========================================================================================
 sum          nothing is changed (the SDA paper)
-mean         the gradient is divided by N
+mean         the whole variance is multiplied by N: the gradient of Gaussian errors is divided by N
 std          std is multiplied by sqrt(N / N_ref): tempered observations, while gamma s^2 still dominates at high noise
 dual         the whole variance is multiplied by N / N_ref, at every noise level
 adaptive     the gradient is rescaled to xi times the norm of the prior's score
@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from xsda.arguments import real_number, whole_number
 
 RULES = ("sum", "mean", "std", "dual", "adaptive")
 
@@ -49,10 +51,9 @@ class Scaling:
             raise ValueError(
                 f"rule={self.rule!r} needs reference=..., the number of observations at which it changes nothing"
             )
-        if self.reference is not None and self.reference < 1:
-            raise ValueError(f"reference={self.reference} must be a positive number of observations")
-        if not self.xi > 0:
-            raise ValueError(f"xi={self.xi} must be positive: it is a ratio of norms")
+        if self.reference is not None:
+            whole_number("reference", self.reference, least=1)
+        real_number("xi", self.xi, "be positive: it is a ratio of norms", above=0)
 
     def variances(self, observed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Variances of the observations and of the prediction, after scaling."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from xsda.arguments import real_number
 from xsda.diffusion.denoisers import Denoiser, noise_estimate
 from xsda.diffusion.error import ErrorCurve
 from xsda.guidance.base import Guidance, GuidedDenoiser, check_prediction
@@ -39,8 +40,9 @@ class GaussianScore(Guidance):
 
     def __post_init__(self) -> None:
         for value in self.gamma.values() if isinstance(self.gamma, Mapping) else (self.gamma,):
-            if not value >= 0:
-                raise ValueError(f"gamma={value} must not be negative: it is a variance")
+            real_number(
+                "gamma", value, "not be negative: it is a variance (one number, or a mapping by variable)", least=0
+            )
         if not isinstance(self.scaling, Scaling):
             raise TypeError(f"scaling must be a Scaling, got {self.scaling!r}; for example Scaling(rule='dual')")
 
@@ -61,7 +63,7 @@ class _GaussianScore(GuidedDenoiser):
         with torch.enable_grad():
             leaf = x0.requires_grad_()
             predicted = self.likelihood.operator(leaf)
-        check_prediction(leaf, predicted)
+        check_prediction(self.likelihood, leaf, predicted)
         change = self.correction(x_t, t, leaf, predicted)
         return leaf.detach(), change.detach(), predicted.detach()
 
@@ -87,9 +89,9 @@ def _per_observation(gamma: float | Mapping[str, float], likelihood: Likelihood)
     """gamma of each observation, (M,)."""
     if not isinstance(gamma, Mapping):
         return torch.full_like(likelihood.y, gamma)
-    names = [g.name for g in likelihood.groups]
-    if set(names) != set(gamma):
+    names = {g.name for g in likelihood.groups}
+    if not names <= set(gamma):  # others may be missing (NaN) here
         raise ValueError(
-            f"gamma names {sorted(gamma)}, the observed variables are {sorted(set(names))}; give one for each"
+            f"gamma names {sorted(gamma)}, the observed variables (also of a background) are {sorted(names)}; give one for each"
         )
     return torch.cat([likelihood.y.new_full((g.count,), gamma[g.name]) for g in likelihood.groups])

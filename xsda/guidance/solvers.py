@@ -49,7 +49,7 @@ def conjugate_gradients(
         if not bool(active.any()):
             break
         back, applied = product(direction)
-        if image is None:
+        if image is None or best_image is None:
             image = best_image = torch.zeros_like(back)
         curvature = _dot(direction, applied)
         moving = moving & (curvature > 0) & torch.isfinite(curvature)

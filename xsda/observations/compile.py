@@ -21,7 +21,7 @@ from xsda.grid import Grid, check_units
 from xsda.layout import Variable
 from xsda.names import choose
 from xsda.observations.errors import helper_variables
-from xsda.observations.operator import Derived, Gather, VariableOperator
+from xsda.observations.operator import Derived, Gather, VariableOperator, check_derived
 from xsda.observations.stencils import GridAxis, Stencil
 
 SYNONYMS = (("lat", "latitude", "nav_lat"), ("lon", "longitude", "nav_lon"))
@@ -89,6 +89,7 @@ def compile_variable(
     grid: Grid, ds: xr.Dataset, name: str, derived: Mapping[str, Derived] | None = None
 ) -> VariableOperator:
     """H for the variable ``name`` of the observations ``ds``."""
+    check_derived(derived)
     da = ds[name]
     check_units(name, da.attrs.get("units"), _grid_units(grid, name), "the prior")
     function = (derived or {}).get(name)

@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from xsda.arguments import what
 from xsda.axes import axis_numbers, is_datelike
 from xsda.names import choose
 
@@ -85,12 +86,7 @@ def whitener(da: xr.DataArray, pick: np.ndarray, correlation: Any, dtype: torch.
                 f"{name!r} has {da.size - len(pick)} missing values, and an object with whiten() would get the others only; drop "
                 "them from the observations first, and build the object for what is left"
             )
-        came = correlation.whiten(torch.zeros(2, len(pick)))
-        if not isinstance(came, Tensor) or came.shape != (2, len(pick)):
-            shape = tuple(came.shape) if isinstance(came, Tensor) else type(came).__name__
-            raise ValueError(
-                f"whiten() of {name!r} must return a tensor of the shape (2, {len(pick)}) it got, not {shape}"
-            )
+        _check_whitener(name, correlation, len(pick))
         return correlation
     if len(pick) > LARGEST:
         raise ValueError(
@@ -102,13 +98,21 @@ def whitener(da: xr.DataArray, pick: np.ndarray, correlation: Any, dtype: torch.
     if isinstance(correlation, Mapping):
         matrix = _exponential(da, pick, correlation)
     else:
-        matrix = np.asarray(correlation, dtype=np.float64)
+        try:
+            matrix = np.asarray(correlation, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"the correlation of {name!r} must be a matrix, a mapping of coordinates to lengths such as {{'time': '6h'}}, or an "
+                f"object with a method whiten(values), L^-1 of values (batch, n) where C = L L'; got {what(correlation)}"
+            ) from None
         if matrix.shape != (da.size, da.size):
             raise ValueError(
                 f"the correlation of {name!r} has the shape {matrix.shape}; the variable has {da.size} values, so "
                 f"({da.size}, {da.size}) was expected"
             )
         matrix = matrix[np.ix_(pick, pick)]
+        if not np.isfinite(matrix).all():
+            raise ValueError(f"the correlation of {name!r} holds values that are not finite")
         if not np.allclose(matrix, matrix.T, atol=1e-6) or not np.allclose(np.diag(matrix), 1, atol=1e-6):
             raise ValueError(
                 f"the correlation of {name!r} must be symmetric with ones on its diagonal; sigma gives the standard "
@@ -119,12 +123,47 @@ def whitener(da: xr.DataArray, pick: np.ndarray, correlation: Any, dtype: torch.
     except np.linalg.LinAlgError:
         lower = np.zeros((1, 1))
     if not (np.diag(lower) > LEAST).all():  # rounding may leave a little where there should be nothing
+        least = float(np.linalg.eigvalsh(matrix)[0])
+        if least < -LEAST:
+            raise ValueError(
+                f"the error covariance of {name!r} is not positive (smallest eigenvalue of the correlation {least:.2g}): no errors "
+                "are correlated like that. Was it thresholded, or put together from pairs? Set negative eigenvalues to zero first"
+            )
         raise ValueError(
-            f"the error covariance of {name!r} is singular or not positive (smallest eigenvalue of the correlation "
-            f"{np.linalg.eigvalsh(matrix)[0]:.2g}): some errors are perfectly correlated, as those of two observations at one "
-            "place. Merge them, or add an uncorrelated part: 0.95 * correlation + 0.05 * identity"
+            f"the error covariance of {name!r} is singular (smallest eigenvalue of the correlation {least:.2g}): some errors are "
+            "perfectly correlated, as those of two observations at one place. Merge them, or add an uncorrelated part: "
+            "0.95 * correlation + 0.05 * identity"
         )
     return Cholesky(torch.as_tensor(lower, dtype=dtype))
+
+
+def _check_whitener(name: str, given: Whitener, n: int) -> None:
+    """Raise unless it is linear and passes gradients."""
+    with torch.enable_grad():
+        x = torch.randn(3, n, generator=torch.Generator().manual_seed(0))
+        x[2] = x[0] - 2 * x[1]
+        x.requires_grad_()
+        try:
+            came = given.whiten(x)
+        except RuntimeError as error:
+            if "numpy" not in str(error):  # which refuses tensors that carry gradients
+                raise
+            came = torch.zeros(3, n)
+    if not isinstance(came, Tensor) or came.shape != x.shape:
+        shape = tuple(came.shape) if isinstance(came, Tensor) else type(came).__name__
+        raise ValueError(f"whiten() of {name!r} must return a tensor of the shape {tuple(x.shape)} it got, not {shape}")
+    if not came.requires_grad:
+        raise ValueError(
+            f"whiten() of {name!r} passes no gradients back; compute it with torch, without numpy or .detach()"
+        )
+    came = came.detach()
+    if not bool(torch.isfinite(came).all()):
+        raise ValueError(f"whiten() of {name!r} returned values that are not finite")
+    off = float((came[2] - came[0] + 2 * came[1]).abs().max() / came.abs().max().clamp(min=1e-30))
+    if off > 1e-3:
+        raise ValueError(
+            f"whiten() of {name!r} must be linear, L^-1 of values: whiten(a - 2 b) is off from whiten(a) - 2 whiten(b) by {off:.2g}"
+        )
 
 
 def _exponential(da: xr.DataArray, pick: np.ndarray, lengths: Mapping[str, Any]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 import xarray as xr
 
+from xsda.arguments import what
 from xsda.grid import Grid
-from xsda.guidance.laws import LAWS, ErrorLaw, Normal
+from xsda.guidance.laws import LAWS, Censored, ErrorLaw, Normal
 from xsda.guidance.likelihood import Group, Likelihood
 from xsda.names import choose
 from xsda.observations.compile import Sources, as_sources, compile_variable, observed_variables
@@ -43,7 +45,7 @@ def compile_observations(
             std = error_std(ds, name, sigma, source, sources)
             law, own = pick_law(chosen.get((source, name))), correlated.get((source, name))
             parts.append(_observed(grid, ds, name, std, derived, law, own))
-    if sum(len(p.y) for p in parts) == 0:
+    if sum(len(p.y) for p in parts) == 0 and background is None:
         raise ValueError(
             "all observations are missing (NaN); there is nothing to assimilate. For prior samples use model.sample"
         )
@@ -84,7 +86,15 @@ def _observed(
     mean, scale = _scaling(grid, op, ds[name])
     white = None if correlation is None else whitener(ds[name], pick, correlation)
     y = (law.limited(values) - mean[pick]) / scale[pick]
-    return Observed(op, pick, y, std / scale[pick], law.bind(values), white)
+    bound = law.bind(values)
+    if isinstance(bound, Censored) and bound.side is not None and len(values) and bool((bound.side != 0).all()):
+        warnings.warn(
+            f"all {len(values)} values of {name!r} (from {values.min():g} to {values.max():g}) are at or beyond the limits of {law}: is it "
+            "in the units of the variable?",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+    return Observed(op, pick, y, std / scale[pick], bound, white)
 
 
 def _background(grid: Grid, background: xr.Dataset, sigma: Any) -> list[Observed]:
@@ -105,14 +115,12 @@ def _background(grid: Grid, background: xr.Dataset, sigma: Any) -> list[Observed
         )  # a climatology holds at all times
         try:
             std = error_std(ds, name, sigma, "background", {"background": ds})
+            parts.append(_observed(grid, ds, name, std, None, Normal(), None))
         except (ValueError, KeyError) as error:
-            text = (
-                str(error.args[0])
-                .replace("sigma=", "background_sigma=")
-                .replace("sigma names", "background_sigma names")
-            )
+            text = str(error.args[0])
+            for word in ("sigma=", "sigma names", "sigma of"):
+                text = text.replace(word, f"background_{word}")
             raise type(error)(f"background: {text}") from error
-        parts.append(_observed(grid, ds, name, std, None, Normal(), None))
         if not all(g.stencil.trivial for g in parts[-1].operator.gathers):
             raise ValueError(
                 f"the background's {name!r} lies between the points of the grid, or averages them; put it on the grid first: "
@@ -156,7 +164,7 @@ def pick_law(law: Any) -> ErrorLaw:
             )
         return LAWS[law]()
     if not isinstance(law, ErrorLaw):
-        raise TypeError(f"a likelihood is a name or an object such as StudentT(df=4), got {type(law).__name__}")
+        raise TypeError(f"a likelihood is a name or an object such as StudentT(df=4), got {what(law)}")
     return law
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +13,13 @@ import xarray as xr
 from torch import Tensor
 
 from xsda.grid import Grid
+from xsda.guidance.base import CARE
 from xsda.layout import Layout
 from xsda.names import choose
 from xsda.observations.stencils import Stencil
 
 Derived = Callable[[Mapping[str, Tensor]], Tensor]
+PROBED = 4096  # numbers of random states, at least, where the derivative of a derived quantity is tried
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,23 +199,56 @@ class ObservationOperator:
             return torch.autograd.grad(self(x), x, y)[0]
 
 
+def check_derived(derived: Any) -> None:
+    """Raise unless these are functions by name."""
+    if derived is None:
+        return
+    if not isinstance(derived, Mapping):
+        raise TypeError(
+            f"derived must be a mapping of names to functions, such as {{'speed': lambda s: (s['u']**2 + s['v']**2).sqrt()}}, got "
+            f"{derived!r}"
+        )
+    for name, function in derived.items():
+        if not callable(function):
+            raise TypeError(
+                f"derived[{name!r}] must be a function of the state s, such as lambda s: s['u']**2, got {function!r}"
+            )
+
+
 def check_differentiable(op: VariableOperator, grid: Grid) -> None:
     """Raise if no gradient flows through a derived quantity: observations of it could not move the state."""
     assert op.derived is not None
+    name, function, states = op.name, op.derived, max(1, PROBED // math.prod(grid.shape))
     text = (
-        f"the derived variable {op.name!r} does not pass gradients back to the state; compute it with torch functions of "
+        f"the derived variable {name!r} does not pass gradients back to the state; compute it with torch functions of "
         "s[...], without numpy, .detach(), .item() or comparisons alone"
     )
+    x = torch.randn(states, *grid.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def field(x: Tensor) -> Tensor:
+        return derived_field(name, function, State(grid.layout, grid.names, x), x)
+
     with torch.enable_grad():
-        x = torch.zeros(1, *grid.shape, requires_grad=True)
         try:
-            values = derived_field(op.name, op.derived, State(grid.layout, grid.names, x), x)
+            values = field(x)
         except RuntimeError as error:
             if "numpy" in str(error):  # which refuses tensors that carry gradients
                 raise ValueError(text) from error
             raise
-    if not values.requires_grad:
-        raise ValueError(text)
+        if not values.requires_grad:
+            raise ValueError(text)
+        if values.is_complex():
+            raise ValueError(f"the derived variable {name!r} is complex; observe its .real, .imag or .abs()")
+        if not bool(
+            torch.isfinite(values).all()
+        ):  # random states may lie outside its domain, where sampled ones do not
+            return
+        slope = torch.autograd.grad(values.sum(), x, allow_unused=True)[0]
+    if slope is None or not bool(slope.any()):
+        raise ValueError(f"{text}. Its derivative is zero wherever it was tried, as that of a rounded or a sign is")
+    forward = torch.func.jvp(field, (x.detach(),), (torch.ones_like(x),))[1]
+    if not bool(torch.isfinite(slope).all() and torch.isfinite(forward).all()):
+        raise ValueError(f"the derivative of the derived variable {name!r} is not finite at some states ({CARE})")
 
 
 def derived_field(name: str, function: Derived, state: State, x: Tensor) -> Tensor:

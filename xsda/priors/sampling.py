@@ -15,11 +15,12 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from xsda.arguments import what, whole_number
 from xsda.devices import pick_device
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import SAMPLERS, TDS, DPMpp2M, DPMpp2MSDE, NonFiniteSampleError, Sampler
-from xsda.ensemble import Shared, check_core_chunks, compute, lazy, member_chunks, member_numbers, shared, whole_number
+from xsda.ensemble import Shared, check_core_chunks, compute, lazy, member_chunks, member_numbers, shared
 from xsda.grid import Grid
 from xsda.guidance import GUIDANCE, MMPS, Calibrated, Guidance, GuidedDenoiser, Likelihood
 from xsda.names import choose
@@ -205,7 +206,7 @@ def pick_sampler(sampler: str | Sampler, steps: int | None, default: Sampler) ->
             raise ValueError(f"unknown sampler {sampler!r}; {choose(sampler, SAMPLERS)}")
         sampler = default if sampler == "auto" else SAMPLERS[sampler]()
     if not isinstance(sampler, Sampler):
-        raise TypeError(f"sampler must be a name or an xsda Sampler, got {type(sampler).__name__}")
+        raise TypeError(f"sampler must be a name or an xsda Sampler, got {what(sampler)}")
     if steps is None:
         return sampler
     return type(sampler)(**{**vars(sampler), "steps": steps})
@@ -216,8 +217,7 @@ def pick_guidance(guidance: str | Guidance, prior: Prior) -> Guidance:
     if isinstance(guidance, Guidance):
         return guidance
     if not isinstance(guidance, str):
-        hint = f"; call it: {guidance.__name__}()" if isinstance(guidance, type) else ""
-        raise TypeError(f"guidance must be a name or an xsda Guidance, got {guidance!r}{hint}")
+        raise TypeError(f"guidance must be a name or an xsda Guidance, got {what(guidance)}")
     if guidance == "auto":
         return MMPS() if prior.exact or prior.error is None else Calibrated()
     if guidance not in GUIDANCE:

@@ -7,11 +7,11 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
+from xsda.arguments import whole_number
 from xsda.devices import pick_device
 from xsda.diffusion.balance import Balance, measure_balance, power
 from xsda.diffusion.denoisers import Preconditioned
 from xsda.diffusion.noise import MemberNoise
-from xsda.ensemble import whole_number
 from xsda.layout import Layout
 from xsda.names import choose
 from xsda.priors.prior import Prior

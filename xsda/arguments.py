@@ -1,0 +1,34 @@
+"""Numbers that users pass: what came, and what was expected."""
+
+from __future__ import annotations
+
+import math
+import operator
+from numbers import Real
+from typing import Any
+
+
+def whole_number(name: str, value: Any, *, least: int) -> int:
+    """An integer of at least ``least``, or an error."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
+    return number
+
+
+def real_number(
+    name: str, value: Any, must: str, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+) -> float:
+    """A finite number in a range, or an error that says what it ``must`` be."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not (value > above and least <= value <= most):
+        raise ValueError(f"{name}={value!r} must {'' if is_number else 'be a finite number, and '}{must}")
+    return float(value)
+
+
+def what(value: Any) -> str:
+    """What came instead of an object that was expected."""
+    return f"the class {value.__name__}; call it: {value.__name__}()" if isinstance(value, type) else f"{value!r}"
