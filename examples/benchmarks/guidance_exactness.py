@@ -44,6 +44,10 @@ SAMPLERS: dict[str, Sampler] = {
 EXTRA: dict[str, tuple[Guidance, Sampler]] = {
     "calibrated, 2M 32 + 2 corrections": (Calibrated(), DPMpp2M(steps=32, corrections=2)),
     "projection, DDIM 64, resampled 4 times": (Projection(), DDIM(steps=64, eta=1.0, resampling=4)),
+    "calibrated, as networks are sampled": (
+        Calibrated(),
+        DPMpp2MSDE(steps=48, grid="centered", corrections=1, tau=0.5),
+    ),
     "calibrated, TDS 64, 500 particles": (Calibrated(), TDS(steps=64, particles=500)),
 }
 
@@ -91,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, default=3000)
     parser.add_argument("--truths", type=int, default=2)
+    parser.add_argument("--match", default="", help="only methods whose names begin so")
     parser.add_argument("--csv", help="write the table there")
     a = parser.parse_args()
     zeros = ("time", np.zeros(LENGTH))
@@ -102,6 +107,7 @@ def main() -> None:
         {v: (("member", "time"), part) for v, part in zip("uv", np.split(np.eye(64), 2, 1), strict=True)}, ds.coords
     )
     combinations = {f"{m}, {s}": (METHODS[m], SAMPLERS[s]) for m in METHODS for s in SAMPLERS} | EXTRA
+    combinations = {k: v for k, v in combinations.items() if k.startswith(a.match)}
     rows = []
     for scenario, (like, sigma, correlation) in scenarios(ds).items():
         seen = basis.sda.observe(like)

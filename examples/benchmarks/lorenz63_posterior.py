@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist
 
 import xsda
 from xsda.diffusion.samplers import TDS, DPMpp2MSDE, NonFiniteSampleError, PredictorCorrector
-from xsda.guidance import DPS, MMPS, TMPD, GaussianScore, PiGDM, Projection
+from xsda.guidance import DPS, MMPS, TMPD, GaussianScore, PiGDM, Projection, Proximal
 from xsda.systems import Lorenz63
 
 SETUPS = {"lo": (8, 0.05), "hi": (1, 0.25)}
@@ -50,12 +50,14 @@ METHODS = {
     "mmps, mix 0.5, limit 5": {"guidance": MMPS(iterations=6, mix=0.5, limit=5.0)},
     "mmps, reach 3": {"guidance": MMPS(iterations=6, reach=3.0)},
     "mmps, mix 0.5, limit 5, reach 3": {"guidance": MMPS(iterations=4, mix=0.5, limit=5.0, reach=3.0)},
+    "mmps, gmres": {"guidance": MMPS(iterations=6, solver="gmres")},
     "mmps, gmres, limit 5": {"guidance": MMPS(iterations=6, limit=5.0, solver="gmres")},
     "mmps, limit 5, tds 64": {"guidance": MMPS(iterations=3, limit=5.0), "sampler": TDS(steps=64)},
     "tmpd": {"guidance": TMPD()},
     "pigdm": {"guidance": PiGDM()},
     "dps": {"guidance": DPS()},
     "projection": {"guidance": Projection()},
+    "proximal": {"guidance": Proximal()},
 }
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from xsda.diffusion.error import measure_error
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import TDS, DPMpp2M, DPMpp2MSDE, Sampler
-from xsda.guidance import DPS, MMPS, TMPD, Calibrated, GaussianScore, Guidance, Likelihood, PiGDM, Projection
+from xsda.guidance import DPS, MMPS, TMPD, Calibrated, GaussianScore, Guidance, Likelihood, PiGDM, Projection, Proximal
 from xsda.priors.exact import MixtureDenoiser
 
 SDE = DPMpp2MSDE(steps=128)
@@ -31,6 +31,7 @@ METHODS: dict[str, tuple[Guidance, Sampler]] = {
     "tmpd, SDE 128": (TMPD(), SDE),
     "dps, SDE 128": (DPS(), SDE),
     "projection, SDE 128": (Projection(), SDE),
+    "proximal, SDE 128": (Proximal(), SDE),
 }
 PARTICLES = (4, 16, 64, 256, 1024)
 
