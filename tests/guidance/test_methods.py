@@ -24,6 +24,7 @@ from xsda.guidance import (
     Scaling,
     StudentT,
 )
+from xsda.observations.correlation import Cholesky, Whitened
 from xsda.priors.exact import EXACT_SCHEDULE, GaussianDenoiser, MixtureDenoiser
 
 N = 6
@@ -211,6 +212,36 @@ def test_calibrated_takes_neighbouring_errors_for_correlated(time, rho, monkeypa
     guided = Calibrated(limit=1e3).guide(gaussian(COV), linear(), curve)
     expected = mean + factor[:, None] * weight @ ROWS @ cov
     torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("lag", [True, False])
+@pytest.mark.parametrize("time", TIMES)
+def test_calibrated_takes_correlated_errors_of_observations_as_they_are(time, lag, monkeypatch):
+    """(R + D)^-1 d with the whole R: three observations are correlated and whitened, the last is not."""
+    monkeypatch.setattr("xsda.guidance.calibrated.PATTERNS", 200_000)
+    monkeypatch.setattr("xsda.guidance.calibrated.TOLERANCE", 1e-6)
+    t, s, x = state(time)
+    mean, cov = moments(COV, s, x)
+    correlation = torch.eye(4, dtype=torch.float64)
+    n = torch.arange(3)
+    correlation[:3, :3] = 0.9 ** (n[:, None] - n).abs().double()
+    r = correlation * STD[:, None] * STD
+    n = torch.arange(N)
+    inside = 0.6 ** (n[:, None] - n).abs().double() if lag else torch.ones(N, N, dtype=torch.float64)
+    own = s**2 / (1 + s**2) * ROWS @ inside @ ROWS.T
+    if not lag:  # unknown: the safe side, errors that are shared or independent
+        own = s**2 / (1 + s**2) * torch.diag(torch.maximum(ROWS.sum(1) ** 2, ROWS.square().sum(1)))
+        own[3, 3] = 0  # a difference, which an error that all share does not touch
+    innovation = Y - mean @ ROWS.T
+    weight = innovation @ torch.linalg.inv(r + torch.diag(own.diagonal()))
+    if lag:
+        energy = torch.einsum("bi,ij,bj->b", weight, own + r, weight)
+        weight = ((weight * innovation).sum(1) / energy).clamp(max=1)[:, None] * weight
+    white = Whitened(linear().operator, [(0, 3, STD[:3], Cholesky(torch.linalg.cholesky(correlation[:3, :3])))])
+    likelihood = Likelihood(white, white.whiten(Y[None])[0], torch.tensor([1.0, 1, 1, STD[3]]).double(), mixes=True)
+    curve = ErrorCurve(LEVELS, RMS, torch.full_like(RMS, 0.6) if lag else None)
+    found = Calibrated(limit=1e3).guide(gaussian(COV), likelihood, curve)(x, t)
+    torch.testing.assert_close(found.flatten(1), mean + weight @ ROWS @ cov, rtol=0.01, atol=0.01)
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.95])

@@ -6,7 +6,8 @@ where r(s)^2 is the denoiser's mean squared error at noise level s and rho the c
 time and space, both measured on validation data and stored with the prior. The system is not solved, which would lean
 on what rho^|i - j| does not know. Each observation counts by its own variance, the diagonal; then all are scaled by the
 factor that solves the system best in this direction, at most one: a thousand observations of the same error do not pull a
-thousand times.
+thousand times. Where the errors of the observations are correlated themselves, R is taken as it is, and only the prior's
+part as its diagonal D: (R + D) u = y - H x0hat is solved by conjugate gradients, without the network.
 
 The errors are averages; where a trajectory is about to branch they are far larger and innovations of many standard
 deviations occur, which would overshoot, and blow up in few steps. They are therefore taken at most ``limit`` standard
@@ -25,7 +26,9 @@ from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
 from xsda.guidance.base import Guidance, GuidedDenoiser
 from xsda.guidance.likelihood import Likelihood
+from xsda.guidance.solvers import conjugate_gradients
 
+TOLERANCE, ITERATIONS = 0.01, 100  # of the solves with correlated errors
 PATTERNS = 16  # random fields, from which the variance of what H sees of an error is estimated where H is not known point by point
 
 
@@ -58,13 +61,14 @@ class _Calibrated(GuidedDenoiser):
         super().__init__(denoiser, likelihood, error)
         self.curve: ErrorCurve = error
         self.limit = limit
-        self._known: dict[float, Tensor] = {}
+        self._plain = likelihood.unwhitened()
+        self._known: dict[tuple[float, bool], Tensor] = {}
         self._signs = torch.empty(0, dtype=torch.int8)
 
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
         own = self.own_variance(x0, t)
         innovation, variance = self.likelihood.sites(predicted.detach(), own, self.limit)
-        weight = innovation / (variance + own)
+        weight = self._solved(x0, t, innovation, variance) if self.likelihood.mixes else innovation / (variance + own)
         if self.curve.lag is not None:
             error = self._error(x0, t) * self.likelihood.adjoint(x0.detach(), weight)
             for axis, root in self._roots(x0, t):
@@ -75,21 +79,36 @@ class _Calibrated(GuidedDenoiser):
         return self.pull(weight, x_t, t, predicted)
 
     def own_variance(self, x0: Tensor, t: Tensor) -> Tensor:
+        """The diagonal of H C H', (batch, M)."""
+        return self._variance(self.likelihood, x0, t)
+
+    def _solved(self, x0: Tensor, t: Tensor, innovation: Tensor, variance: Tensor) -> Tensor:
+        """(R + D)^-1 of the innovation, in the terms of whitened observations: (variance + W D W') u = innovation."""
+        white, own, scale = self.likelihood.operator, self._variance(self._plain, x0, t), variance.sqrt()
+
+        def product(u: Tensor) -> tuple[Tensor, Tensor]:
+            back = own * white.spread_back(u / scale)
+            return back, u + white.whiten(back) / scale
+
+        found = conjugate_gradients(product, innovation / scale, None, tolerance=TOLERANCE, iterations=ITERATIONS)
+        return found.u / scale
+
+    def _variance(self, likelihood: Likelihood, x0: Tensor, t: Tensor) -> Tensor:
         """The diagonal of H C H', (batch, M); where H is linear, once for each noise level."""
         if self.curve.lag is None:
-            return super().own_variance(x0, t)
-        if not self.likelihood.linear:
+            return likelihood.spread(x0.detach(), self.own_error(x0, t)) ** 2
+        if not likelihood.linear:
             fields, state = self._fields(x0, t, PATTERNS // 2), x0.detach()
-            return torch.stack([self.likelihood.tangent(state, f.expand_as(x0)).square() for f in fields]).mean(0)
-        level = float(self.schedule.noise_level(t))
-        if level not in self._known:
-            if (footprints := self.likelihood.footprints) is None:
-                known = self.likelihood.operator(self._fields(x0, t, PATTERNS)).square().mean(0)
+            return torch.stack([likelihood.tangent(state, f.expand_as(x0)).square() for f in fields]).mean(0)
+        key = float(self.schedule.noise_level(t)), likelihood.mixes
+        if key not in self._known:
+            if likelihood.mixes or (footprints := likelihood.footprints) is None:
+                known = likelihood.operator(self._fields(x0, t, PATTERNS)).square().mean(0)
             else:
                 rho, error = self.curve.correlation(self.schedule.noise_level(t)).tolist(), self.own_error(x0, t)
                 known = torch.cat([f.variance(error, rho) for f in footprints]).to(x0)
-            self._known[level] = known
-        return self._known[level].expand(len(x0), -1)
+            self._known[key] = known
+        return self._known[key].expand(len(x0), -1)
 
     def _fields(self, x0: Tensor, t: Tensor, count: int) -> Tensor:
         """Random errors of the denoiser, (count, time, channel, *space), of exactly the right size at each point."""

@@ -6,7 +6,6 @@ independent, of scale ``std``; correlated ones are made so by whitening operator
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from xsda.guidance.laws import ErrorLaw, Normal
 
-Operator = Callable[[Tensor], Tensor]
+Operator = Any  # called with (batch, time, channel, *space), returns (batch, M)
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,11 @@ class Likelihood:
     groups
         Which observations are of which variable, with which law of errors, in their order. Default: one Gaussian group.
     mixes
-        Whether H takes differences, as whitening does, so that an error shared by all may cancel in it.
+        Whether H takes differences, as whitening does, so that an error shared by all may cancel in it. Then
+        ``operator.operator`` is H before, and ``operator.whiten`` what follows.
     footprints
-        Of which points the values are made, part by part, where that is known (``xsda.observations.footprints``).
+        Of which points the values (before they are whitened) are made, part by part, where that is known
+        (``xsda.observations.footprints``).
     """
 
     operator: Operator
@@ -60,6 +61,10 @@ class Likelihood:
     @property
     def gaussian(self) -> bool:
         return all(isinstance(g.law, Normal) for g in self.groups)
+
+    def unwhitened(self) -> Likelihood:
+        """With H as it is before it is whitened, for what that sees of an error; not for its values."""
+        return replace(self, operator=self.operator.operator, mixes=False, _amplification={}) if self.mixes else self
 
     def log_evidence(self, predicted: Tensor, variance: Tensor) -> Tensor:
         """log p(y) of each member, where H(x_0) ~ N(predicted, diag(variance)); (batch,)."""

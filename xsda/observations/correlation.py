@@ -63,6 +63,12 @@ class Whitened:
             last = stop
         return torch.cat([*parts, values[:, last:]], 1)
 
+    def spread_back(self, values: Tensor) -> Tensor:
+        """The transpose of ``whiten``."""
+        with torch.enable_grad():
+            x = torch.zeros_like(values).requires_grad_()
+            return torch.autograd.grad(self.whiten(x), x, values)[0]
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Whitened:
         """The same on another device, so that factors are not moved at every evaluation."""
         blocks = [

@@ -148,7 +148,7 @@ def _join(grid: Grid, parts: list[Observed]) -> Likelihood:
         y = operator.whiten(y[None])[0]
         for start, stop, _, _ in blocks:
             std[start:stop] = 1
-    found = [None] if blocks else [Footprints.of(p.operator, p.pick, grid.shape) for p in parts]
+    found = [Footprints.of(p.operator, p.pick, grid.shape) for p in parts]
     footprints = None if None in found else tuple(found)
     return Likelihood(operator, y, std, linear=inner.linear, groups=groups, mixes=bool(blocks), footprints=footprints)
 
