@@ -30,7 +30,7 @@ class Shared:
     """What the blocks of one ensemble know of each other, in a process."""
 
     warned: set[str] = field(default_factory=set)  # warnings that were given
-    best: float | None = None  # chi-square of the best of the first members
+    best: float | None = None  # deviance of the best of the first members
     room: int | None = None  # members that the device's memory was found to have room for
 
 

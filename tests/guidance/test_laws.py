@@ -194,3 +194,20 @@ def test_limits_in_single_precision_are_limits():
     assert Censored(lower=0.2, upper=0.7).bind(values).side.tolist() == [-1, 0, 1]
     with pytest.raises(ValueError, match="lower=nan must be a finite number"):
         Censored(lower=float("nan"))
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_deviance_is_what_the_density_lacks(name):
+    """-2 log p above its least; the chi-square of Gaussian errors."""
+    d, std = torch.tensor(INNOVATIONS), torch.tensor(STD, dtype=torch.float64)
+    expected = 2 * (log_density(LAWS[name], 0.0) - log_density(LAWS[name], INNOVATIONS))
+    np.testing.assert_allclose(LAWS[name].deviance(d, std).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_deviance_of_a_value_at_its_limit():
+    """Nothing, if the prediction is far beyond; -2 log of the probability to be there."""
+    law = Censored(lower=0.0, upper=5.0).bind(np.array([0.0, 5.0, 2.0]))
+    predicted = torch.tensor([[-9.0, 9.0, 2.0], [1.0, 4.5, 3.0]], dtype=torch.float64)
+    y, std = torch.tensor([0.0, 5.0, 2.0], dtype=torch.float64), torch.tensor(STD, dtype=torch.float64)
+    expected = [[0, 0, 0], [-2 * stats.norm.logcdf(-1 / STD), -2 * stats.norm.logcdf(-0.5 / STD), 1 / STD**2]]
+    np.testing.assert_allclose(law.deviance(y - predicted, std).numpy(), expected, atol=1e-6)

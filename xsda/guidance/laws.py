@@ -49,6 +49,11 @@ class ErrorLaw(ABC):
         # never zero: that is what is left by rounding where the variance is all that counts
         return innovation, torch.maximum(1 / precision - variance, 1e-3 * std**2).to(innovation)
 
+    def deviance(self, innovation: Tensor, std: Tensor) -> Tensor:
+        """-2 log p(y | h) above its least: the squared innovation in standard deviations, where errors are Gaussian."""
+        nothing = torch.zeros_like(innovation)
+        return 2 * (self.log_evidence(nothing, std, nothing) - self.log_evidence(innovation, std, nothing))
+
     def bind(self, values: np.ndarray) -> ErrorLaw:
         """The law of these observed values, in the units of the user."""
         return self
@@ -221,6 +226,10 @@ class Censored(ErrorLaw):
         deviation = torch.sqrt(std**2 + variance)
         side = self.side.to(innovation)
         return side, -side * innovation / deviation, deviation
+
+    def deviance(self, innovation: Tensor, std: Tensor) -> Tensor:
+        side, z, _ = self._beyond(innovation, std, torch.zeros_like(innovation))
+        return torch.where(side == 0, (innovation / std) ** 2, -2 * torch.special.log_ndtr(z))
 
     def log_evidence(self, innovation: Tensor, std: Tensor, variance: Tensor) -> Tensor:
         side, z, _ = self._beyond(innovation, std, variance)

@@ -88,6 +88,12 @@ class Likelihood:
         chi_square, n = z.double().square().sum(1), int(gaussian.sum())
         return chi_square, torch.special.gammaincc(torch.full_like(chi_square, max(n, 1) / 2), chi_square / 2), n
 
+    def deviance(self, x0: Tensor) -> Tensor:
+        """-2 log p(y | x_0) of each member above its least, (batch,): the chi-square, where errors are Gaussian."""
+        predicted = self.operator(x0).double()
+        parts = self._parts(predicted, torch.zeros_like(predicted))
+        return torch.cat([law.deviance(d, std.double()) for law, d, std, _ in parts], -1).sum(-1)
+
     def score(self, predicted: Tensor, variance: Tensor, limit: float | None = None) -> Tensor:
         """The gradient of ``log_evidence`` in the prediction, (batch, M).
 

@@ -27,20 +27,20 @@ def draw_again(
 
     Returns what is to be told of those that the observations exclude even so.
     """
-    chi_square, _, n = likelihood.misfit(x)
+    deviance = likelihood.deviance(x)
     limit = _limit(x, likelihood, members, draw, shared) if attempts else np.inf
     for attempt in range(1, attempts + 1):
-        rows = (chi_square > limit).nonzero().flatten()
+        rows = (deviance > limit).nonzero().flatten()
         if not len(rows):
             break
         try:
             again = draw([members[i] for i in rows.tolist()], attempt)
         except NonFiniteSampleError:  # no better than what there is
             continue
-        new, _, _ = likelihood.misfit(again)
-        better = new < chi_square[rows]
-        x[rows[better]], chi_square[rows[better]] = again[better], new[better]
-    _, probability, _ = likelihood.misfit(x)
+        new = likelihood.deviance(again)
+        better = new < deviance[rows]
+        x[rows[better]], deviance[rows[better]] = again[better], new[better]
+    chi_square, probability, n = likelihood.misfit(x)
     left = int(((probability < EXCLUDED) & (chi_square > KNOWN * n)).sum())
     if not left:
         return None
@@ -52,20 +52,20 @@ def draw_again(
 
 
 def _limit(x: Tensor, likelihood: Likelihood, members: Sequence[int], draw: Draw, shared: Shared) -> float:
-    """The chi-square that is too far above that of the best of the first members, which are drawn if they are not here.
+    """The deviance that is too far above that of the best of the first members, which are drawn if they are not here.
 
-    Chi-squares of right members for the same observations differ with a variance of at most twice the larger of the
-    least and the number of values.
+    It is the chi-square, where errors are Gaussian. Those of right members for the same observations differ with a variance of at
+    most twice the larger of the least and the number of values.
     """
-    chi_square, _, n = likelihood.misfit(x)
+    deviance, n = likelihood.deviance(x), likelihood.y.numel()
     known = KNOWN * n if x.ndim == 5 else 0.0
-    if bool((chi_square <= known).all()):
+    if bool((deviance <= known).all()):
         return known
     if shared.best is None:
-        first = [float(c) for c, m in zip(chi_square, members, strict=True) if m < FIRST]
+        first = [float(c) for c, m in zip(deviance, members, strict=True) if m < FIRST]
         absent = sorted(set(range(FIRST)) - set(members))
         for i in range(0, len(absent), len(members)):
-            first += likelihood.misfit(draw(absent[i : i + len(members)], 0))[0].tolist()
+            first += likelihood.deviance(draw(absent[i : i + len(members)], 0)).tolist()
         shared.best = min(first)
     best = shared.best
     most = max(n, best)
