@@ -23,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--truths", type=int, default=16)
     parser.add_argument("--members", type=int, default=32)
+    parser.add_argument("--match", default="", help="only cases whose names hold this")
     a = parser.parse_args()
     model = xsda.load_model("lorenz63")
     truths = SYSTEM.simulate(65, a.truths, seed=80)
@@ -48,6 +49,8 @@ def main() -> None:
             "censored, censored law": (limited, Censored(lower=-5)),
         }
         for name, (obs, law) in cases.items():
+            if a.match not in name:
+                continue
             post = truth.sda.assimilate(
                 obs, model, sigma=1.0, members=a.members, likelihood=law, seed=i, progress=False
             )
