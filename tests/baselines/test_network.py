@@ -323,7 +323,10 @@ def test_averages_over_time(bounds):
     ("correlation", "message"),
     [
         (np.ones((3, 3)), "error covariance of 'u' is singular"),
-        (np.array([[1, 0.9, -0.9], [0.9, 1, 0.9], [-0.9, 0.9, 1]]), "is not positive .* no errors are correlated like that"),
+        (
+            np.array([[1, 0.9, -0.9], [0.9, 1, 0.9], [-0.9, 0.9, 1]]),
+            "is not positive .* no errors are correlated like that",
+        ),
         (np.eye(4), r"has the shape \(4, 4\); the variable has 3 values"),
         (2 * np.eye(3), "must be symmetric with ones on its diagonal"),
         ({"x": 2.0}, "'u' has no coordinate 'x' to correlate along"),

@@ -334,6 +334,32 @@ def test_derived_with_a_derivative_that_is_not_finite():
         compile_observations(grid(), seen, 1.0, {"root": lambda s: torch.exp(1j * s["wind_u"])})
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda s: s["wind_u"] - s["wind_u"].roll(1, -1),  # its sum does not depend on the state
+        lambda s: (
+            (s["wind_u"].mean((1, 2, 3), keepdim=True) - 1).relu() + 0 * s["wind_u"]
+        ),  # white noise never gets there
+        lambda s: (s["wind_u"] ** 2 + s["wind_v"] ** 2).sqrt(),  # without a derivative at nothing
+        lambda s: BackwardOnly.apply(s["wind_u"]),
+    ],
+    ids=["difference", "threshold", "norm", "backward only"],
+)
+def test_derived_with_a_derivative(function):
+    compile_observations(grid(), obs()[["wind_u"]].rename(wind_u="new"), 1.0, {"new": function})
+
+
+class BackwardOnly(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, up):
+        return 2 * up
+
+
 @pytest.mark.parametrize("guidance", ["mmps", "calibrated", "projection", "sda"])
 def test_a_derivative_that_is_not_finite_while_sampling(rotation, guidance):
     """A function without a value at some random states is tried when the members are drawn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -218,12 +219,17 @@ def check_derived(derived: Any) -> None:
 def check_differentiable(op: VariableOperator, grid: Grid) -> None:
     """Raise if no gradient flows through a derived quantity: observations of it could not move the state."""
     assert op.derived is not None
-    name, function, states = op.name, op.derived, max(1, PROBED // math.prod(grid.shape))
+    name, function, states = op.name, op.derived, max(2, PROBED // math.prod(grid.shape))
     text = (
         f"the derived variable {name!r} does not pass gradients back to the state; compute it with torch functions of "
         "s[...], without numpy, .detach(), .item() or comparisons alone"
     )
-    x = torch.randn(states, *grid.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    length, channels, *space = grid.shape
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(states, length, channels, *space, generator=generator)
+    shift = torch.randn(states, 1, channels, *(1,) * len(space), generator=generator)
+    x[1::2] += 2 * shift[1::2]  # so that averages over the fields vary as well
+    x.requires_grad_()
 
     def field(x: Tensor) -> Tensor:
         return derived_field(name, function, State(grid.layout, grid.names, x), x)
@@ -239,14 +245,17 @@ def check_differentiable(op: VariableOperator, grid: Grid) -> None:
             raise ValueError(text)
         if values.is_complex():
             raise ValueError(f"the derived variable {name!r} is complex; observe its .real, .imag or .abs()")
-        if not bool(
-            torch.isfinite(values).all()
-        ):  # random states may lie outside its domain, where sampled ones do not
+        if not bool(torch.isfinite(values).all()):  # outside of its domain, where sampled states may not be
             return
-        slope = torch.autograd.grad(values.sum(), x, allow_unused=True)[0]
+        weight = torch.randn(values.shape, generator=generator).to(
+            values
+        )  # the sum of differences around a ring is nothing
+        slope = torch.autograd.grad(values, x, weight, allow_unused=True)[0]
     if slope is None or not bool(slope.any()):
         raise ValueError(f"{text}. Its derivative is zero wherever it was tried, as that of a rounded or a sign is")
-    forward = torch.func.jvp(field, (x.detach(),), (torch.ones_like(x),))[1]
+    forward = slope
+    with contextlib.suppress(RuntimeError):  # some functions have only a backward derivative
+        forward = torch.func.jvp(field, (x.detach(),), (torch.ones_like(x),))[1]
     if not bool(torch.isfinite(slope).all() and torch.isfinite(forward).all()):
         raise ValueError(f"the derivative of the derived variable {name!r} is not finite at some states ({CARE})")
 
