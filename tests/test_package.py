@@ -12,7 +12,7 @@ import xsda
 ROOT = Path(xsda.__file__).parent
 
 LEVELS = [  # a room imports only rooms above it in this list, or of its own level
-    {"version", "names", "files", "devices"},
+    {"version", "names", "arguments", "files", "devices"},
     {"nn", "diffusion"},
     {"guidance"},
     {

@@ -28,7 +28,7 @@ from xsda.guidance.base import Guidance, GuidedDenoiser
 from xsda.guidance.likelihood import Likelihood
 from xsda.guidance.solvers import conjugate_gradients
 
-TOLERANCE, ITERATIONS = 0.01, 100  # of the solves with correlated errors
+TOLERANCE, ITERATIONS = 1e-3, 100  # of the solves with correlated errors
 PATTERNS = 16  # random fields, from which the variance of what H sees of an error is estimated where H is not known point by point
 
 
@@ -68,7 +68,9 @@ class _Calibrated(GuidedDenoiser):
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
         own = self.own_variance(x0, t)
         innovation, variance = self.likelihood.sites(predicted.detach(), own, self.limit)
-        weight = self._solved(x0, t, innovation, variance) if self.likelihood.mixes else innovation / (variance + own)
+        weight = innovation / (variance + own)
+        if self.likelihood.mixes:
+            weight = self._solved(x0, t, innovation, variance, (variance + own).sqrt())
         if self.curve.lag is not None:
             error = self._error(x0, t) * self.likelihood.adjoint(x0.detach(), weight)
             for axis, root in self._roots(x0, t):
@@ -82,13 +84,16 @@ class _Calibrated(GuidedDenoiser):
         """The diagonal of H C H', (batch, M)."""
         return self._variance(self.likelihood, x0, t)
 
-    def _solved(self, x0: Tensor, t: Tensor, innovation: Tensor, variance: Tensor) -> Tensor:
-        """(R + D)^-1 of the innovation, in the terms of whitened observations: (variance + W D W') u = innovation."""
-        white, own, scale = self.likelihood.operator, self._variance(self._plain, x0, t), variance.sqrt()
+    def _solved(self, x0: Tensor, t: Tensor, innovation: Tensor, variance: Tensor, scale: Tensor) -> Tensor:
+        """(R + D)^-1 of the innovation, in the terms of whitened observations: (variance + W D W') u = innovation.
+
+        ``scale``: about the root of the diagonal.
+        """
+        white, own = self.likelihood.operator, self._variance(self._plain, x0, t)
 
         def product(u: Tensor) -> tuple[Tensor, Tensor]:
             back = own * white.spread_back(u / scale)
-            return back, u + white.whiten(back) / scale
+            return back, (variance * u / scale + white.whiten(back)) / scale
 
         found = conjugate_gradients(product, innovation / scale, None, tolerance=TOLERANCE, iterations=ITERATIONS)
         return found.u / scale
