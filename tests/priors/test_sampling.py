@@ -16,7 +16,7 @@ from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import TDS, DPMpp2M, DPMpp2MSDE
 from xsda.ensemble import Shared
 from xsda.ensemble import _block as block
-from xsda.guidance import MMPS, Huber, StudentT
+from xsda.guidance import MMPS, StudentT
 from xsda.priors.redraw import _limit
 
 POOR = DPMpp2M(steps=8)  # far too few for a chaotic prior
@@ -123,16 +123,16 @@ def test_members_that_fit_far_worse_than_others_are_drawn_again():
 
 
 @pytest.mark.filterwarnings("ignore:.*do not fit:RuntimeWarning")
-@pytest.mark.parametrize("law", ["student_t", "huber"])
-def test_members_are_judged_by_the_law_of_the_errors(law):
+def test_members_are_judged_by_the_law_of_the_errors():
     """One value in ten is wrong: it does not tell members apart, and the others do."""
     truth = xsda.systems.Lorenz63().simulate(128, seed=0)
     obs = truth.sda.observe(truth[["x"]], sigma=4.0, seed=9)
     obs["x"][::10] += 60
-    never, again = (draw((truth, obs), n, members=32, sampler=DPMpp2MSDE(steps=16), likelihood=law) for n in (0, 2))
+    never, again = (
+        draw((truth, obs), n, members=32, sampler=DPMpp2MSDE(steps=16), likelihood="student_t") for n in (0, 2)
+    )
     z = (never.x - obs.x).values / 4
-    likelihood = {"student_t": StudentT(), "huber": Huber()}[law]
-    deviance = likelihood.deviance(torch.tensor(z).double(), torch.ones(1).double()).sum(-1).numpy()
+    deviance = StudentT().deviance(torch.tensor(z).double(), torch.ones(1).double()).sum(-1).numpy()
     n, best = truth.sizes["time"], deviance[:4].min()
     worse = deviance > best + max(2 * np.sqrt(2 * max(n, best)) + 4, 0.15 * max(n, best))
     assert 0 < worse.sum() < 32
