@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,16 @@ def command_lines():
 def test_command_lines_parse(words):
     name, *rest = words
     main.commands[name].make_context(name, rest)
+
+
+SCRIPTS = sorted((ROOT / "examples").glob("*/*.py"))
+
+
+@pytest.mark.parametrize("path", [p for p in SCRIPTS if p.stem != "common"], ids=lambda p: p.stem)
+def test_every_script_says_what_it_does(path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.setattr(sys, "argv", [str(path), "--help"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(path), run_name="__main__")
+    assert left.value.code == 0
+    assert "usage:" in capsys.readouterr().out

@@ -53,6 +53,24 @@ def test_what_is_sampled_together_stays_together(room):
         compute(task, range(64), batch=64, progress=False, label="")
 
 
+def test_a_member_that_does_not_fit_is_taken_in_shorter_pieces():
+    class Long(Small):
+        def __call__(self, members, advance=None):
+            if self.shared.halved < 3:
+                raise RuntimeError("CUDA error: out of memory")
+            return super().__call__(members, advance)
+
+    task = Long(1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        compute(task, range(4), batch=2, progress=False, label="")
+    assert task.done == list(range(4))
+    assert ["shorter pieces" in str(w.message) for w in caught] == [
+        False,
+        True,
+    ]  # fewer members first; each is told once
+
+
 def test_a_member_that_does_not_fit_is_an_error():
     with pytest.raises(MemoryError, match="for 1 member of"), pytest.warns(RuntimeWarning, match="out of memory"):
         compute(Small(0), range(4), batch=4, progress=False, label="")

@@ -330,3 +330,19 @@ def test_other_spacings_are_noted():
         "4 points along 'x' where the prior was trained with 6"
     ]
     assert Layout.of(ring()).bind(ring()).check_spacing() == []
+
+
+def test_a_part_of_a_ring_is_refused():
+    grid = Layout.of(ring(), periodic=["x"]).bind(ring().isel(x=slice(0, 4)))
+    with pytest.raises(ValueError, match=r"'x' covers 4 of a ring of length 6"):
+        grid.check_rings()
+    for whole in (ring(), ring().assign_coords(x=np.arange(6) * 2.0), ring().drop_vars("x")):
+        Layout.of(ring(), periodic=["x"]).bind(whole).check_rings()
+
+
+def test_a_static_field_has_no_time():
+    ds = ring().assign(height=("x", np.arange(6.0)))
+    layout = Layout.of(ds, context=["height"])
+    moving = ds.assign(height=ds.height.expand_dims(time=ds.time))
+    with pytest.raises(ValueError, match=r"'height' has the dimensions \('time', 'x'\), expected \('x',\)"):
+        layout.bind(moving).context()

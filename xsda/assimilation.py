@@ -102,7 +102,9 @@ def assimilate(
     prior = load_model(model)
     if isinstance(prior, Pool):
         options = {k: v for k, v in locals().items() if k not in ("ds", "obs", "model", "members", "prior")}
-        return prior.share(members, lambda one, numbers: assimilate(ds, obs, one, members=numbers, **options))
+        return prior.share(
+            _without_ensemble(ds), members, lambda one, numbers: assimilate(ds, obs, one, members=numbers, **options)
+        )
     chosen = pick_guidance(guidance, prior)
     how = pick_sampler(sampler, steps, default_sampler(prior, guided=True))
     grid = prior.bind(_without_ensemble(ds))

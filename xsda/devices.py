@@ -22,3 +22,10 @@ def pick_device(device: str) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda' was asked for but torch sees no GPU; use device='auto' or 'cpu'")
     return chosen
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a device had too little memory; only CUDA's allocator has a class of its own for it."""
+    said = str(error).lower()
+    words = ("out of memory", "allocate memory", "alloc_failed")
+    return isinstance(error, torch.OutOfMemoryError) or any(w in said for w in words)

@@ -21,7 +21,9 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from xsda.arguments import whole_number
+from xsda.devices import out_of_memory
 
+HALVINGS = 6
 DEVICE_LOCK = threading.Lock()  # one block at a time in a process: torch uses the cores, or the GPU, by itself
 
 
@@ -32,6 +34,7 @@ class Shared:
     warned: set[str] = field(default_factory=set)  # warnings that were given
     best: float | None = None  # deviance of the best of the first members
     room: int | None = None  # members that the device's memory was found to have room for
+    halved: int = 0  # how often the room for activations was halved, since it had none for one member
 
 
 @lru_cache(maxsize=256)
@@ -119,9 +122,7 @@ def compute(
             try:
                 out[part], notes[part] = task(members[part], lambda _: bar.update() and None)
             except RuntimeError as error:
-                if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(
-                    error
-                ):  # the CPU's has no class
+                if not out_of_memory(error):
                     raise
                 short = min(batch, len(members))
             else:
@@ -129,10 +130,20 @@ def compute(
                 continue
             torch.cuda.empty_cache()  # what the failed call held is free by now
             if short <= task.group:
-                raise MemoryError(
-                    f"the device has too little memory for {short} member{'s' * (short > 1)} of shape {task.shape} at once; use "
-                    "precision='bf16', a shorter trajectory or a larger device"
-                )
+                if known.halved == HALVINGS:
+                    raise MemoryError(
+                        f"the device has too little memory for {short} member{'s' * (short > 1)} of shape {task.shape} at once; use "
+                        "precision='bf16', a shorter trajectory or a larger device"
+                    )
+                if not known.halved:
+                    warnings.warn(
+                        f"the device ran out of memory with {short} member{'s' * (short > 1)}; going on with shorter pieces of "
+                        "the trajectory at once, of which some are computed twice",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                known.halved += 1
+                continue
             if known.room is None:  # the first time
                 warnings.warn(
                     f"the device ran out of memory with {short} members at once; going on with fewer (a smaller batch=... "

@@ -116,6 +116,11 @@ class Grid:
         for v in self.layout.context:
             if v.name not in self.template:
                 raise KeyError(f"the prior needs the static field {v.name!r} in the grid; add it as a variable")
+            if set(self.template[v.name].dims) != set(space):
+                raise ValueError(
+                    f"the static field {v.name!r} has the dimensions {self.template[v.name].dims}, expected {tuple(space)}; select "
+                    "one entry of the others"
+                )
             field = self.orient(self.template[v.name]).transpose(*space).values
             if not np.isfinite(field).all():
                 raise ValueError(f"the static field {v.name!r} holds NaN or infinite values; fill them")
@@ -179,6 +184,20 @@ class Grid:
             if len(x) != axis.size:
                 notes.append(f"{len(x)} points along {dim!r} where the prior was trained with {axis.size}")
         return notes
+
+    def check_rings(self) -> None:
+        """Raise where the grid is a part of a ring, whose ends a network would join."""
+        for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
+            if axis.period is None or dim not in self.template.coords or self.template.sizes[dim] < 2:
+                continue
+            x = self.numbers(dim)
+            spacing = float(np.median(np.diff(x)))
+            period = own_period(self.template, dim, spacing) or axis.period
+            if spacing * len(x) < period - 0.5 * spacing:
+                raise ValueError(
+                    f"{dim!r} covers {spacing * len(x):.4g} of a ring of length {period:.4g}: this prior knows the whole ring, whose "
+                    "ends meet. Sample or assimilate on all of it (observations may lie anywhere), and select a part of the result"
+                )
 
     def check_time(self) -> None:
         """Raise unless the time step is the prior's."""

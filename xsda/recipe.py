@@ -31,6 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import xarray as xr
 
 from xsda import systems
@@ -39,8 +41,9 @@ from xsda.files import read
 from xsda.names import check_names, choose
 from xsda.priors.prior import Prior
 from xsda.simulation import SYSTEMS, simulate_to
-from xsda.training import TrainingOptions, train
-from xsda.training.networks import check_network
+from xsda.systems.base import as_count
+from xsda.training import TrainingOptions, planned, train
+from xsda.training.networks import check_network, make_network
 from xsda.training.parallel import leads
 
 PARTS = ("name", "data", "network", "train", "schedule")
@@ -57,6 +60,15 @@ DATA = (
     "seed",
     "variables",
 )
+COUNTS = {
+    "members": 1,
+    "trajectories": 1,
+    "length": 1,
+    "burn_in": 0,
+    "every": 1,
+    "coarsen": 1,
+    "seed": 0,
+}  # and the least
 TRAIN = (
     *(k for k in inspect.signature(train).parameters
       if k not in ("ds", "network", "validation", "schedule", "checkpoint", "log", "callback", "progress", "device", "name", "options")),
@@ -83,20 +95,44 @@ class Recipe:
         check_names("[data]", self.data, DATA)
         check_names("[train]", self.train, TRAIN)
         TrainingOptions(**{k: v for k, v in self.train.items() if k in TrainingOptions.__dataclass_fields__})
-        if not isinstance(self.network, str):
+        if not isinstance(self.network, (str, Mapping)):
+            raise ValueError(f"[network] must be a table, or network = a name, got {self.network!r}")
+        if isinstance(self.network, Mapping):
             check_network(self.network)
         self._schedule()
+        for key, value in self.data.items():
+            texts = value if key == "variables" and isinstance(value, list) else [value]
+            if key in ("path", "system", "variables") and not all(isinstance(v, str) for v in texts):
+                raise ValueError(f"[data] {key} = {value!r} must be a text")
+            if key in COUNTS:
+                as_count(f"[data] {key}", value, COUNTS[key])
+        if not isinstance(self.data.get("parameters", {}), Mapping):
+            raise ValueError(f"[data.parameters] must be one table, got {self.data['parameters']!r}")
         if "system" not in self.data:
             if not {"path"} <= set(self.data) <= {"path", "variables"}:
                 raise ValueError("[data] must name either a file (path) or a system to simulate, with its parameters")
             return
-        self._system()
+        system = self._system()
         if ("members" in self.data) == ("trajectories" in self.data):
             raise ValueError("[data] must say how many: members (in memory) or trajectories (streamed to a file)")
         if "length" not in self.data:
             raise ValueError("[data] must say the length of the trajectories, in states")
         if "members" in self.data and "path" in self.data:
             raise ValueError("[data] members are simulated in memory; leave path out, or say trajectories")
+        self._check_training(system)
+
+    def _check_training(self, system: systems.MarkovChain) -> None:
+        """Raise where data like these cannot be trained on in this way: before they are made."""
+        coarsen, window = system.check_coarsen(self.data.get("coarsen", 1)), self.train.get("window", 5)
+        states = as_count("window", window, 1)
+        if states > self.data["length"]:
+            raise ValueError(f"window={states} is longer than the trajectories: [data] length = {self.data['length']}")
+        channels, *space = system.state_shape
+        zeros = np.broadcast_to(np.float32(0), (1, states, channels, *(n // coarsen for n in space)))
+        ds = self._selected(system.label(zeros, every=self.data.get("every", 1)))
+        _, layout = planned(ds, **self.train)
+        with torch.random.fork_rng(devices=[]):
+            make_network(self.network, layout, states, self.train.get("width"))
 
     def _schedule(self) -> Schedule | None:
         options = dict(self.schedule)
@@ -133,12 +169,12 @@ class Recipe:
         for needed in ("name", "data"):
             if needed not in content:
                 raise ValueError(f"{path} lacks {needed!r}; a recipe has {', '.join(PARTS)}")
-        if "path" in content["data"]:
+        if isinstance(content["data"], dict) and isinstance(content["data"].get("path"), str):
             content["data"]["path"] = str(Path(path).parent / content["data"]["path"])
         try:
             return cls(**content)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}: {error.args[0]}") from error
 
     def load(self, folder: Path, *, workers: int = 1, progress: bool = True) -> xr.Dataset:
         """The training data, simulated if they are not there; streamed ones lie in ``folder`` unless they have a path."""
@@ -152,9 +188,15 @@ class Recipe:
             if not path.exists() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 raise FileNotFoundError(f"the data {path} are not there; make them first, with xsda simulate")
             ds = read(simulate_to(path, self._system(), workers=workers, progress=progress, **said))
+        return self._selected(ds)
+
+    def _selected(self, ds: xr.Dataset) -> xr.Dataset:
+        """The variables that the recipe names, if it does."""
         if "variables" not in self.data:
             return ds
-        return ds[[*_names(self.data["variables"]), *_names(self.train.get("context", ()))]]
+        names = [*_names(self.data["variables"]), *_names(self.train.get("context", ()))]
+        check_names("[data] variables:", names, map(str, ds.data_vars))
+        return ds[names]
 
     def cook(
         self, out: Path, *, workers: int = 1, device: str = "auto", progress: bool = True, overwrite: bool = False

@@ -56,8 +56,8 @@ def simulate_to(
 ) -> Path:
     """Write independent trajectories, along the dimension ``trajectory``, to a file or store that need not fit into memory.
 
-    Called again after an interruption it goes on with what is missing; with more ``trajectories`` than before it keeps those
-    that are there. A finished file of the same request is left as it is.
+    Called again after an interruption it goes on with what is missing; with more ``trajectories`` than before it keeps the
+    unfinished work that is there. A finished file of the same request is left as it is; of another, it is an error.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ class Request:
             if not bool(torch.isfinite(state).all()):
                 when = f"at time {k * self.every * self.system.dt:g}" if k else "at its first kept time"
                 raise FloatingPointError(
-                    f"trajectory {number} of {self.system!r} is not finite {when}; use a smaller dt, or more substeps"
+                    f"trajectory {number} of {self.system!r} is not finite {when}; {self.system.remedy}"
                 )
             kept.append(state[0].numpy())
         return np.stack(kept)
@@ -194,6 +194,12 @@ class Request:
             history=f"xsda {__version__}: simulate_to(..., {self.system!r}, {options})",
             **{MARK: json.dumps(self.told)},
         )
+
+    def expected(self) -> xr.Dataset:
+        """All that the file holds, with zeros for the states."""
+        first, *space = self.system.state_shape
+        shape = (self.trajectories, self.length, first, *(n // self.coarsen for n in space))
+        return self.system.label(np.broadcast_to(np.float32(0), shape), every=self.every).rename(member="trajectory")
 
     def label(self, folder: Path, number: int) -> xr.Dataset:
         """A finished trajectory as the system labels it, with the dimension ``trajectory`` first."""
@@ -246,7 +252,14 @@ def _is_there(path: Path, engine: str, request: Request) -> bool:
         options: dict[str, Any] = {"consolidated": False} if engine == "zarr" else {}
         with xr.open_dataset(path, engine=engine, **options) as ds:
             different = _differences(json.loads(ds.attrs[MARK]), request.told)
-            lacking = [v for v in request.system.variables if v not in ds or (engine == "zarr" and _has_gaps(path / v))]
+            wanted = request.expected()
+            lacking = [
+                str(name)
+                for name, v in wanted.variables.items()
+                if name not in ds.variables
+                or (name in request.system.variables and engine == "zarr" and _has_gaps(path / str(name)))
+                or (name not in request.system.variables and not ds[name].variable.equals(v))
+            ]
     except Exception as error:
         raise FileExistsError(
             f"{path} exists and is not a finished file of simulate_to; take another name, or replace it with xsda simulate "

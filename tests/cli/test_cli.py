@@ -55,6 +55,16 @@ def test_simulate_assimilate_evaluate(files):
     np.testing.assert_allclose(xr.load_dataset(files / "post.nc").x, same.x, rtol=1e-4, atol=1e-3)
 
 
+def test_several_models_share_the_members(files):
+    call(
+        "assimilate", files / "obs.nc", "--model", "lorenz63", "--model", "lorenz63", "--members", 3, "--steps", 8,
+        "--out", files / "post.nc", "--quiet",
+    )  # fmt: skip
+    post = xr.load_dataset(files / "post.nc")
+    assert post.prior.values.tolist() == ["lorenz63"] * 3
+    assert post.attrs["prior"] == "lorenz63, lorenz63"
+
+
 def test_laws_and_backgrounds(files):
     call(
         "assimilate", files / "obs.nc", "--model", "lorenz63", "--grid", files / "truth.nc", "--members", 2, "--steps", 8,

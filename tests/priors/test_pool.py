@@ -89,3 +89,15 @@ def test_priors_of_different_worlds_are_not_pooled():
         xsda.load_model([prior(0.0, "low"), prior(0.0, "sea", "depth")])
     with pytest.raises(ValueError, match="at least one"):
         xsda.load_model([])
+    for change, message in (
+        ({"attrs": {"units": "km"}}, "the unit of each is .*'m'.*'km'"),
+        ({"mean": (0.0, 0.0), "std": (1.0, 1.0), "labels": (500, 850)}, "the channels of each"),
+    ):
+        one, other = prior(0.0, "low"), prior(0.0, "other")
+        one.layout = dataclasses.replace(
+            one.layout, variables=(dataclasses.replace(one.layout.variables[0], attrs={"units": "m"}),)
+        )
+        variable = dataclasses.replace(one.layout.variables[0], **change)
+        other.layout = dataclasses.replace(other.layout, variables=(variable,))
+        with pytest.raises(ValueError, match=message):
+            xsda.load_model([one, other])

@@ -157,6 +157,8 @@ def test_labels():
         ({"wavenumber": 1.5}, "wavenumber=1.5"),
         ({"substeps": 20}, "unstable on 256 cells.*speeds up to 5.*use at least 41, better 82"),
         ({"substeps": 10, "reynolds": 0.1, "resolution": 32}, "viscosity would even out more than a cell"),
+        ({"resolution": math.nan}, "resolution=nan must be a finite number"),
+        ({"wavenumber": None}, "wavenumber=None must be a finite number"),
         ({"dt": math.inf}, "dt=inf must be a finite number"),
         ({"dt": "a"}, "dt='a' must be a finite number"),
         ({"domain": math.inf}, "domain=inf must be a finite number"),
@@ -167,6 +169,36 @@ def test_labels():
 def test_what_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         KolmogorovFlow(**options)
+
+
+@pytest.mark.parametrize("options", [{"scale": 20.0}, {"scale": -50.0}, {"scale": 5.0, "drag": 0.0}])
+def test_a_stronger_force_gets_shorter_steps(options):
+    """Speeds grow with the root of the force; at the weak one's steps these flows blow up."""
+    system = KolmogorovFlow(resolution=32, **options)
+    speed = float(system.simulate(2, seed=0, burn_in=30).to_array().max())
+    assert 5 < speed < 2 * system.fastest  # the fastest cross less than a cell in a step
+    assert KolmogorovFlow().fastest == 5
+
+
+def test_a_domain_of_another_size_is_refused():
+    truth = KolmogorovFlow(resolution=16).simulate(2, 4, seed=0, burn_in=1)
+    obs = truth.isel(member=0).sda.observe(truth.isel(member=0, x=slice(None, None, 4))[["u"]], sigma=0.1)
+    with pytest.raises(
+        ValueError, match=r"6.2832 long along 'y', the domain of KolmogorovFlow 1; use KolmogorovFlow\(domain=6"
+    ):
+        truth.isel(member=0).sda.filter(
+            obs, KolmogorovFlow(resolution=16, domain=1.0), method=LETKF(localization=0.5), initial=truth.isel(time=0)
+        )
+
+
+def test_states_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"\(1, 2, 32, 32\) came, expected .*2, 16, 16"):
+        KolmogorovFlow(resolution=16).step(torch.zeros(1, 2, 32, 32))
+
+
+def test_what_history_says_makes_the_system_again():
+    system = KolmogorovFlow(resolution=32, scale=2.0)
+    assert repr(eval(repr(system))) == repr(system)
 
 
 def test_a_device_that_jax_lacks():
@@ -180,6 +212,8 @@ def test_a_device_that_jax_lacks():
         ("sys.modules['jax'] = None", r"pip install 'xsda\[sim\]'"),
         ("sys.modules['jax_cfd'] = None", r"needs jax-cfd.*pip install 'xsda\[sim\]'"),
         ("import jax; jax.numpy.__dict__.pop('ndarray'); jax.numpy.__class__ = type(sys)", "does not run with JAX"),
+        ("import jax; del jax.tree_util.tree_map", r"does not run with JAX.*'tree_map'.*pip install 'jax=="),
+        ("import jax, jax_cfd; del jax.vmap", r"does not run with JAX.*'vmap'.*pip install 'jax=="),
         ("import jax, jax_cfd.base.grids; del jax.numpy.where", r"does not run with JAX.*'where'.*pip install 'jax=="),
     ],
 )

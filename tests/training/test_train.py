@@ -20,7 +20,9 @@ from xsda.diffusion.balance import power
 from xsda.layout import Layout
 from xsda.nn import MarkovNet, TemporalNet
 from xsda.training import make_network
-from xsda.training.loop import Objective, _cut
+from xsda.training.loop import Objective, Trainer, _cut
+from xsda.training.options import TrainingOptions
+from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched
 from xsda.training.windows import Windows, fit_scaling, split
 
@@ -108,11 +110,71 @@ def test_a_resumed_run_equals_an_uninterrupted_one(spring, tmp_path, precision, 
     assert float(rows[-1]["validation_loss"]) < float(rows[0]["validation_loss"])
 
 
+def test_a_log_is_continued_and_never_overwritten(spring, tmp_path):
+    log, options = tmp_path / "log.csv", {**QUICK, "validate_every": 4, "checkpoint_every": 4}
+
+    def train(steps, **more):
+        return xsda.train(spring, window=8, network=network(), steps=steps, log=log, **options, **more)
+
+    train(8, checkpoint=tmp_path / "a.checkpoint")
+    log.write_text(log.read_text() + "12,0.3")  # killed while it wrote
+    train(12, checkpoint=tmp_path / "a.checkpoint")
+    assert [r["step"] for r in csv.DictReader(log.open())] == ["4", "8", "12"]
+    with pytest.raises(FileExistsError, match="another training, up to step 12"):
+        train(4)
+    log.write_text("")  # killed before it wrote
+    train(4)
+    assert [r["step"] for r in csv.DictReader(log.open())] == ["4"]
+    log.write_text("year,height\n1990,94\n")
+    with pytest.raises(FileExistsError, match="not the log of a training"):
+        train(4)
+    assert log.read_text() == "year,height\n1990,94\n"
+
+
+def test_a_batch_that_does_not_fit_is_taken_in_parts(spring, monkeypatch):
+    options = {**QUICK, "steps": 6, "accumulate": 2, "shortest": 4}
+    whole = xsda.train(spring, window=8, network=network(), **options)
+    enough = Objective.forward
+
+    def forward(self, x0, *rest):
+        if len(x0) > 5:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+        return enough(self, x0, *rest)
+
+    monkeypatch.setattr(Objective, "forward", forward)
+    with pytest.warns(RuntimeWarning, match="parts of a batch") as caught:
+        parts = xsda.train(spring, window=8, network=network(), **options)
+    assert len(caught) == 1
+    assert parts.info["validation_loss"] == pytest.approx(
+        whole.info["validation_loss"], rel=2e-3
+    )  # rounding, magnified
+    monkeypatch.setattr(Objective, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    with pytest.raises(MemoryError, match="a smaller batch_size"), pytest.warns(RuntimeWarning):
+        xsda.train(spring, window=8, network=network(), **options)
+
+
+@pytest.mark.parametrize("parts", [2, 5, 64])
+def test_gradients_of_the_parts_of_a_batch_add_up(spring, parts):
+    layout = fit_scaling(spring, Layout.of(spring))
+    denoiser = Preconditioned(network().double(), VE(sigma_min=2e-3, sigma_max=80.0))
+    trainer = Trainer(denoiser, TrainingOptions(batch_size=7, accumulate=2, shortest=4), Team())
+    samples = trainer.samples(Windows(spring, layout, 8))
+    batches = [next(samples).each(torch.Tensor.double) for _ in range(2)]
+    gradients = []
+    for trainer.parts in (1, parts):
+        trainer.optimizer.zero_grad()
+        trainer._gradients(batches)
+        gradients.append([p.grad for p in denoiser.parameters() if p.grad is not None])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-14)
+
+
 def test_a_checkpoint_of_another_training_is_refused(spring, tmp_path):
     path = tmp_path / "a.checkpoint"
     xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
     with pytest.raises(ValueError, match=r"learning_rate: 0\.001 then, 0\.1 now"):
         xsda.train(spring, window=8, network=network(), steps=10, learning_rate=0.1, checkpoint=path, **QUICK)
+    with pytest.raises(ValueError, match=r"stands at step 10, steps=9 lie behind it"):
+        xsda.train(spring, window=8, network=network(), steps=9, checkpoint=path, **QUICK)
     same_shapes = TemporalNet(2, width=12, dilations=(4, 8), features=16)
     with pytest.raises(ValueError, match=r"network: .*'dilations': .1, 2.*then.*'dilations': .4, 8.*now"):
         xsda.train(spring, window=8, network=same_shapes, steps=10, checkpoint=path, **QUICK)
@@ -342,8 +404,9 @@ if os.environ.get("RANK", "0") == "0":
     assert one.wait(240) == 0
     logs = [list(csv.DictReader((tmp_path / f"{name}.csv").open())) for name in ("one", "two")]
     assert [r["step"] for r in logs[1]] == ["4", "8", "12"]
-    losses = [[float(r["loss"]) for r in log] for log in logs]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    for column in ("loss", "validation_loss"):
+        losses = [[float(r[column]) for r in log] for log in logs]
+        np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
     one_prior, two_prior = (xsda.load_model(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
     for a, b in zip(one_prior.denoiser.parameters(), two_prior.denoiser.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-5)

@@ -285,3 +285,15 @@ def _check_state(system: MarkovChain, grid: Grid) -> None:
             f"{type(system).__name__} has states of the shape (variable, *space) = {system.state_shape}, the grid has "
             f"{grid.shape[1:]}"
         )
+    domain = getattr(system, "domain", None)  # of systems to which lengths matter
+    if domain is None:
+        return
+    for dim in grid.core_dims[1:]:
+        if dim not in grid.template.coords:
+            continue
+        length = float(np.median(np.diff(grid.numbers(dim)))) * grid.template.sizes[dim]
+        if not math.isclose(length, domain, rel_tol=1e-3):
+            raise ValueError(
+                f"the grid is {length:.5g} long along {dim!r}, the domain of {type(system).__name__} {domain:.5g}; use "
+                f"{type(system).__name__}(domain={length:.5g}), or the system's own coordinates"
+            )

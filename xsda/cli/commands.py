@@ -216,7 +216,7 @@ def train(ctx: click.Context, data: str, out: Path | None, window: int, network:
 
 @click.command()
 @click.argument("observations", nargs=-1, required=True)
-@click.option("--model", required=True, help="Name of a prior (see `xsda models`) or its file.")
+@click.option("--model", "models", required=True, multiple=True, help="Name of a prior (see `xsda models`) or its file; several share out the members.")  # fmt: skip
 @click.option("--grid", default=None, help="File whose coordinates say what is estimated [default: the prior's step from the first to the last observation].")  # fmt: skip
 @click.option("--members", default=16, show_default=True)
 @click.option("--sigma", multiple=True, metavar="S | NAME=S", help="Standard deviation of the observation error.")
@@ -231,20 +231,22 @@ def train(ctx: click.Context, data: str, out: Path | None, window: int, network:
 @out_option
 @overwrite_option
 @quiet_option
-def assimilate(observations: tuple[str, ...], model: str, grid: str | None, members: int, sigma: tuple[str, ...],
+def assimilate(observations: tuple[str, ...], models: tuple[str, ...], grid: str | None, members: int, sigma: tuple[str, ...],
                likelihood: str | None, background: str | None, background_sigma: tuple[str, ...], guidance: str, sampler: str, steps: int | None,
                seed: int, device: str, out: Path, overwrite: bool, quiet: bool) -> None:  # fmt: skip
     """Draw a posterior ensemble given OBSERVATIONS (one or several NetCDF or Zarr files)."""
     from xsda.assimilation import assimilate as run
     from xsda.cli.grid import default_grid
     from xsda.priors import load_model
+    from xsda.priors.pool import Pool
 
     check_output(out, overwrite)
-    prior = load_model(model)
+    prior = load_model(models[0]) if len(models) == 1 else load_model(models)
     sources = {Path(p).stem: read(p) for p in observations}
     if len(sources) < len(observations):
         raise ValueError("two observation files have the same name; rename one")
-    target = read(grid) if grid else default_grid(prior, list(sources.values()))
+    longest = max(prior.priors, key=lambda p: p.window) if isinstance(prior, Pool) else prior
+    target = read(grid) if grid else default_grid(longest, list(sources.values()))
     post = run(
         target, sources if len(sources) > 1 else next(iter(sources.values())), prior, members=members,
         sigma=parse_sigma(sigma), likelihood=likelihood, background=read(background) if background else None,

@@ -21,6 +21,9 @@ def default_grid(prior: Prior, sources: Sequence[xr.Dataset]) -> xr.Dataset:
         )
     if any(a.period is None for a in layout.space):
         raise ValueError("this prior has space dimensions; give --grid, a file with the coordinates wanted")
+    if layout.context:
+        fields = ", ".join(repr(v.name) for v in layout.context)
+        raise ValueError(f"this prior reads {fields}; give --grid, a file that holds it, with the coordinates wanted")
     origin = min(t.values.min() for t in times) if is_datelike(times[0]) else None
     values = np.concatenate([np.atleast_1d(axis_numbers(t, origin)) for t in times])
     if not np.isfinite(values).all():

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from xsda.ensemble import member_numbers
+from xsda.layout import Layout
 from xsda.priors.prior import Prior
 
 JOINED = ("prior", "prior_hash", "history")
@@ -24,13 +25,12 @@ class Pool:
     def __init__(self, priors: Sequence[Prior]):
         if not priors:
             raise ValueError("a pool needs at least one prior")
-        first = priors[0].layout
+        first = _world(priors[0].layout)
         for p in priors[1:]:
-            for what in ("names", "dt", "dates"):
-                ours, theirs = getattr(first, what), getattr(p.layout, what)
-                if theirs != ours and not (
-                    what == "dt" and ours and theirs and math.isclose(ours, theirs, rel_tol=1e-3)
-                ):
+            for what, theirs in _world(p.layout).items():
+                ours = first[what]
+                numbers = isinstance(ours, float) and isinstance(theirs, float)
+                if not (math.isclose(ours, theirs, rel_tol=1e-3) if numbers else theirs == ours):
                     raise ValueError(
                         f"priors of one pool must describe the same world: {what} is {ours} in {priors[0].name!r} and "
                         f"{theirs} in {p.name!r}"
@@ -50,11 +50,15 @@ class Pool:
 
     def sample(self, like: xr.Dataset, *, members: int | Sequence[int] = 16, **options: Any) -> xr.Dataset:
         """Unconditional trajectories; see ``Prior.sample``."""
-        return self.share(members, lambda prior, numbers: prior.sample(like, members=numbers, **options))
+        return self.share(like, members, lambda prior, numbers: prior.sample(like, members=numbers, **options))
 
-    def share(self, members: int | Sequence[int], draw: Callable[[Prior, Sequence[int]], xr.Dataset]) -> xr.Dataset:
-        """The ensemble of which each prior draws its members."""
+    def share(
+        self, ds: xr.Dataset, members: int | Sequence[int], draw: Callable[[Prior, Sequence[int]], xr.Dataset]
+    ) -> xr.Dataset:
+        """The ensemble on the grid ``ds`` of which each prior draws its members."""
         numbers, count, parts = member_numbers(members), len(self.priors), []
+        for prior in self.priors:  # before the first of them samples
+            prior.bind(ds)
         for k, prior in enumerate(self.priors):
             own = [m for m in numbers if m % count == k]
             if own:
@@ -68,3 +72,15 @@ class Pool:
                 "\n".join(p.attrs[key] for p in parts) if key == "history" else ", ".join(p.attrs[key] for p in parts)
             )
         return pooled
+
+
+def _world(layout: Layout) -> dict[str, Any]:
+    """What priors must share for their members to be members of one ensemble."""
+    return {
+        "names": layout.names,
+        "the unit of each": {v.name: v.attrs.get("units") for v in layout.variables},
+        "the channels of each": {v.name: (v.channels, v.labels) for v in layout.variables},
+        "dt": layout.dt,
+        "dates": layout.dates,
+        "the space": tuple((a.name, a.period and float(f"{a.period:.4g}")) for a in layout.space),
+    }

@@ -115,6 +115,8 @@ class Prior:
         """Match a user's Dataset with this prior; raises where they do not fit."""
         grid = self.layout.bind(ds)
         grid.check_time()
+        grid.check_rings()
+        grid.context()
         length = grid.shape[0]
         if self.length is not None and length != self.length:
             raise ValueError(

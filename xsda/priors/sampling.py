@@ -41,7 +41,7 @@ PRECISIONS = ("auto", "float32", "float64", "bf16", "fp16")
 DIVERGED = 100.0  # no standardised trajectory is that far out
 HELD = 0.5  # share of the balance of free samples that is owed where observations hold the large scales (docs/kolmogorov.md)
 BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
-MEMORY = 6 * 2**30  # bytes of activations of a network that are kept for a gradient
+MEMORY = 6 * 2**30  # bytes of activations of a network that are kept for a gradient; less where a device has less
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,9 @@ class SamplingTask:
         prior = self.prior.load() if isinstance(self.prior, PriorReference) else self.prior
         device = pick_device(self.device)
         dtype = torch.float64 if self.precision == "float64" else torch.float32
-        denoiser = in_pieces(place(prior.denoiser, self.context, device, dtype), self.shape)
+        denoiser = in_pieces(
+            place(prior.denoiser, self.context, device, dtype), self.shape, MEMORY >> self.shared.halved
+        )
         likelihood = None if self.likelihood is None else self.likelihood.to(device, dtype)
         if likelihood is not None and isinstance(denoiser, Preconditioned) and denoiser.balance is not None:
             denoiser = denoiser.balanced(denoiser.balance.times(HELD))
@@ -172,31 +174,38 @@ def place(denoiser: Denoiser, context: Tensor | None, device: torch.device, dtyp
     return denoiser
 
 
-def in_pieces(denoiser: Denoiser, shape: tuple[int, ...]) -> Denoiser:
-    """The denoiser with a network that takes a trajectory of this shape in pieces, if it is long; the weights are shared."""
+def in_pieces(denoiser: Denoiser, shape: tuple[int, ...], memory: int) -> Denoiser:
+    """The denoiser with a network that takes a trajectory of this shape in pieces, if it is long; the weights are shared.
+
+    ``memory``: bytes of activations that are kept for a gradient.
+    """
     if not isinstance(denoiser, Preconditioned):
         return denoiser
     network, context = denoiser.network, denoiser.context
     made: nn.Module
     if isinstance(network, MarkovNet):
         window = 2 * network.order + 1
-        made = MarkovNet(network.local, network.order, windows=_room(network, min(shape[0], window), 1, shape, context))
+        made = MarkovNet(
+            network.local, network.order, windows=_room(network, min(shape[0], window), 1, shape, context, memory)
+        )
     elif hasattr(network, "reach"):
         states = min(shape[0], 2)
-        made = Segments(network, _room(network, states, states, shape, context))
+        made = Segments(network, _room(network, states, states, shape, context, memory))
     else:
         return denoiser
     other = Preconditioned(made, denoiser.schedule, denoiser.parameterization, denoiser.data_std)
     return other.conditioned(context).balanced(denoiser.balance)
 
 
-def _room(network: nn.Module, states: int, units: int, shape: tuple[int, ...], context: Tensor | None) -> int:
+def _room(
+    network: nn.Module, states: int, units: int, shape: tuple[int, ...], context: Tensor | None, memory: int
+) -> int:
     """How many units of work (states, windows) have their activations in memory, if so many states make so many of them."""
     like = next(network.parameters(), torch.zeros(()))
     inputs = [like.new_zeros(1, states, *shape[1:]), like.new_zeros(1)]
     if context is not None:
         inputs.append(context[:1, :states])
-    return max(1, MEMORY * units // max(activation_bytes(network, *inputs), 1))
+    return max(1, memory * units // max(activation_bytes(network, *inputs), 1))
 
 
 def pick_sampler(sampler: str | Sampler, steps: int | None, default: Sampler) -> Sampler:

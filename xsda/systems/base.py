@@ -15,6 +15,7 @@ Inside, a state is a tensor ``(..., channel, *space)`` in double precision; outs
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 from abc import ABC, abstractmethod
@@ -46,6 +47,7 @@ class MarkovChain(ABC):
     """
 
     variables: ClassVar[tuple[str, ...]] = ("x",)
+    remedy: ClassVar[str] = "use a smaller dt, or more substeps"  # where states are not finite
     burn_in: ClassVar[int] = 0  # steps after which an initial state has reached the invariant measure
 
     def __init__(self, *, dt: float = 1.0, noise: float = 0.0):
@@ -150,14 +152,13 @@ class MarkovChain(ABC):
         length, every = as_count("length", length, 1), as_count("every", every, 1)
         burn_in = as_count("burn_in", self.burn_in if burn_in is None else burn_in, 0)
         coarsen = self.check_coarsen(coarsen)
-        if members is not None and members < 1:
-            raise ValueError(f"members={members} must be at least 1 (or None for a single trajectory)")
+        members = None if members is None else as_count("members", members, 1)
         generator = torch.Generator().manual_seed(seed)
         x = self.initial(members or 1, generator)
         kept = self.states(x, generator, length=length, burn_in=burn_in, every=every, coarsen=coarsen)
         values = torch.stack(list(kept), 1)
         if not bool(torch.isfinite(values).all()):
-            raise FloatingPointError(f"{type(self).__name__} left the range of finite numbers; use a smaller dt")
+            raise FloatingPointError(f"{type(self).__name__} left the range of finite numbers; {self.remedy}")
         ds = self.label(values.numpy(), every=every)
         ds.attrs["history"] = (
             f"xsda {__version__}: {self!r}.simulate({length=}, {members=}, {seed=}, {burn_in=}, {every=}, {coarsen=})"
@@ -208,7 +209,8 @@ class MarkovChain(ABC):
         return xr.DataArray(value.numpy(), coords, outer, name="transition_log_prob", attrs={"units": "1"})
 
     def __repr__(self) -> str:
-        parameters = ", ".join(f"{k}={v!r}" for k, v in vars(self).items())
+        known = inspect.signature(type(self)).parameters
+        parameters = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k in known)
         return f"{type(self).__name__}({parameters})"
 
 

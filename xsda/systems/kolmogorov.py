@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from xsda.systems.base import MarkovChain, check_finite
 
-FASTEST, COURANT = 5.0, 0.5  # the speed that a step must bear, and how much of a cell it may then cross
+COURANT = 0.5  # how much of a cell the fastest flow may cross in a step
 
 
 class KolmogorovFlow(MarkovChain):
@@ -47,12 +48,14 @@ class KolmogorovFlow(MarkovChain):
     wavenumber, scale
         Of the force: ``scale * sin(wavenumber * y)``, with as many waves over the domain as ``wavenumber`` says.
     substeps
-        Inner steps from a state to the next; by default as many as keep the flow stable up to a speed of 5.
+        Inner steps from a state to the next; by default as many as keep the flow stable up to the speed ``fastest``: 5 with
+        the default force, and growing with the root of a stronger one.
     device
         "cpu", or "gpu" where JAX has one.
     """
 
     variables = ("u", "v")
+    remedy = "use more substeps: this flow is faster than they were made for"
     burn_in = 64
 
     def __init__(
@@ -70,6 +73,7 @@ class KolmogorovFlow(MarkovChain):
     ):
         super().__init__(dt=dt)
         check_finite(domain=domain, reynolds=reynolds, drag=drag, scale=scale)
+        check_finite(resolution=resolution, wavenumber=wavenumber)
         if int(resolution) != resolution or resolution < 8:
             raise ValueError(
                 f"resolution={resolution!r} must be an integer of at least 8: it is the cells along a side"
@@ -92,9 +96,9 @@ class KolmogorovFlow(MarkovChain):
                 f"substeps={substeps!r} must be an integer of at least 1; for these parameters better {least}"
             )
         if substeps is not None and dt / substeps > 2 * self.stable_dt(COURANT):
-            fast = dt / substeps * FASTEST > domain / resolution
+            fast = dt / substeps * self.fastest > domain / resolution
             why = (
-                f"speeds up to {FASTEST:g} would cross more than a cell"
+                f"speeds up to {self.fastest:.3g} would cross more than a cell"
                 if fast
                 else "viscosity would even out more than a cell"
             )
@@ -104,10 +108,15 @@ class KolmogorovFlow(MarkovChain):
             )
         self.substeps = least if substeps is None else substeps
 
+    @property
+    def fastest(self) -> float:
+        """The speed that a step must bear: 5, or ten times that which the force gives over a wave."""
+        return max(5.0, 10 * math.sqrt(abs(self.scale) * self.domain / (2 * math.pi * self.wavenumber)))
+
     def stable_dt(self, courant: float) -> float:
         """The longest inner step in which the fastest flow crosses ``courant`` cells and diffusion is stable."""
         cell = self.domain / self.resolution
-        return min(courant * cell / FASTEST, self.reynolds * cell**2 / 4)
+        return min(courant * cell / self.fastest, self.reynolds * cell**2 / 4)
 
     @property
     def space(self) -> dict[str, int]:
@@ -115,6 +124,11 @@ class KolmogorovFlow(MarkovChain):
 
     def step(self, x: Tensor) -> Tensor:
         """The state ``dt`` later; ``x``: ``(..., channel, y, x)``. Computed in single precision."""
+        if x.shape[-3:] != self.state_shape:
+            raise ValueError(
+                f"states of the shape {tuple(x.shape)} came, expected (..., channel, y, x) = (..., "
+                f"{', '.join(map(str, self.state_shape))})"
+            )
         states = x.detach().reshape(-1, *self.state_shape).float().cpu().numpy()
         after = np.asarray(self._solver.advance(states))
         return torch.from_numpy(after.copy()).to(x).reshape(x.shape)
@@ -158,10 +172,18 @@ def _solver(
 ) -> SimpleNamespace:  # fmt: skip
     """jax-cfd's functions for one set of parameters, compiled once."""
     jax, cfd = _jax_cfd()
-    try:
-        where = jax.devices(device)[0]
-    except RuntimeError as error:
-        raise ValueError(f"device={device!r} is not there for JAX ({error}); use device='cpu'") from error
+    with _naming_jax(jax):
+        try:
+            where = jax.devices(device)[0]
+        except RuntimeError as error:
+            raise ValueError(f"device={device!r} is not there for JAX ({error}); use device='cpu'") from error
+        return _assembled(jax, cfd, where, resolution, dt, domain, reynolds, drag, wavenumber, scale, substeps)
+
+
+def _assembled(
+    jax: Any, cfd: Any, where: Any, resolution: int, dt: float, domain: float, reynolds: float, drag: float, wavenumber: int,
+    scale: float, substeps: int,
+) -> SimpleNamespace:  # fmt: skip
     grid = cfd.grids.Grid((resolution, resolution), domain=((0, domain), (0, domain)))
     force = cfd.forcings.simple_turbulence_forcing(
         grid, constant_magnitude=scale, constant_wavenumber=wavenumber * 2 * math.pi / domain, linear_coefficient=-drag,
@@ -197,11 +219,8 @@ def _solver(
 
     def on_device(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def call(argument: Any) -> Any:
-            try:
-                with jax.default_device(where):
-                    return function(argument)
-            except (AttributeError, TypeError, ImportError) as error:  # no longer there in JAX, or called otherwise
-                raise _too_new(jax, error) from error
+            with _naming_jax(jax), jax.default_device(where):
+                return function(argument)
 
         return call
 
@@ -215,9 +234,9 @@ def _jax_cfd() -> tuple[Any, Any]:
         import jax
     except ImportError as error:
         raise ImportError("KolmogorovFlow needs JAX and jax-cfd; pip install 'xsda[sim]'") from error
-    if not hasattr(jax, "tree_map"):
-        jax.tree_map = jax.tree_util.tree_map  # type: ignore[attr-defined]  # jax-cfd 0.2.1 calls it by the name it had until 2024
     try:
+        if not hasattr(jax, "tree_map"):
+            jax.tree_map = jax.tree_util.tree_map  # type: ignore[attr-defined]  # jax-cfd 0.2.1 calls it by the name it had until 2024
         from jax_cfd.base import boundaries, equations, forcings, funcutils, grids, initial_conditions
     except ModuleNotFoundError as error:
         raise ImportError(f"KolmogorovFlow needs jax-cfd ({error}); pip install 'xsda[sim]'") from error
@@ -227,6 +246,15 @@ def _jax_cfd() -> tuple[Any, Any]:
         boundaries=boundaries, equations=equations, forcings=forcings, funcutils=funcutils, grids=grids,
         initial_conditions=initial_conditions,
     )  # fmt: skip
+
+
+@contextmanager
+def _naming_jax(jax: Any) -> Iterator[None]:
+    """Say which JAX it was, where something is no longer there in it, or called otherwise."""
+    try:
+        yield
+    except (AttributeError, TypeError, ImportError, NotImplementedError) as error:
+        raise _too_new(jax, error) from error
 
 
 def _too_new(jax: Any, error: Exception) -> ImportError:

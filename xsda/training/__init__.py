@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from xsda.diffusion.denoisers import Denoiser, Preconditioned
+from xsda.diffusion.denoisers import PARAMETERIZATIONS, Denoiser, Preconditioned
 from xsda.diffusion.error import measure_error
 from xsda.diffusion.schedules import VE, Schedule
 from xsda.layout import Layout
@@ -93,31 +93,16 @@ def train(
     options
         Fields of ``xsda.training.TrainingOptions``: steps, batch_size, learning_rate, ema, patience, precision, seed, ...
     """
-    unknown = [k for k in options if k not in TrainingOptions.__dataclass_fields__]
-    if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}; {choose(unknown[0], TrainingOptions.__dataclass_fields__)}")
-    for key, number, least in (
-        ("window", window, 1),
-        ("width", 1 if width is None else width, 1),
-        ("balance", balance, 0),
-    ):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{key}={number!r} must be an integer of at least {least}")
-    settings = TrainingOptions(**options)
-    if settings.shortest is not None and not 1 <= settings.shortest <= window:
-        raise ValueError(f"shortest={settings.shortest} must lie between 1 and window={window}")
-    for path in (checkpoint, log):
-        if path is not None and not Path(path).absolute().parent.is_dir():
-            raise FileNotFoundError(f"the folder of {path} does not exist; make it first")
-    periodic, context, time_features = (
-        (n,) if isinstance(n, str) else tuple(n) for n in (periodic, context, time_features)
-    )
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"the training data must be an xarray.Dataset, got {type(ds).__name__}; use .to_dataset()")
     ds = ds[sorted(ds.data_vars, key=str)]  # that of a zarr store may be another each time it is opened
-    layout = Layout.of(ds, periodic=periodic, space=space, context=context, time_features=time_features)
-    if balance:
-        check_balance(layout)
+    settings, layout = planned(
+        ds, window=window, width=width, periodic=periodic, space=space, context=context, time_features=time_features,
+        parameterization=parameterization, balance=balance, **options,
+    )  # fmt: skip
+    for path in (checkpoint, log):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise FileNotFoundError(f"the folder of {path} does not exist; make it first")
     if validation is None:
         ds, validation, _ = split(ds, layout, window)
     layout = fit_scaling(ds, layout)
@@ -177,6 +162,46 @@ def train(
         precision=settings.precision,
         progress=progress and team.leads,
     )
+
+
+def planned(
+    ds: xr.Dataset,
+    *,
+    window: int = 5,
+    width: int | None = None,
+    periodic: Sequence[str] = (),
+    space: Sequence[str] | None = None,
+    context: Sequence[str] = (),
+    time_features: Sequence[str] = (),
+    parameterization: str = "edm",
+    balance: int = 0,
+    **options: Any,
+) -> tuple[TrainingOptions, Layout]:
+    """What ``train`` would do with data like these, checked."""
+    unknown = [k for k in options if k not in TrainingOptions.__dataclass_fields__]
+    if unknown:
+        raise TypeError(f"unknown option {unknown[0]!r}; {choose(unknown[0], TrainingOptions.__dataclass_fields__)}")
+    for key, number, least in (
+        ("window", window, 1),
+        ("width", 1 if width is None else width, 1),
+        ("balance", balance, 0),
+    ):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(f"{key}={number!r} must be an integer of at least {least}")
+    if parameterization not in PARAMETERIZATIONS:
+        raise ValueError(
+            f"parameterization={parameterization!r} is unknown; {choose(parameterization, PARAMETERIZATIONS)}"
+        )
+    settings = TrainingOptions(**options)
+    if settings.shortest is not None and not 1 <= settings.shortest <= window:
+        raise ValueError(f"shortest={settings.shortest} must lie between 1 and window={window}")
+    periodic, context, time_features = (
+        (n,) if isinstance(n, str) else tuple(n) for n in (periodic, context, time_features)
+    )
+    layout = Layout.of(ds, periodic=periodic, space=space, context=context, time_features=time_features)
+    if balance:
+        check_balance(layout)
+    return settings, layout
 
 
 def _batches(denoiser: Preconditioned, windows: Windows, device: torch.device) -> Iterator[tuple[Denoiser, Tensor]]:

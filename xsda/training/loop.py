@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,8 +19,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from xsda.devices import out_of_memory
 from xsda.diffusion.denoisers import Preconditioned
 from xsda.diffusion.loss import denoising_loss, training_times
+from xsda.files import replacing
 from xsda.training.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from xsda.training.options import OPTIMIZERS, PRECISIONS, TrainingOptions
 from xsda.training.parallel import Team
@@ -27,6 +30,7 @@ from xsda.training.prefetch import Prefetched
 from xsda.training.windows import Windows
 
 Callback = Callable[[int, dict[str, float]], None]
+COLUMNS = ("loss", "validation_loss", "learning_rate", "seconds", "waiting")  # of the log, after the step
 
 
 class TrainingError(RuntimeError):
@@ -47,6 +51,12 @@ class Sample(NamedTuple):
 
     def to(self, device: torch.device) -> Sample:
         return self.each(lambda v: v.to(device, non_blocking=True))
+
+    def parts(self, count: int) -> Iterator[tuple[float, Sample]]:
+        """So many parts of the batch, or as many as it has items, and the share that each is of it."""
+        size = len(self.t)
+        for rows in torch.arange(size).tensor_split(min(count, size)):
+            yield len(rows) / size, self.each(lambda v: v[rows[0] : rows[-1] + 1])  # noqa: B023
 
 
 class Objective(nn.Module):
@@ -75,6 +85,7 @@ class Trainer:
         self.options, self.team = options, team
         self.setup = json.loads(json.dumps(setup or {}, default=str))  # what else a checkpoint must agree with
         self.running = math.nan  # the loss, averaged over some fifty steps
+        self.parts = 1  # of a batch, one after the other, where memory is short
         self.pending: Tensor | None = None  # loss and gradient norm of the last step, not yet looked at
         self.denoiser = denoiser.to(team.device)
         self.objective = team.join_gradients(Objective(self.denoiser, options))  # all processes start from one network
@@ -107,7 +118,9 @@ class Trainer:
         changed = sorted(
             k
             for k in now
-            if k not in ("steps", "validate_every", "checkpoint_every", "patience") and now[k] != then.get(k)
+            # a batch is shared out among the processes: with accumulate, windows_a_step of the setup says how large it is
+            if k not in ("steps", "validate_every", "checkpoint_every", "patience", "batch_size")
+            and now[k] != then.get(k)
         )
         if changed:
             differences = ", ".join(f"{k}: {then.get(k)!r} then, {now[k]!r} now" for k in changed)
@@ -128,6 +141,11 @@ class Trainer:
         if meta["scaler"]:
             self.scaler.load_state_dict(meta["scaler"])
         self.step, self.best_loss, self.stale = meta["step"], meta["best_loss"], meta["stale"]
+        if self.step > self.options.steps:
+            raise ValueError(
+                f"the checkpoint {path} stands at step {self.step}, steps={self.options.steps} lie behind it; ask for more, or "
+                "name another checkpoint"
+            )
         self.running = meta["running"]
 
     def samples(self, windows: Windows) -> Iterator[Sample]:
@@ -166,14 +184,17 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.team.device)
-        for k in range(o.accumulate):
-            sample = next(samples).to(self.team.device)
-            last = k == o.accumulate - 1 or self.team.size == 1
-            with contextlib.nullcontext() if last else self.objective.no_sync():  # type: ignore[operator]
-                loss = self.objective(*sample) / o.accumulate
-                self.scaler.scale(loss).backward()
-            total += loss.detach()
+        batches = [next(samples) for _ in range(o.accumulate)]
+        while True:
+            try:
+                total = self._gradients(batches)
+                break
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                most = max(len(b.t) for b in batches)
+            self._make_room(most)
+            self.optimizer.zero_grad(set_to_none=True)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), o.clip)
         self.scaler.step(self.optimizer)
@@ -185,6 +206,36 @@ class Trainer:
             for kept, new in zip(self.average.buffers(), self.denoiser.buffers(), strict=True):
                 kept.copy_(new)
         self.pending = torch.stack([total, norm.detach()])
+
+    def _gradients(self, batches: list[Sample]) -> Tensor:
+        """Add those of all batches up; returns the loss."""
+        total = torch.zeros((), device=self.team.device)
+        for k, batch in enumerate(batches):
+            last = k == len(batches) - 1 or self.team.size == 1
+            with contextlib.nullcontext() if last else self.objective.no_sync():  # type: ignore[operator]
+                for share, part in batch.parts(self.parts):
+                    loss = self.objective(*part.to(self.team.device)) * share / len(batches)
+                    self.scaler.scale(loss).backward()
+                    total += loss.detach()
+        return total
+
+    def _make_room(self, windows: int) -> None:
+        """After the device ran out of memory: take half as many windows at once from now on."""
+        if self.team.size > 1 or self.parts >= windows:
+            what = f"batches of {windows} (segments of) windows" if self.team.size > 1 else "a single window"
+            raise MemoryError(
+                f"the device has too little memory to train on {what}; use a smaller batch_size with a larger accumulate, "
+                "precision='bf16', recompute in the network, or a shorter window"
+            )
+        if self.parts == 1:
+            warnings.warn(
+                "the device ran out of memory; going on with parts of a batch at once, whose gradients are added up (a smaller "
+                "batch_size with a larger accumulate saves the detour)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self.parts *= 2
+        torch.cuda.empty_cache()
 
     def settle(self) -> None:
         """Look at the loss of the last step; only now, so that a GPU is not kept waiting after each."""
@@ -201,17 +252,20 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, windows: Windows) -> float:
-        """Loss of the averaged network on fixed windows, times and noises; keeps the best."""
+        """Loss of the averaged network on fixed windows, times and noises; keeps the best.
+
+        Each process takes its windows of a batch, as in a step.
+        """
         count, team = self.options.validation_batches, self.team
-        batches = windows.batches(self.options.batch_size, seed=1)
+        batches = windows.batches(self.options.batch_size * team.size, seed=1, rows=team.rows, multiple=team.size)
         judge = Objective(self.average, self.options)
         total = torch.zeros((), device=team.device)
         for k in range(count):
             x0, context = next(batches)
-            if k % team.size == team.rank:  # each process takes its share of the batches
-                generator = torch.Generator().manual_seed(20_000_003 + k)
-                total += judge(*self._draw(x0, context, generator, Team(device=team.device)).to(team.device))
-        loss = float(team.mean(total)) * team.size / count
+            generator = torch.Generator().manual_seed(20_000_003 + k)
+            for share, part in self._draw(x0, context, generator, team).parts(self.parts):
+                total += share * judge(*part.to(team.device))
+        loss = float(team.mean(total)) / count
         if not math.isfinite(loss):
             raise TrainingError(f"the validation loss became non-finite at step {self.step}; check the validation data")
         if loss < self.best_loss:
@@ -237,7 +291,7 @@ def run(
     if checkpoint is not None and checkpoint.exists():
         trainer.load(checkpoint)
     if log is not None and team.leads:
-        _truncate(log, trainer.step)
+        _truncate(log, trainer.step, resumable=checkpoint is not None)
     team.agree(trainer.step, trainer.setup, checkpoint)
     started = time.perf_counter()
     shown = progress and team.leads
@@ -261,13 +315,8 @@ def run(
             bar.update()
             if judge:
                 seconds = time.perf_counter() - started
-                row = {
-                    "loss": trainer.running,
-                    "validation_loss": loss,
-                    "learning_rate": options.rate(trainer.step - 1),
-                    "seconds": seconds,
-                    "waiting": samples.waited / seconds,
-                }
+                numbers = (trainer.running, loss, options.rate(trainer.step - 1), seconds, samples.waited / seconds)
+                row = dict(zip(COLUMNS, numbers, strict=True))
                 bar.set_postfix(loss=f"{trainer.running:.4g}", validation=f"{loss:.4g}")
                 if log is not None and team.leads:
                     _append(log, trainer.step, row)
@@ -287,15 +336,26 @@ def _cut(x: Tensor, pieces: int) -> Tensor:
     return x[:, : length * pieces].unflatten(1, (pieces, length)).flatten(0, 1)
 
 
-def _truncate(log: Path, step: int) -> None:
-    """Drop the rows after ``step``, which a resumed run writes again."""
-    if log.exists():
-        head, *rows = log.read_text().splitlines()
-        log.write_text("\n".join([head, *(row for row in rows if int(row.split(",")[0]) <= step)]) + "\n")
+def _truncate(log: Path, step: int, resumable: bool) -> None:
+    """Drop the rows after ``step``, which a resumed run writes again, and one that was cut short."""
+    if not log.exists() or not (text := log.read_text()):
+        return
+    head, *lines = text.split("\n")
+    rows = [
+        row for row in csv.reader(lines[:-1]) if len(row) == len(COLUMNS) + 1
+    ]  # after the last end of a line is a part of one
+    if head != ",".join(("step", *COLUMNS)):
+        raise FileExistsError(f"{log} exists and is not the log of a training; take another name")
+    if not resumable and rows:
+        raise FileExistsError(
+            f"{log} holds the log of another training, up to step {rows[-1][0]}; take another name, or remove it"
+        )
+    with replacing(log) as temporary, temporary.open("w", newline="") as file:
+        csv.writer(file).writerows([("step", *COLUMNS), *(row for row in rows if int(row[0]) <= step)])
 
 
 def _append(log: Path, step: int, row: dict[str, float]) -> None:
-    new = not log.exists()
+    new = not log.exists() or not log.stat().st_size
     with log.open("a", newline="") as file:
         writer = csv.DictWriter(file, ["step", *row])
         if new:

@@ -53,7 +53,7 @@ def check_network(network: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str
     """The class that a mapping names, and its parameters; raises where there is no such thing."""
     options = dict(network)
     name = options.pop("name", None)
-    if name not in NETWORKS:
+    if not isinstance(name, str) or name not in NETWORKS:
         raise ValueError(f"the network {name!r} is unknown; {choose(name, NETWORKS)}")
     known = [k for k in inspect.signature(NETWORKS[name]).parameters if k not in MEASURED]
     for key in options:

@@ -89,6 +89,8 @@ class TrainingOptions:
                 continue
             if isinstance(value, bool) != (kind == "bool") or not isinstance(value, KINDS[kind]):
                 raise ValueError(f"{name}={value!r} must be {WORDS[kind]}")
+            if kind == "float" and not math.isfinite(value):  # type: ignore[arg-type]
+                raise ValueError(f"{name}={value!r} must be a finite number")
         for name in ("steps", "batch_size", "accumulate", "validate_every", "validation_batches", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
@@ -99,7 +101,12 @@ class TrainingOptions:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {tuple(known)}")
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"weighting={self.weighting!r} is unknown; choose one of {WEIGHTINGS}")
-        for name in ("patience", "warmup", "weight_decay"):
+        if self.noise_center is not None and not self.noise_center > 0:
+            raise ValueError(
+                f"noise_center={self.noise_center} must be positive: it is a noise level itself, not its logarithm "
+                "(EDM's P_mean = -1.2 is noise_center=0.3)"
+            )
+        for name in ("patience", "warmup", "weight_decay", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if not 0 <= self.ema < 1:
