@@ -181,14 +181,11 @@ def test_a_stronger_force_gets_shorter_steps(options):
 
 
 def test_a_domain_of_another_size_is_refused():
-    truth = KolmogorovFlow(resolution=16).simulate(2, 4, seed=0, burn_in=1)
-    obs = truth.isel(member=0).sda.observe(truth.isel(member=0, x=slice(None, None, 4))[["u"]], sigma=0.1)
-    with pytest.raises(
-        ValueError, match=r"6.2832 long along 'y', the domain of KolmogorovFlow 1; use KolmogorovFlow\(domain=6"
-    ):
-        truth.isel(member=0).sda.filter(
-            obs, KolmogorovFlow(resolution=16, domain=1.0), method=LETKF(localization=0.5), initial=truth.isel(time=0)
-        )
+    ensemble = KolmogorovFlow(resolution=16).label(np.zeros((4, 2, 2, 16, 16)))
+    grid, small = ensemble.isel(member=0), KolmogorovFlow(resolution=16, domain=1.0)
+    obs = grid[["u"]].isel(x=slice(None, None, 4))
+    with pytest.raises(ValueError, match=r"6.2832 long along 'y', the domain of KolmogorovFlow 1; use .*domain=6"):
+        grid.sda.filter(obs, small, method=LETKF(localization=0.5), initial=ensemble.isel(time=0), sigma=0.1)
 
 
 def test_states_of_another_size_are_refused():
@@ -212,7 +209,6 @@ def test_a_device_that_jax_lacks():
         ("sys.modules['jax'] = None", r"pip install 'xsda\[sim\]'"),
         ("sys.modules['jax_cfd'] = None", r"needs jax-cfd.*pip install 'xsda\[sim\]'"),
         ("import jax; jax.numpy.__dict__.pop('ndarray'); jax.numpy.__class__ = type(sys)", "does not run with JAX"),
-        ("import jax; del jax.tree_util.tree_map", r"does not run with JAX.*'tree_map'.*pip install 'jax=="),
         ("import jax, jax_cfd; del jax.vmap", r"does not run with JAX.*'vmap'.*pip install 'jax=="),
         ("import jax, jax_cfd.base.grids; del jax.numpy.where", r"does not run with JAX.*'where'.*pip install 'jax=="),
     ],
