@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from xsda.arguments import whole_number
 from xsda.devices import out_of_memory
 
-HALVINGS = 6
+HALVINGS = 6  # of the room for activations of one member, before that is too large
 DEVICE_LOCK = threading.Lock()  # one block at a time in a process: torch uses the cores, or the GPU, by itself
 
 
@@ -138,7 +138,7 @@ def compute(
                 if not known.halved:
                     warnings.warn(
                         f"the device ran out of memory with {short} member{'s' * (short > 1)}; going on with shorter pieces of "
-                        "the trajectory at once, of which some are computed twice",
+                        "the trajectory at once, which takes longer",
                         RuntimeWarning,
                         stacklevel=2,
                     )

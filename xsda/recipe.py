@@ -60,15 +60,7 @@ DATA = (
     "seed",
     "variables",
 )
-COUNTS = {
-    "members": 1,
-    "trajectories": 1,
-    "length": 1,
-    "burn_in": 0,
-    "every": 1,
-    "coarsen": 1,
-    "seed": 0,
-}  # and the least
+LEAST = {"members": 1, "trajectories": 1, "length": 1, "burn_in": 0, "every": 1, "coarsen": 1, "seed": 0}
 TRAIN = (
     *(k for k in inspect.signature(train).parameters
       if k not in ("ds", "network", "validation", "schedule", "checkpoint", "log", "callback", "progress", "device", "name", "options")),
@@ -104,8 +96,8 @@ class Recipe:
             texts = value if key == "variables" and isinstance(value, list) else [value]
             if key in ("path", "system", "variables") and not all(isinstance(v, str) for v in texts):
                 raise ValueError(f"[data] {key} = {value!r} must be a text")
-            if key in COUNTS:
-                as_count(f"[data] {key}", value, COUNTS[key])
+            if key in LEAST:
+                as_count(f"[data] {key}", value, LEAST[key])
         if not isinstance(self.data.get("parameters", {}), Mapping):
             raise ValueError(f"[data.parameters] must be one table, got {self.data['parameters']!r}")
         if "system" not in self.data:
@@ -174,7 +166,7 @@ class Recipe:
         try:
             return cls(**content)
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}: {error.args[0]}") from error
+            raise ValueError(f"{path}: {error.args[0] if error.args else error}") from error
 
     def load(self, folder: Path, *, workers: int = 1, progress: bool = True) -> xr.Dataset:
         """The training data, simulated if they are not there; streamed ones lie in ``folder`` unless they have a path."""

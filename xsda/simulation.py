@@ -258,7 +258,7 @@ def _is_there(path: Path, engine: str, request: Request) -> bool:
                 for name, v in wanted.variables.items()
                 if name not in ds.variables
                 or (name in request.system.variables and engine == "zarr" and _has_gaps(path / str(name)))
-                or (name not in request.system.variables and not ds[name].variable.equals(v))
+                or (name not in request.system.variables and v.dtype.kind in "iuf" and not ds[name].variable.equals(v))
             ]
     except Exception as error:
         raise FileExistsError(

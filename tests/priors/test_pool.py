@@ -90,7 +90,7 @@ def test_priors_of_different_worlds_are_not_pooled():
     with pytest.raises(ValueError, match="at least one"):
         xsda.load_model([])
     for change, message in (
-        ({"attrs": {"units": "km"}}, "the unit of each is .*'m'.*'km'"),
+        ({"attrs": {"units": "km"}}, "'level' is in 'km', the prior 'low' of the same pool in 'm'"),
         ({"mean": (0.0, 0.0), "std": (1.0, 1.0), "labels": (500, 850)}, "the channels of each"),
     ):
         one, other = prior(0.0, "low"), prior(0.0, "other")

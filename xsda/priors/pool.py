@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from xsda.ensemble import member_numbers
+from xsda.grid import check_units
 from xsda.layout import Layout
 from xsda.priors.prior import Prior
 
@@ -35,6 +36,9 @@ class Pool:
                         f"priors of one pool must describe the same world: {what} is {ours} in {priors[0].name!r} and "
                         f"{theirs} in {p.name!r}"
                     )
+            for v, same in zip(p.layout.variables, priors[0].layout.variables, strict=True):
+                units = v.attrs.get("units"), same.attrs.get("units")
+                check_units(v.name, *units, f"the prior {priors[0].name!r} of the same pool")
         self.priors = tuple(priors)
 
     @property
@@ -78,7 +82,6 @@ def _world(layout: Layout) -> dict[str, Any]:
     """What priors must share for their members to be members of one ensemble."""
     return {
         "names": layout.names,
-        "the unit of each": {v.name: v.attrs.get("units") for v in layout.variables},
         "the channels of each": {v.name: (v.channels, v.labels) for v in layout.variables},
         "dt": layout.dt,
         "dates": layout.dates,

@@ -118,7 +118,7 @@ class Trainer:
         changed = sorted(
             k
             for k in now
-            # a batch is shared out among the processes: with accumulate, windows_a_step of the setup says how large it is
+            # windows_a_step of the setup says how large a batch is, however many processes share it
             if k not in ("steps", "validate_every", "checkpoint_every", "patience", "batch_size")
             and now[k] != then.get(k)
         )
@@ -343,7 +343,7 @@ def _truncate(log: Path, step: int, resumable: bool) -> None:
     head, *lines = text.split("\n")
     rows = [
         row for row in csv.reader(lines[:-1]) if len(row) == len(COLUMNS) + 1
-    ]  # after the last end of a line is a part of one
+    ]  # the last piece has no end of a line
     if head != ",".join(("step", *COLUMNS)):
         raise FileExistsError(f"{log} exists and is not the log of a training; take another name")
     if not resumable and rows:
