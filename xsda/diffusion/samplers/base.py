@@ -203,7 +203,7 @@ def check_finite(x: Tensor, step: int, steps: int, draw: Draw) -> None:
         members = [names[i] for i in torch.nonzero(bad).flatten().tolist()]
         raise NonFiniteSampleError(
             f"member {', '.join(map(str, members[:8]))} became non-finite at step {step + 1} of {steps}. "
-            "Try more steps, corrections (sampler=DPMpp2MSDE(steps=128, corrections=1)), guidance='calibrated', or check "
+            "Try more steps, corrections (sampler=DPMpp2MSDE(steps=128, corrections=1)), the default guidance ('auto'), or check "
             "that sigma is not far smaller than the observations deserve."
         )
 
