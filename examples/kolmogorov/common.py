@@ -10,9 +10,9 @@ The truths are simulated with a seed that no prior was trained with, at 256 x 25
 knows the truth (ring, loop), the cases differ by the seed of the sampler.
 
 LETKF is a filter: it has 32 members, and its states know nothing of later observations, which the columns of the last state take
-into account. Its localization and inflation were chosen for each experiment on two truths of another seed::
+into account. Its localization and inflation were chosen for each experiment among two or three on a truth of another seed::
 
-    python examples/kolmogorov/blocks.py --methods letkf --truths 2 --truth-seed 40000 --localization 0.5 --inflation 1.3
+    python examples/kolmogorov/blocks.py --methods letkf --truths 1 --truth-seed 40000 --localization 0.5 --inflation 1.3
 """
 
 import argparse

@@ -16,6 +16,8 @@ common.run(
         sigma=0.1,
         observed=lambda truth: truth[["u", "v"]].isel(y=step, x=step),
         interpolate=common.interpolated,
+        localization={2: 0.3, 16: 0.8}.get(o.every, 0.5),
+        inflation={2: 1.05, 4: 1.05}.get(o.every, 1.3),
     ),
     o,
 )
