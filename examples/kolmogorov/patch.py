@@ -15,7 +15,6 @@ common.run(
         sigma=0.01,
         observed=lambda truth: flow.coarsen(truth[["u", "v"]], 4).isel(quarter),
         localization=0.3,
-        inflation=1.05,
     ),
     common.parser(__doc__).parse_args(),
 )

@@ -17,7 +17,7 @@ common.run(
         observed=lambda truth: truth[["u", "v"]].isel(y=step, x=step),
         interpolate=common.interpolated,
         localization={2: 0.3, 16: 0.8}.get(o.every, 0.5),
-        inflation={2: 1.05, 4: 1.05}.get(o.every, 1.3),
+        inflation={8: 1.3, 16: 1.3}.get(o.every, 1.05),
     ),
     o,
 )
