@@ -11,7 +11,7 @@ o = parser.parse_args()
 step = slice(o.every // 2, None, o.every)
 common.run(
     common.Experiment(
-        f"every {o.every}th point",
+        f"every {o.every}{'nd' if o.every == 2 else 'th'} point",
         frames=8,
         sigma=0.1,
         observed=lambda truth: truth[["u", "v"]].isel(y=step, x=step),
