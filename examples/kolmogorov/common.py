@@ -130,7 +130,10 @@ def filtered(e: Experiment, truth: xr.Dataset, obs: xr.Dataset, o: argparse.Name
     out = grid.sda.filter(
         cells,
         KolmogorovFlow(),
-        method=LETKF(localization=o.localization or e.localization, inflation=o.inflation or e.inflation),
+        method=LETKF(
+            localization=e.localization if o.localization is None else o.localization,
+            inflation=e.inflation if o.inflation is None else o.inflation,
+        ),
         initial=fine,
         sigma=e.sigma,
         progress=False,

@@ -173,7 +173,7 @@ def test_what_cannot_be(options, message):
 
 @pytest.mark.parametrize("options", [{"scale": 20.0}, {"scale": -50.0}, {"scale": 5.0, "drag": 0.0}])
 def test_a_stronger_force_gets_shorter_steps(options):
-    """Speeds grow with the root of the force; at the weak one's steps these flows blow up."""
+    """Speeds grow with the root of the force; at the weak one's steps the first two blow up."""
     system = KolmogorovFlow(resolution=32, **options)
     speed = float(system.simulate(2, seed=0, burn_in=30).to_array().max())
     assert 5 < speed < 2 * system.fastest  # the fastest cross less than a cell in a step
