@@ -31,7 +31,7 @@ def assimilate(
     correlation: Mapping[str, Any] | None = None,
     background: xr.Dataset | None = None,
     background_sigma: Any = None,
-    redraw: int = 4,
+    redraw: int = 10,
     seed: int = 0,
     chunks: Any = None,
     batch: int | None = None,

@@ -102,6 +102,11 @@ NETWORKS = {  # window, network, options of the training
     "windows of 5, with attention": (5, {"name": "WindowUNet"}, {"change": attending}),
     "windows of 5, patches of 2": (5, {"name": "WindowUNet"}, {"change": patched}),
     "windows of 9": (9, {"name": "WindowUNet"}, {}),
+    "space-time UNet, 16-32-64-128, one block at all points": (
+        16,
+        {"name": "SpaceTimeUNet", "hidden": (16, 32, 64, 128), "blocks": (1, 2, 2, 2), "patch": 1},
+        {},
+    ),
 }
 
 
@@ -112,7 +117,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="so many instead, where the machine is too busy to time them")
     parser.add_argument("--precision", default="bf16", choices=("bf16", "float32"))
     parser.add_argument("--seeds", type=int, default=1, help="so many of each, and their pool with 8 members from each")
-    parser.add_argument("--networks", default="0,1,2,3,4,5,6,7,8,9,10,11,12")
+    parser.add_argument("--networks", default="0,1,2,3,4,5,6,7,8,9,10,11,12,13")
     a = parser.parse_args()
     torch.set_num_threads(1)
     ds = xr.open_zarr(a.data, chunks=None)

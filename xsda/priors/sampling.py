@@ -27,7 +27,7 @@ from xsda.names import choose
 from xsda.nn import MarkovNet
 from xsda.nn.segments import Segments, activation_bytes
 from xsda.priors.prior import Prior
-from xsda.priors.redraw import draw_again
+from xsda.priors.redraw import draw_again, modes
 from xsda.priors.reference import PriorReference, refer
 from xsda.provenance import describe
 
@@ -115,8 +115,14 @@ class SamplingTask:
         x, notes = draw(members, 0, advance)
         if likelihood is not None:
             attempts = 0 if prior.exact or isinstance(self.sampler, TDS) else self.redraw
+
+            def settle(x: Tensor) -> Tensor:
+                assert likelihood is not None
+                with _precision(self.precision, device):
+                    return modes(x, pick_guidance("auto", prior).guide(denoiser, likelihood, prior.error))
+
             again = draw_again(
-                x, likelihood, members, attempts, lambda wanted, attempt: draw(wanted, attempt)[0], self.shared
+                x, likelihood, members, attempts, lambda wanted, attempt: draw(wanted, attempt)[0], settle, self.shared
             )
             self._warn("misfit", again)
         self._check_far(x, denoiser, likelihood, prior.exact, members)
