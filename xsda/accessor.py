@@ -41,7 +41,7 @@ class SdaAccessor:
         correlation: Mapping[str, Any] | None = None,
         background: xr.Dataset | None = None,
         background_sigma: Any = None,
-        redraw: int = 10,
+        redraw: int = 16,
         seed: int = 0,
         chunks: Any = None,
         batch: int | None = None,

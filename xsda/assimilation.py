@@ -31,7 +31,7 @@ def assimilate(
     correlation: Mapping[str, Any] | None = None,
     background: xr.Dataset | None = None,
     background_sigma: Any = None,
-    redraw: int = 10,
+    redraw: int = 16,
     seed: int = 0,
     chunks: Any = None,
     batch: int | None = None,
@@ -73,8 +73,8 @@ def assimilate(
     background, background_sigma
         A first guess on (a part of) the grid, and the standard deviation of its error: one more source of observations.
     redraw
-        How often a member that fits the observations far worse than the best of members 0 to 3 is drawn again, if the prior is
-        a network (these four are drawn for that if they were not asked for). 0: never.
+        How often at most a member is drawn again that fits the observations far worse than the second best of members 0 to 7, or whose mode does,
+        if the prior is a network (these eight are drawn for that if they were not asked for). 0: never.
     seed
         Each member's noise is keyed by (seed, member): the same whatever the chunks, the scheduler or the device.
     chunks

@@ -32,7 +32,7 @@ class Shared:
     """What the blocks of one ensemble know of each other, in a process."""
 
     warned: set[str] = field(default_factory=set)  # warnings that were given
-    best: tuple[float, float] | None = None  # least deviance of the first members, and of their modes
+    best: tuple[float, float] | None = None  # deviance of the second best of the first members, and of their modes
     room: int | None = None  # members that the device's memory was found to have room for
     halved: int = 0  # how often the room for activations was halved, since it had none for one member
 

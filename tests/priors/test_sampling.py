@@ -38,8 +38,8 @@ def chi_square(sparse, post, sigma=0.4):
 
 
 def beside(chi_square, n):
-    """What a member of such chi-squares of n values may have, beside the best of the first eight."""
-    best = chi_square[:8].min()
+    """What a member of such chi-squares of n values may have, beside the second best of the first eight."""
+    best = np.sort(chi_square[:8])[1]
     most = max(n, best)
     return best + max(3 * np.sqrt(2 * most) + 4, 0.15 * most)
 
@@ -110,7 +110,7 @@ def test_what_others_are_held_against_is_drawn_once(sparse, monkeypatch, wanted,
 
 @pytest.mark.filterwarnings("ignore:.*do not fit:RuntimeWarning")
 def test_members_of_a_mode_that_is_seldom_met_are_drawn_again():
-    """By itself a member could be right, as its chi-square of 128 values is 118; the mode that it belongs to is not."""
+    """By itself a member could be right, as its chi-square of 128 values is 121; the mode that it belongs to is not."""
     truth = xsda.systems.Lorenz63().simulate(128, seed=0)
     case = truth, truth.sda.observe(truth[["x"]], sigma=4.0, seed=9)
     never, again = (draw(case, n, members=32, sampler=DPMpp2MSDE(steps=16)) for n in (0, 10))
@@ -119,9 +119,9 @@ def test_members_of_a_mode_that_is_seldom_met_are_drawn_again():
     changed = (never.x != again.x).any("time").values
     hidden = changed & (before < beside(before, truth.sizes["time"]))
     assert hidden.sum() >= 3
-    assert before[hidden].min() < before[~changed].max() + 2
-    assert error[hidden].min() > error[~changed].max()
-    assert mended.max() < 1.1 * error[~changed].max()
+    assert before[hidden].min() < truth.sizes["time"]
+    assert error[hidden].mean() > 1.6 * error[~changed].mean()
+    assert mended.max() <= error[~changed].max()
     assert after.max() < before[hidden].max()
 
 

@@ -13,7 +13,10 @@ from xsda.diffusion.samplers import NonFiniteSampleError
 from xsda.ensemble import Shared
 from xsda.guidance import Likelihood
 
-FIRST = 8  # members beside the best of which all are judged
+FIRST, BEST = (
+    8,
+    2,
+)  # members beside the second best of which all are judged: the best may be alone, and hardly met again
 ALIKE = 0.15  # differences of chi-square, as a share of it, that are not held against a member: no prior is so right
 SELDOM = 2 * np.log(100)  # a mode whose chi-square is so far above another's is seldom met: a hundred times less likely
 # Each member is led to its mode by so many guided denoisings at this noise level, over the standard deviation of the data.
@@ -78,10 +81,10 @@ def draw_again(
 def judged(
     x: Tensor, likelihood: Likelihood, members: Sequence[int], draw: Draw, settle: Settle, shared: Shared
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """By how much the deviance of members, and that of their modes, is too far above the best of the first members; and the judge.
+    """By how much the deviance of members, and that of their modes, is too far above the second best of the first members; and the judge.
 
     The first members are drawn if they are not here. The deviance is the chi-square, where errors are Gaussian. Those of right
-    members for the same observations differ with a variance of at most twice the larger of the least and the number of values.
+    members for the same observations differ with a variance of at most twice the larger of the best and the number of values.
     """
     n = likelihood.y.numel()
     known = KNOWN * n if x.ndim == 5 else 0.0
@@ -102,7 +105,7 @@ def judged(
         first = [values[:, here]]
         for i in range(0, len(absent), len(members)):
             first.append(measured(draw(absent[i : i + len(members)], 0)))
-        own, mode = torch.cat(first, 1).amin(1).tolist()
+        own, mode = torch.cat(first, 1).kthvalue(BEST, dim=1).values.tolist()
         shared.best = own, mode
     own, mode = shared.best
     most = max(n, own)
