@@ -17,7 +17,7 @@ FIRST, BEST = (
     8,
     2,
 )  # members beside the second best of which all are judged: the best may be alone, and hardly met again
-ALIKE = 0.15  # differences of chi-square, as a share of it, that are not held against a member: no prior is so right
+ALIKE = 0.05  # differences of chi-square, as a share of it, that are not held against a member: no prior is so right
 SELDOM = 2 * np.log(100)  # a mode whose chi-square is so far above another's is seldom met: a hundred times less likely
 # Each member is led to its mode by so many guided denoisings at this noise level, over the standard deviation of the data.
 ROUNDS, LEVEL = 4, 0.3
@@ -109,11 +109,10 @@ def judged(
         shared.best = own, mode
     own, mode = shared.best
     most = max(n, own)
-    limits = torch.tensor(
-        [max(known, own + max(3 * np.sqrt(2 * most) + 4, ALIKE * most)), mode + SELDOM * max(1.0, mode / n)]
-    ).to(values)[:, None]
+    limit = max(known, own + max(3 * np.sqrt(2 * most) + 4, ALIKE * most))
+    limit_of_mode = mode + max(SELDOM * max(1.0, mode / n), ALIKE * mode)
 
     def excess(values: Tensor) -> Tensor:
-        return (values - limits).clamp(min=0).sum(0)
+        return (values - values.new_tensor([[limit], [limit_of_mode]])).clamp(min=0).sum(0)
 
     return excess(values), lambda x: excess(measured(x))
