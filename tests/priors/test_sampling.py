@@ -41,7 +41,7 @@ def beside(chi_square, n):
     """What a member of such chi-squares of n values may have, beside the second best of the first eight."""
     best = np.sort(chi_square[:8])[1]
     most = max(n, best)
-    return best + max(3 * np.sqrt(2 * most) + 4, 0.05 * most)
+    return best + max(3 * np.sqrt(2 * most) + 4, 0.15 * most)
 
 
 @pytest.fixture

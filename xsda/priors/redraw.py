@@ -17,7 +17,8 @@ FIRST, BEST = (
     8,
     2,
 )  # members beside the second best of which all are judged: the best may be alone, and hardly met again
-ALIKE = 0.05  # differences of chi-square, as a share of it, that are not held against a member: no prior is so right
+# Differences of chi-square, as a share of it, that are not held against a member, and against its mode: no prior is so right.
+ALIKE, ALIKE_MODE = 0.15, 0.05
 SELDOM = 2 * np.log(100)  # a mode whose chi-square is so far above another's is seldom met: a hundred times less likely
 # Each member is led to its mode by so many guided denoisings at this noise level, over the standard deviation of the data.
 ROUNDS, LEVEL = 4, 0.3
@@ -110,7 +111,7 @@ def judged(
     own, mode = shared.best
     most = max(n, own)
     limit = max(known, own + max(3 * np.sqrt(2 * most) + 4, ALIKE * most))
-    limit_of_mode = mode + max(SELDOM * max(1.0, mode / n), ALIKE * mode)
+    limit_of_mode = mode + max(SELDOM * max(1.0, mode / n), ALIKE_MODE * mode)
 
     def excess(values: Tensor) -> Tensor:
         return (values - values.new_tensor([[limit], [limit_of_mode]])).clamp(min=0).sum(0)
