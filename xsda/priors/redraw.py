@@ -13,15 +13,13 @@ from xsda.diffusion.samplers import NonFiniteSampleError
 from xsda.ensemble import Shared
 from xsda.guidance import Likelihood
 
-FIRST, BEST = (
-    8,
-    2,
-)  # members beside the second best of which all are judged: the best may be alone, and hardly met again
+# All are judged beside the second best of the first eight members: the best may be alone, and hardly met again.
+FIRST, BEST = 8, 2
+# A mode is seldom met, a hundred times less likely than another, whose chi-square is so far above. Each member is led to its
+# mode by so many guided denoisings at this noise level, over the standard deviation of the data.
+SELDOM, ROUNDS, LEVEL = 2 * np.log(100), 4, 0.3
 # Differences of chi-square, as a share of it, that are not held against a member, and against its mode: no prior is so right.
 ALIKE, ALIKE_MODE = 0.15, 0.05
-SELDOM = 2 * np.log(100)  # a mode whose chi-square is so far above another's is seldom met: a hundred times less likely
-# Each member is led to its mode by so many guided denoisings at this noise level, over the standard deviation of the data.
-ROUNDS, LEVEL = 4, 0.3
 # A chi-square, over its mean, that is not held against a member of fields over two axes: no prior of them is so right, and no
 # sigma is known so well. Of what is beyond it, and beyond all chance, a warning tells, whatever the prior.
 KNOWN, EXCLUDED = 2.0, 1e-6
