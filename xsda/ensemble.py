@@ -106,6 +106,20 @@ def check_core_chunks(ds: xr.Dataset, core_dims: Sequence[str]) -> None:
         )
 
 
+def _counter(bar: tqdm, steps: int) -> Callable[[int], None]:
+    """Moves the bar by a step; where members are drawn again, its total grows by the steps of a draw."""
+    due = bar.n + steps
+
+    def advance(_: int) -> None:
+        nonlocal due
+        if bar.n >= due:
+            due += steps
+            bar.total += steps
+        bar.update()
+
+    return advance
+
+
 def compute(
     task: Task, members: Sequence[int], *, batch: int, progress: bool | None, label: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +134,7 @@ def compute(
         while start < len(members):
             part = slice(start, start + batch)
             try:
-                out[part], notes[part] = task(members[part], lambda _: bar.update() and None)
+                out[part], notes[part] = task(members[part], _counter(bar, task.steps))
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise

@@ -1,6 +1,7 @@
 """Members that do not fit are drawn again; solves that do not converge are told of; both whatever the batches."""
 
 import pickle
+import re
 import warnings
 from collections import Counter
 
@@ -75,6 +76,15 @@ def test_members_that_do_not_fit_are_drawn_again(sparse, whatever_modes):
     assert len(text) == 3
     assert text[2].startswith(f"{left} of 24 members")
     assert "after 2 more attempts" in text[2]
+
+
+@pytest.mark.filterwarnings("ignore:.*do not fit:RuntimeWarning")
+def test_the_progress_bar_counts_the_steps_of_all_draws(sparse, capsys):
+    draw(sparse, 2, progress=True, batch=12)
+    done, total = map(int, re.findall(r"(\d+)/(\d+) \[", capsys.readouterr().err)[-1])
+    assert done == total
+    assert total % POOR.steps == 0
+    assert total > 2 * POOR.steps  # two batches, and what was drawn again
 
 
 @pytest.mark.filterwarnings("ignore:.*do not fit:RuntimeWarning")

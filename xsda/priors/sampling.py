@@ -121,9 +121,10 @@ class SamplingTask:
                 with _precision(self.precision, device):
                     return modes(x, pick_guidance("auto", prior).guide(denoiser, likelihood, prior.error))
 
-            again = draw_again(
-                x, likelihood, members, attempts, lambda wanted, attempt: draw(wanted, attempt)[0], settle, self.shared
-            )
+            def once_more(wanted: Sequence[int], attempt: int) -> Tensor:
+                return draw(wanted, attempt, advance)[0]
+
+            again = draw_again(x, likelihood, members, attempts, once_more, settle, self.shared)
             self._warn("misfit", again)
         self._check_far(x, denoiser, likelihood, prior.exact, members)
         columns = [notes[k].float().cpu().numpy() for k in self.notes]
