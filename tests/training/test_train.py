@@ -20,6 +20,7 @@ from xsda.diffusion.balance import power
 from xsda.layout import Layout
 from xsda.nn import MarkovNet, TemporalNet
 from xsda.training import make_network
+from xsda.training.balance import InParts
 from xsda.training.loop import Objective, Trainer, _cut
 from xsda.training.options import TrainingOptions
 from xsda.training.parallel import Team
@@ -515,6 +516,21 @@ def test_a_balanced_prior_has_the_spectrum_of_its_data(waves, tmp_path):
         return float((power(prior.bind(like).to_tensor(free))[:, 1:6] / data - 1).abs().mean())
 
     assert off(read) < 0.5 * off(plain)
+
+
+@pytest.mark.parametrize("contexts", [None, 1, 7])
+def test_members_are_balanced_in_parts(contexts):
+    """Each with its own context, or all with one: parts give what all at once do."""
+
+    class Network(torch.nn.Module):
+        def forward(self, x, log_noise, context=0.0):
+            return x.square() * log_noise + context
+
+    denoiser = Preconditioned(Network(), VE())
+    x, c = torch.randn(7, 3, 1, 4), None if contexts is None else torch.randn(contexts, 1, 1, 4)
+    whole = denoiser.conditioned(c)(x, torch.tensor(0.5))
+    for size in (1, 3, 7, 100):
+        torch.testing.assert_close(InParts(denoiser, c, size)(x, torch.tensor(0.5)), whole)
 
 
 def test_what_cannot_be_balanced(waves, spring):

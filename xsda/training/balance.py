@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import xarray as xr
 from torch import Tensor
@@ -10,12 +12,12 @@ from tqdm import tqdm
 from xsda.arguments import whole_number
 from xsda.devices import pick_device
 from xsda.diffusion.balance import Balance, measure_balance, power
-from xsda.diffusion.denoisers import Preconditioned
+from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.noise import MemberNoise
 from xsda.layout import Layout
 from xsda.names import choose
 from xsda.priors.prior import Prior
-from xsda.priors.sampling import place
+from xsda.priors.sampling import BATCH_NUMBERS, place
 from xsda.training.options import PRECISIONS
 from xsda.training.windows import Windows
 
@@ -100,7 +102,9 @@ def find_balance(
         states = x.shape[0] * x.shape[1]
         spectrum, count = spectrum + power(x) * states, count + states
     shape = (windows.window, *windows.grid.shape[1:])
-    free = place(denoiser.balanced(None), _contexts(windows, members, seed), device, torch.float32)
+    placed = place(denoiser.balanced(None), None, device, torch.float32)
+    assert isinstance(placed, Preconditioned)
+    free = InParts(placed, _contexts(windows, members, seed), max(1, BATCH_NUMBERS // math.prod(shape)))
     draw = MemberNoise(seed, range(members), shape, device=device, dtype=torch.float32)
     half = PRECISIONS[precision]
     with (
@@ -108,6 +112,21 @@ def find_balance(
         torch.autocast(device.type, dtype=half, enabled=half is not None),
     ):
         return measure_balance(free, spectrum / count, shape, draw, steps=STEPS, callback=lambda _: bar.update())
+
+
+class InParts(Denoiser):
+    """A denoiser that takes ``size`` members at once, each in its context: activations of all of them need not fit."""
+
+    def __init__(self, denoiser: Preconditioned, contexts: Tensor | None, size: int):
+        super().__init__()
+        self.denoiser, self.schedule, self.contexts, self.size = denoiser, denoiser.schedule, contexts, size
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        parts = x_t.split(self.size)
+        contexts = [None] * len(parts) if self.contexts is None else self.contexts.to(x_t).split(self.size)
+        if len(contexts) < len(parts):  # one for all
+            contexts = contexts * len(parts)
+        return torch.cat([self.denoiser.conditioned(c)(x, t) for x, c in zip(parts, contexts, strict=True)])
 
 
 def _contexts(windows: Windows, members: int, seed: int) -> Tensor | None:
