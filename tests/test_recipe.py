@@ -140,10 +140,18 @@ def test_the_recipes_of_the_shipped_priors_are_recipes(path):
         prior = xsda.load_model(recipe.name)
         config = prior.denoiser.network.config
         for key, value in recipe.network.items():
-            assert key == "name" or list(config[key]) == list(value) if isinstance(value, list) else True
+            if key == "name":
+                assert type(prior.denoiser.network).__name__ == value
+            else:
+                assert (list(config[key]) if isinstance(value, list) else config[key]) == value
         assert prior.info["training_steps"] == recipe.train["steps"]
         assert prior.info["training_window"] == recipe.train["window"]
         assert prior.info["batch_size"] == recipe.train["batch_size"]
+        for key, value in prior.info.get("options", {}).items():  # of all processes together: the batch
+            assert recipe.train[key] == value or key == "batch_size"
+        data = recipe.data
+        for key in ("length", "seed"):
+            assert f"{key}={data[key]}" in prior.info["data"]
 
 
 def test_every_embedded_prior_has_its_recipe():

@@ -178,7 +178,10 @@ class Recipe:
         else:
             path = Path(self.data.get("path", folder / f"{self.name}-data.zarr"))
             if not path.exists() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                raise FileNotFoundError(f"the data {path} are not there; make them first, with xsda simulate")
+                settings = [f"--set {k}={v}" for k, v in self.data.get("parameters", {}).items()]
+                options = [f"--{k.replace('_', '-')} {v}" for k, v in said.items()]
+                command = " ".join(["xsda simulate", self.data["system"], *settings, *options, "--out", str(path)])
+                raise FileNotFoundError(f"the data {path} are not there; make them first:\n  {command}")
             ds = read(simulate_to(path, self._system(), workers=workers, progress=progress, **said))
         return self._selected(ds)
 

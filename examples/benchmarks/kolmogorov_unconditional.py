@@ -6,6 +6,7 @@ Energy by wavenumber, energy, enstrophy, divergence, structure functions, and ho
 of those before.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -25,14 +26,20 @@ def structure(ds: xr.Dataset, order: int, distance: int) -> float:
 
 
 def main() -> None:
-    parser = common.parser(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prior", default="kolmogorov", help="name or file of the prior")
+    parser.add_argument("--members", type=int, default=16)
+    parser.add_argument("--truths", type=int, default=4, help="simulations, kept in the folder of --cache")
+    parser.add_argument("--cache", type=Path, default=Path("kolmogorov-cache"))
+    parser.add_argument("--figure", type=Path)
     parser.add_argument("--length", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1, help="of the samples; the prior was balanced on those of 0")
     parser.add_argument("--data", help="the data set of the training, whose last tenth no prior has seen")
     o = parser.parse_args()
     model = xsda.load_model(o.prior)
-    truth = common.truths(o.cache, o.truths, 29)
-    if o.data:
+    if not o.data:
+        truth = common.truths(o.cache, o.truths, 29)
+    else:
         whole = xr.open_zarr(o.data, chunks=None)
         truth = whole.isel(trajectory=slice(whole.sizes["trajectory"] * 9 // 10, None)).load()
     count = truth.sizes["trajectory"]
@@ -75,22 +82,26 @@ def main() -> None:
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", width_ratios=(1, 1.6))
-        axes[0].loglog(reference.wavenumber[1:32], reference[1:32], color="k", label="simulations")
-        axes[0].loglog(e.wavenumber[1:32], e[1:32], color="tab:blue", ls="--", label="free samples")
-        axes[0].set(xlabel="wavenumber", ylabel="energy (model units)")
-        axes[0].legend(frameon=False)
-        shown = [flow.vorticity(right.isel(trajectory=i, time=0)) for i in (0, 1)] + [
-            flow.vorticity(free.isel(member=i, time=0)) for i in (0, 1)
-        ]
-        image = axes[1].imshow(
-            np.concatenate([np.concatenate(shown[:2], 1), np.concatenate(shown[2:], 1)], 0),
-            cmap="RdBu_r",
-            vmin=-10,
-            vmax=10,
-        )
-        axes[1].set(xticks=[], yticks=[], title="vorticity: simulated (above), sampled (below)")
-        figure.colorbar(image, ax=axes[1], label="1 / time unit")
+        figure = plt.figure(figsize=(9.5, 4.6), layout="constrained")
+        left, right_side = figure.subfigures(1, 2, width_ratios=(1, 1.15))
+        above, below = left.subplots(2, 1, sharex=True, height_ratios=(1.6, 1))
+        above.loglog(reference.wavenumber[1:32], reference[1:32], color="k", label="simulations")
+        above.loglog(e.wavenumber[1:32], e[1:32], color="tab:blue", ls="--", label="free samples")
+        above.set(ylabel="energy (model units)")
+        above.legend(frameon=False)
+        below.fill_between([1, 20], 0.9, 1.1, color="0.85", label="10 %, up to k = 20")
+        below.semilogx(e.wavenumber[1:32], (e / reference)[1:32], color="tab:blue", marker=".", ms=4)
+        below.axhline(1, color="k", lw=0.8)
+        below.set(xlabel="wavenumber", ylabel="samples / simulations")
+        below.legend(frameon=False, fontsize=8)
+        panels = right_side.subplots(2, 2)
+        for row, name, ds, dim in ((0, "simulated", right, "trajectory"), (1, "free sample", free, "member")):
+            for i, ax in enumerate(panels[row]):
+                w = flow.vorticity(ds.isel({dim: i, "time": 0}))
+                image = ax.pcolormesh(w.x, w.y, w, cmap="RdBu_r", vmin=-15, vmax=15)
+                ax.set(aspect="equal", xticks=[], yticks=[])
+                ax.set_title(name, fontsize=9)
+        right_side.colorbar(image, ax=panels, label="vorticity (1 / time unit)", extend="both", shrink=0.8)
         figure.savefig(o.figure, dpi=110)
 
 

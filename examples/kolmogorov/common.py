@@ -122,10 +122,10 @@ def posterior(
 
 def filtered(e: Experiment, truth: xr.Dataset, obs: xr.Dataset, o: argparse.Namespace) -> xr.Dataset | None:
     """LETKF with the simulator itself at full resolution, started from the climate; seen on the points of the prior."""
-    if e.derived or e.values is not None:
+    if e.values is not None:
         return None
     fine = climate(o.cache, 32)
-    cells = obs if "x_bounds" in obs.coords else with_cells(obs, truth)
+    cells = obs if e.derived or "x_bounds" in obs.coords else with_cells(obs, truth)
     grid = fine.isel(member=0, drop=True).expand_dims(time=truth.time)
     out = grid.sda.filter(
         cells,
@@ -136,6 +136,7 @@ def filtered(e: Experiment, truth: xr.Dataset, obs: xr.Dataset, o: argparse.Name
         ),
         initial=fine,
         sigma=e.sigma,
+        derived=e.derived or None,
         progress=False,
     )
     kept = flow.coarsen(out[["u", "v"]], COARSE).drop_vars(["x_bounds", "y_bounds"]).assign_coords(y=truth.y, x=truth.x)

@@ -9,17 +9,18 @@ import common
 
 from xsda import flow
 
-FACTOR = 4
+BLOCKS = 16
 
 
 def saturated(state):
-    """On all points of the grid, the same in each block."""
-    means = {name: flow.coarsen(state[name], FACTOR) for name in ("u", "v")}
+    """On all points of the grid (the prior's, or the simulator's for the filter), the same in each block."""
+    factor = state["u"].shape[-1] // BLOCKS
+    means = {name: flow.coarsen(state[name], factor) for name in ("u", "v")}
     w = flow.vorticity(means, spacing=1.0)
-    return (w / (1 + w.abs())).repeat_interleave(FACTOR, -2).repeat_interleave(FACTOR, -1)
+    return (w / (1 + w.abs())).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
 
-one = slice(2 * FACTOR + 1, 14 * FACTOR, FACTOR)  # the blocks 2 to 13 of 16, a point each, as in the paper
+one = slice(2 * 4 + 1, 14 * 4, 4)  # the blocks 2 to 13, a point each, as in the paper
 common.run(
     common.Experiment(
         "saturating vorticity of 4 x 4 means, every 3rd state",

@@ -16,6 +16,7 @@ from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import TDS, DPMpp2M, DPMpp2MSDE
 from xsda.ensemble import _block as block
 from xsda.guidance import MMPS, StudentT
+from xsda.priors import sampling
 
 POOR = DPMpp2M(steps=8)  # far too few for a chaotic prior
 
@@ -53,6 +54,26 @@ def whatever_modes(monkeypatch):
 
 def told(caught, text):
     return [str(w.message) for w in caught if text in str(w.message)]
+
+
+@pytest.mark.parametrize("kind", ["temporal", "markov"])
+def test_a_posterior_in_pieces_is_the_same(kind, monkeypatch):
+    """Where the memory has no room for the activations of a whole trajectory."""
+    if kind == "temporal":
+        truth, prior = xsda.systems.Lorenz63().simulate(400, seed=3), xsda.load_model("lorenz63")
+    else:
+        data = xsda.systems.DampedSpring().simulate(60, 8, seed=0)
+        quick = {"steps": 2, "batch_size": 4, "validate_every": 2, "validation_batches": 1, "progress": False}
+        truth, prior = data.isel(member=0, drop=True), xsda.train(data, window=5, network="markov", **quick)
+    obs = truth.sda.observe(truth.isel(time=slice(None, None, 8))[list(truth)[:1]], sigma=1.0, seed=4)
+    rooms, room = [], sampling._room
+    monkeypatch.setattr(sampling, "_room", lambda *inputs: rooms.append(room(*inputs)) or rooms[-1])
+    options = {"members": 2, "sampler": DPMpp2MSDE(steps=3, corrections=1), "redraw": 0, "progress": False}
+    whole = truth.sda.assimilate(obs, prior, **options)
+    monkeypatch.setattr(sampling, "MEMORY", 2**18)
+    pieces = truth.sda.assimilate(obs, prior, **options)
+    assert rooms[1] < truth.sizes["time"] < rooms[0]
+    xr.testing.assert_allclose(pieces, whole, rtol=1e-4, atol=1e-4)
 
 
 def test_members_that_do_not_fit_are_drawn_again(sparse, whatever_modes):

@@ -111,6 +111,32 @@ def test_a_resumed_run_equals_an_uninterrupted_one(spring, tmp_path, precision, 
     assert float(rows[-1]["validation_loss"]) < float(rows[0]["validation_loss"])
 
 
+def test_compiled_training_gives_the_same_prior(spring, tmp_path, monkeypatch):
+    """With a compiler that changes nothing; weights, checkpoints and files have no trace of it."""
+    compile_ = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compile_(self, backend="eager", **how))
+    torch.manual_seed(0)
+    start = network().state_dict()
+
+    def train(**options):
+        net = network()
+        net.load_state_dict(start)
+        return xsda.train(spring, window=8, shortest=4, network=net, steps=40, **QUICK, **options)
+
+    def interrupt(step, values):
+        if step == 20:
+            raise KeyboardInterrupt
+
+    usual, path = train(), tmp_path / "run.checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        train(compile=True, checkpoint=path, callback=interrupt)
+    resumed = train(compile=True, checkpoint=path)
+    assert resumed.denoiser.state_dict().keys() == usual.denoiser.state_dict().keys()
+    for key, value in usual.denoiser.state_dict().items():
+        torch.testing.assert_close(resumed.denoiser.state_dict()[key], value)
+    assert xsda.load_model(resumed.save(tmp_path / "compiled.safetensors")).hash == resumed.hash
+
+
 def test_a_log_is_continued_and_never_overwritten(spring, tmp_path):
     log, options = tmp_path / "log.csv", {**QUICK, "validate_every": 4, "checkpoint_every": 4}
 

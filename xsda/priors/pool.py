@@ -49,6 +49,10 @@ class Pool:
     def hash(self) -> str:
         return ", ".join(p.hash for p in self.priors)
 
+    def unbalanced(self) -> Pool:
+        """Each prior without its balance; see ``Prior.unbalanced``."""
+        return Pool([p.unbalanced() for p in self.priors])
+
     def __repr__(self) -> str:
         return "\n".join(["<xsda.Pool>", *(f"  {line}" for p in self.priors for line in repr(p).splitlines())])
 

@@ -91,6 +91,8 @@ class KolmogorovFlow(MarkovChain):
         self.resolution, self.domain, self.reynolds = int(resolution), domain, reynolds
         self.drag, self.wavenumber, self.scale, self.device = drag, int(wavenumber), scale, device
         least = math.ceil(dt / self.stable_dt(COURANT) - 1e-9)
+        if substeps is not None:
+            check_finite(substeps=substeps)
         if substeps is not None and (int(substeps) != substeps or substeps < 1):
             raise ValueError(
                 f"substeps={substeps!r} must be an integer of at least 1; for these parameters better {least}"
