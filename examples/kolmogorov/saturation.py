@@ -29,6 +29,7 @@ common.run(
         observed=lambda truth: truth[["u"]].isel(time=slice(None, None, 3), y=one, x=one).rename(u="signal"),
         derived={"signal": saturated},
         steps=512,
+        localization=0.3,
     ),
     common.parser(__doc__).parse_args(),
 )
