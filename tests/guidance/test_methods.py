@@ -1,13 +1,18 @@
 """Every guidance method against its own formula, on small Gaussians where all terms are known."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from scipy.optimize import minimize
 
+import xsda
 from xsda.diffusion.error import ErrorCurve
 from xsda.diffusion.noise import MemberNoise
-from xsda.diffusion.samplers import DPMpp2M
+from xsda.diffusion.samplers import DDIM, DPMpp2M
 from xsda.guidance import (
     DPS,
     GUIDANCE,
@@ -244,6 +249,57 @@ def test_calibrated_takes_correlated_errors_of_observations_as_they_are(time, la
     torch.testing.assert_close(found.flatten(1), mean + weight @ ROWS @ cov, rtol=0.01, atol=0.01)
 
 
+@pytest.fixture(scope="module")
+def smooth_errors():
+    """900 points of one state, observed with errors that are correlated over half the field: (grid, prior, observations)."""
+    d = np.abs(np.subtract.outer(np.arange(30.0), np.arange(30.0)))
+    grid = xr.Dataset(
+        {"u": (("time", "y", "x"), np.zeros((2, 30, 30)))},
+        {"time": [0.0, 1.0], "y": np.arange(30.0), "x": np.arange(30.0)},
+    )
+    prior = xsda.GaussianPrior.separable(grid, np.eye(2) / 2 + 0.5, np.exp(-d / 6), np.exp(-d / 6))
+    return grid, prior, grid.isel(time=[0]) + 1.0, np.kron(np.exp(-d / 15), np.exp(-d / 15))
+
+
+@pytest.mark.parametrize("own", [1e-4, 1e-3, 0.01, 0.1, 1.0, 1e3])
+def test_many_correlated_errors_are_solved_at_every_noise_level(smooth_errors, own):
+    """(R + D) w = d for errors of the prior far below and far above those of the observations, whose matrix is ill-conditioned."""
+    correlation = torch.as_tensor(smooth_errors[-1])
+    white = Whitened(
+        lambda x: x.flatten(1),
+        [(0, 900, torch.full((900,), 0.3).double(), Cholesky(torch.linalg.cholesky(correlation)))],
+    )
+    likelihood = Likelihood(white, torch.zeros(900).double(), torch.ones(900).double(), mixes=True)
+    guided = Calibrated().guide(gaussian(COV), likelihood, ErrorCurve(LEVELS, RMS))
+    generator = torch.Generator().manual_seed(0)
+    d = torch.randn(2, 900, dtype=torch.float64, generator=generator)
+    diagonal = own * (0.5 + torch.rand(2, 900, dtype=torch.float64, generator=generator))
+    one = torch.ones_like(d)
+    found = guided._solved(white.whiten(d), one, one, diagonal)
+    right = torch.linalg.solve(0.09 * correlation + torch.diag_embed(diagonal), d[..., None])[..., 0]
+    assert guided.complaint() is None
+    error = (white.spread_back(found) - right).norm(dim=1) / right.norm(dim=1)
+    assert error.max() < 0.02
+
+
+def test_a_whitener_without_inverse_is_told_of_where_it_is_not_solved(smooth_errors):
+    grid, prior, obs, correlation = smooth_errors
+    lower = np.linalg.cholesky(correlation)
+
+    class Own:
+        def whiten(self, values):
+            return torch.linalg.solve_triangular(torch.as_tensor(lower).to(values), values.mT, upper=False).mT
+
+    options = {"members": 2, "steps": 8, "sigma": 0.3, "guidance": "calibrated", "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        grid.sda.assimilate(obs, prior, correlation={"u": correlation}, **options)
+    with pytest.warns(
+        RuntimeWarning, match="solves with correlated errors of observations stopped at a relative residual"
+    ):
+        grid.sda.assimilate(obs, prior, correlation={"u": Own()}, **options)
+
+
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.95])
 @pytest.mark.parametrize("linear", [True, False])
 def test_the_error_of_an_average_is_that_of_correlated_errors(rho, linear):
@@ -337,12 +393,49 @@ def test_mmps_says_what_its_solves_left():
     assert "tolerance=0.0001" in guided.complaint()
 
 
+@pytest.mark.parametrize("time", TIMES)
+def test_reach_bounds_the_change_of_each_number(time):
+    """At so many errors of the denoiser, and leaves what is below as it is."""
+    t, s, x = state(time)
+    free = MMPS().guide(gaussian(COV), linear(), CURVE).evaluate(x, t)[1]
+    r = float(s / (1 + s**2) ** 0.5)
+    reach = float(free.abs().median()) / r
+    bounded = MMPS(reach=reach).guide(gaussian(COV), linear(), CURVE).evaluate(x, t)[1]
+    torch.testing.assert_close(bounded, free.clamp(-reach * r, reach * r), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [PiGDM, Projection, Proximal])
+def test_solves_that_stop_early_are_told_of(kind, monkeypatch):
+    monkeypatch.setattr("xsda.guidance.pigdm.ITERATIONS", 1)
+    t, _, x = state(0.6)
+    guided = kind().guide(gaussian(COV), linear(), CURVE)
+    assert guided.complaint() is None
+    guided.evaluate(x, t)
+    text = f"the solves of {kind.__name__} stopped at a relative residual of up to .*, above 0.02, after 1 iterations"
+    assert re.match(text, guided.complaint())
+
+
+def test_going_back_and_forth_mends_projection():
+    """RePaint: what was observed and what was not come to agree, and the mean comes to that of the exact posterior."""
+    gain = COV @ ROWS.T @ torch.linalg.inv(ROWS @ COV @ ROWS.T + torch.diag(STD**2))
+    mean, cov = gain @ Y, COV - gain @ ROWS @ COV
+    off = []
+    for resampling in (0, 4, 10):
+        guided = Projection().guide(gaussian(COV), linear(), CURVE)
+        noise = MemberNoise(0, range(2000), (N, 1), dtype=torch.float64)
+        x = DDIM(steps=48, eta=1.0, resampling=resampling).sample(guided, noise).flatten(1)
+        assert float((torch.cov(x.T) - cov).norm()) < 0.2 * float(cov.norm())
+        off.append(float((x.mean(0) - mean).norm()))
+    assert off[1] < 0.6 * off[0]
+    assert off[2] < 0.6 * off[1]
+
+
 # --- all methods ---
 
 VARIANTS = {
     **{name: kind() for name, kind in GUIDANCE.items()},
     "mmps, gmres": MMPS(solver="gmres"),
-    "mmps, guarded": MMPS(mix=0.4, limit=2.0, trust=1.5),
+    "mmps, guarded": MMPS(mix=0.4, limit=2.0, trust=1.5, reach=1.5),
     "sda, adaptive": GaussianScore(scaling=Scaling(rule="adaptive", xi=0.5)),
     "sda, detached": GaussianScore(gamma=1.0, detach=True),
 }

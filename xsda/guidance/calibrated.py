@@ -28,7 +28,8 @@ from xsda.guidance.base import Guidance, GuidedDenoiser
 from xsda.guidance.likelihood import Likelihood
 from xsda.guidance.solvers import conjugate_gradients
 
-TOLERANCE, ITERATIONS = 1e-3, 100  # of the solves with correlated errors
+TOLERANCE, ITERATIONS = 1e-3, 300  # of the solves with correlated errors
+SMALL = 0.15  # D over the variance of the observations, below which their whitened form is solved in fewer iterations
 PATTERNS = 16  # random fields, from which the variance of what H sees of an error is estimated where H is not known point by point
 
 
@@ -70,7 +71,7 @@ class _Calibrated(GuidedDenoiser):
         innovation, variance = self.likelihood.sites(predicted.detach(), own, self.limit)
         weight = innovation / (variance + own)
         if self.likelihood.mixes:
-            weight = self._solved(x0, t, innovation, variance, (variance + own).sqrt())
+            weight = self._solved(innovation, variance, own, self._variance(self._plain, x0, t))
         if self.curve.lag is not None:
             error = self._error(x0, t) * self.likelihood.adjoint(x0.detach(), weight)
             for axis, root in self._roots(x0, t):
@@ -84,19 +85,37 @@ class _Calibrated(GuidedDenoiser):
         """The diagonal of H C H', (batch, M)."""
         return self._variance(self.likelihood, x0, t)
 
-    def _solved(self, x0: Tensor, t: Tensor, innovation: Tensor, variance: Tensor, scale: Tensor) -> Tensor:
-        """(R + D)^-1 of the innovation, in the terms of whitened observations: (variance + W D W') u = innovation.
+    def complaint(self) -> str | None:
+        if self.residual <= 1.01 * TOLERANCE:  # rounded
+            return None
+        return (
+            f"the solves with correlated errors of observations stopped at a relative residual of up to {self.residual:.2g}, where "
+            f"{TOLERANCE:g} was wanted, after {ITERATIONS} iterations: the observations count for too little. Thin or average them, "
+            "give shorter correlation lengths or a matrix instead of an object with whiten(), or use guidance='mmps' where the prior is exact"
+        )
 
-        ``scale``: about the root of the diagonal.
+    def _solved(self, innovation: Tensor, variance: Tensor, own: Tensor, plain: Tensor) -> Tensor:
+        """W'^-1 (R + D)^-1 W^-1 of the whitened innovation, W R W' = diag(variance), D = diag(plain).
+
+        In the terms of whitened observations, (variance + W D W') u = innovation, this is easy where D is small; where it is
+        large, as it is when sampling begins, (R + D) w = W^-1 innovation is, u = W'^-1 w. Both are scaled by about the root of
+        their diagonal; ``own`` is that of W D W'.
         """
-        white, own = self.likelihood.operator, self._variance(self._plain, x0, t)
+        white = self.likelihood.operator
+        errors = white.deviations(innovation) ** 2 * variance
+        coloured = white.invertible and float((plain / errors).mean()) > SMALL
+        scale = (errors + plain if coloured else variance + own).sqrt()
 
         def product(u: Tensor) -> tuple[Tensor, Tensor]:
-            back = own * white.spread_back(u / scale)
-            return back, (variance * u / scale + white.whiten(back)) / scale
+            u = u / scale
+            if coloured:
+                return u, (white.colour(variance * white.colour_back(u)) + plain * u) / scale
+            return u, (variance * u + white.whiten(plain * white.spread_back(u))) / scale
 
-        found = conjugate_gradients(product, innovation / scale, None, tolerance=TOLERANCE, iterations=ITERATIONS)
-        return found.u / scale
+        target = (white.colour(innovation) if coloured else innovation) / scale
+        found = conjugate_gradients(product, target, None, tolerance=TOLERANCE, iterations=ITERATIONS)
+        self.note(found)
+        return white.colour_back(found.image) if coloured else found.image
 
     def _variance(self, likelihood: Likelihood, x0: Tensor, t: Tensor) -> Tensor:
         """The diagonal of H C H', (batch, M); where H is linear, once for each noise level."""

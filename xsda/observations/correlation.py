@@ -41,6 +41,14 @@ class Cholesky:
     def whiten(self, values: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self.lower.to(values), values.mT, upper=False).mT
 
+    def colour(self, values: Tensor) -> Tensor:
+        """L of ``values``: the inverse of ``whiten``."""
+        return values @ self.lower.to(values).mT
+
+    def colour_back(self, values: Tensor) -> Tensor:
+        """The transpose of ``colour``."""
+        return values @ self.lower.to(values)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Cholesky:
         """The same on another device."""
         return Cholesky(self.lower.to(device, dtype))
@@ -62,6 +70,34 @@ class Whitened:
             parts += [values[:, last:start], whitener.whiten(values[:, start:stop] / std.to(values))]
             last = stop
         return torch.cat([*parts, values[:, last:]], 1)
+
+    @property
+    def invertible(self) -> bool:
+        """Whether ``colour`` is known: a user's own whitener need not have an inverse."""
+        return all(isinstance(w, Cholesky) for *_, w in self.blocks)
+
+    def colour(self, values: Tensor) -> Tensor:
+        """The inverse of ``whiten``, of (batch, M)."""
+        out = values.clone()
+        for start, stop, std, w in self.blocks:
+            assert isinstance(w, Cholesky)
+            out[:, start:stop] = w.colour(values[:, start:stop]) * std.to(values)
+        return out
+
+    def colour_back(self, values: Tensor) -> Tensor:
+        """The transpose of ``colour``."""
+        out = values.clone()
+        for start, stop, std, w in self.blocks:
+            assert isinstance(w, Cholesky)
+            out[:, start:stop] = w.colour_back(values[:, start:stop] * std.to(values))
+        return out
+
+    def deviations(self, values: Tensor) -> Tensor:
+        """The standard deviations of what is whitened, one elsewhere, (M,) like ``values`` (batch, M)."""
+        out = torch.ones_like(values[0])
+        for start, stop, std, _ in self.blocks:
+            out[start:stop] = std.to(values)
+        return out
 
     def spread_back(self, values: Tensor) -> Tensor:
         """The transpose of ``whiten``."""
