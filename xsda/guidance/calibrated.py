@@ -98,13 +98,21 @@ class _Calibrated(GuidedDenoiser):
         """W'^-1 (R + D)^-1 W^-1 of the whitened innovation, W R W' = diag(variance), D = diag(plain).
 
         In the terms of whitened observations, (variance + W D W') u = innovation, this is easy where D is small; where it is
-        large, as it is when sampling begins, (R + D) w = W^-1 innovation is, u = W'^-1 w. Both are scaled by about the root of
-        their diagonal; ``own`` is that of W D W'.
+        large, as it is when sampling begins, (R + D) w = W^-1 innovation is, u = W'^-1 w. Each member has its form, whatever the
+        batch. Both are scaled by about the root of their diagonal; ``own`` is that of W D W'.
         """
         white = self.likelihood.operator
         errors = white.deviations(innovation) ** 2 * variance
-        coloured = white.invertible and float((plain / errors).mean()) > SMALL
-        scale = (errors + plain if coloured else variance + own).sqrt()
+        large = (plain / errors).mean(1) > (SMALL if white.invertible else torch.inf)
+        weight = torch.empty_like(innovation)
+        for some, scale in ((large, errors + plain), (~large, variance + own)):
+            if bool(some.any()):
+                rows = (v.expand_as(innovation)[some] for v in (innovation, variance, plain, scale.sqrt()))
+                weight[some] = self._solve(*rows, coloured=some is large)
+        return weight
+
+    def _solve(self, innovation: Tensor, variance: Tensor, plain: Tensor, scale: Tensor, *, coloured: bool) -> Tensor:
+        white = self.likelihood.operator
 
         def product(u: Tensor) -> tuple[Tensor, Tensor]:
             u = u / scale
