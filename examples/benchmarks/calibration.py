@@ -5,8 +5,8 @@
 Truths are drawn, observed and assimilated, each with 19 members. Drawn from the prior itself ("prior"), they leave only
 the error of guidance and sampler; drawn from the system ("system"), they add that of the training. Per variable: chi-square
 test of the rank histogram of one randomly chosen number per truth (10 bins), coverage of the central 50 % and 90 %
-intervals of the order statistics (exact for 19 members), and spread over skill, over all numbers. Ranges are two
-standard errors, from the spread over the truths.
+intervals of the order statistics (exact for 19 members), spread over skill, error of the mean and fair CRPS, over all
+numbers. Ranges are two standard errors, from the spread over the truths.
 
 A mean of squares lives on few of its numbers, so that spread over skill is not near one by itself where ensembles have
 members far out. If members and truth are drawn alike, though, any of the 20 may be called the truth: "exchanged" are the
@@ -22,6 +22,8 @@ from scipy.stats import chisquare
 
 import xsda
 from xsda.diffusion.samplers import TDS, DPMpp2MSDE
+from xsda.guidance import MMPS
+from xsda.metrics import crps
 
 MEMBERS, BINS = 19, 10
 DRAWN = DPMpp2MSDE(steps=128, corrections=2, tau=0.1)  # truths of the prior: corrected, as the posterior's members are
@@ -46,6 +48,7 @@ METHODS = {
     "128 steps": {"steps": 128},
     "2 corrections": {"sampler": DPMpp2MSDE(steps=48, grid="centered", corrections=2, tau=0.5)},
     "tds": {"sampler": TDS(steps=64, particles=20)},
+    "mmps": {"guidance": MMPS(iterations=6)},
 }
 
 
@@ -70,11 +73,12 @@ def main() -> None:
                 )
             rng = np.random.default_rng(72)
             inside50, inside90, ratios = ({v: [] for v in truths.data_vars} for _ in range(3))
-            picked = {v: [] for v in truths.data_vars}
+            picked, scores = ({v: [] for v in truths.data_vars} for _ in range(2))
             for i in range(a.truths):
                 truth = truths.isel(member=i, drop=True)
                 obs = truth.sda.observe(like(truth), sigma=sigma, seed=1000 + i)
                 post = truth.sda.assimilate(obs, model, members=MEMBERS, seed=i, progress=False, **METHODS[a.method])
+                fair = crps(post, truth)
                 for v in truths.data_vars:
                     x, t = post[v].values.reshape(MEMBERS, -1), truth[v].values.ravel()
                     rank = (x < t).sum(0)
@@ -82,6 +86,7 @@ def main() -> None:
                     inside50[v].append(((rank >= 5) & (rank <= 14)).mean())
                     inside90[v].append(((rank >= 1) & (rank <= 18)).mean())
                     ratios[v].append(exchanged(np.concatenate([t[None], x])))
+                    scores[v].append(float(fair[v]))
             print(
                 f"{name}, truths of the {kind}: {a.truths} truths, {MEMBERS} members, {time.perf_counter() - start:.0f} s"
             )
@@ -96,7 +101,8 @@ def main() -> None:
                 shares = [(np.mean(c[v]), 2 * np.std(c[v]) / np.sqrt(a.truths)) for c in (inside50, inside90)]
                 text = ", ".join(f"{m:.3f} +- {s:.3f}" for m, s in shares)
                 print(f"  {v:<3} ranks {counts}, p = {chisquare(counts).pvalue:.3f}; coverage of 50 % and 90 %: {text}; "
-                      f"spread/skill {ratio:.3f} +- {spread:.3f}, exchanged {low:.3f} to {high:.3f}", flush=True)  # fmt: skip
+                      f"spread/skill {ratio:.3f} +- {spread:.3f}, exchanged {low:.3f} to {high:.3f}; "
+                      f"error {np.sqrt(error[:, 0].mean()):.4f}, CRPS {np.mean(scores[v]):.4f}", flush=True)  # fmt: skip
     if a.figure:
         draw(histograms, a.figure)
 
