@@ -52,6 +52,7 @@ class Experiment:
     gamma: float = 1e-2  # the paper's
     steps: int = 256  # the paper's
     show: tuple[int, ...] = (0, -1)
+    means: bool = True  # shown as well: they say nothing where members have nothing in common
     localization: float = 0.5  # of LETKF
     inflation: float = 1.05
 
@@ -256,7 +257,7 @@ def run(e: Experiment, o: argparse.Namespace) -> None:
 
 
 def picture(e: Experiment, truth: xr.Dataset, obs: xr.Dataset, ensembles: dict[str, xr.Dataset], path: Path) -> None:
-    """Vorticity: truth, two members and the mean of each method, at the frames that the experiment shows."""
+    """Vorticity: truth (dots: observed points, or middles of blocks), two members and the mean of each method, at the frames that the experiment shows."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -267,9 +268,9 @@ def picture(e: Experiment, truth: xr.Dataset, obs: xr.Dataset, ensembles: dict[s
         if ensemble.sizes["member"] == 1:
             rows.append((name, ensemble.isel(member=0)))
             continue
-        rows += [(f"{name}, member {m}", ensemble.isel(member=m)) for m in (0, 1)] + [
-            (f"{name}, mean", ensemble.mean("member"))
-        ]
+        rows += [(f"{name}, member {m}", ensemble.isel(member=m)) for m in (0, 1)]
+        if e.means:
+            rows.append((f"{name}, mean", ensemble.mean("member")))
     figure, axes = plt.subplots(
         len(e.show), len(rows), figsize=(2.1 * len(rows), 2.2 * len(e.show)), squeeze=False, layout="constrained"
     )
@@ -279,6 +280,8 @@ def picture(e: Experiment, truth: xr.Dataset, obs: xr.Dataset, ensembles: dict[s
         for i, frame in enumerate(e.show):
             ax = axes[i, j]
             image = ax.pcolormesh(truth.x, truth.y, w.isel(time=frame), cmap="RdBu_r", vmin=-limit, vmax=limit)
+            if name == "truth" and truth.time[frame] in obs.time:
+                ax.plot(*(c.ravel() for c in np.meshgrid(obs.x, obs.y)), "k.", markersize=1.5)
             ax.set(aspect="equal", xticks=[], yticks=[])
             if i == 0:
                 ax.set_title(name, fontsize=8)

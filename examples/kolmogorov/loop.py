@@ -23,6 +23,7 @@ common.run(
         values=no_change,
         gamma=0.1,
         show=(0, 42, 84, -1),
+        means=False,
     ),
     common.parser(__doc__).parse_args(),
 )
