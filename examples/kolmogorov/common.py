@@ -280,8 +280,8 @@ def picture(e: Experiment, truth: xr.Dataset, obs: xr.Dataset, ensembles: dict[s
         for i, frame in enumerate(e.show):
             ax = axes[i, j]
             image = ax.pcolormesh(truth.x, truth.y, w.isel(time=frame), cmap="RdBu_r", vmin=-limit, vmax=limit)
-            if name == "truth" and truth.time[frame] in obs.time:
-                ax.plot(*(c.ravel() for c in np.meshgrid(obs.x, obs.y)), "k.", markersize=1.5)
+            if name == "truth" and truth.time.values[frame] in obs.time.values:
+                ax.plot(*(c.ravel() for c in np.meshgrid(obs.x.values, obs.y.values)), "k.", markersize=1.5)
             ax.set(aspect="equal", xticks=[], yticks=[])
             if i == 0:
                 ax.set_title(name, fontsize=8)
