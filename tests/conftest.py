@@ -3,11 +3,13 @@
 import matplotlib
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import xsda
 
 matplotlib.use("Agg")
+torch.set_num_threads(1)  # what tests compute is small: a second thread costs more than it gives
 
 
 @pytest.fixture(autouse=True, scope="session")
