@@ -10,13 +10,16 @@ import xarray as xr
 
 from xsda.assimilation import assimilate
 from xsda.baselines import Forecast, filter
-from xsda.baselines.base import Method
+from xsda.baselines.method import Method
 from xsda.diffusion.samplers import Sampler
-from xsda.guidance import ErrorLaw, Guidance
+from xsda.guidance import Guidance
+from xsda.likelihood import ErrorLaw
 from xsda.metrics import evaluate
 from xsda.observations import observe
 from xsda.observations.compile import Sources
 from xsda.priors.registry import Model, Models
+from xsda.sampling.density import elbo, log_prob
+from xsda.sampling.draw import sample
 from xsda.systems import MarkovChain
 
 
@@ -57,6 +60,31 @@ class SdaAccessor:
             redraw=redraw, seed=seed, chunks=chunks, batch=batch, device=device, precision=precision, progress=progress,
             derived=derived,
         )  # fmt: skip
+
+    def sample(
+        self,
+        model: Model | Models,
+        *,
+        members: int | Sequence[int] = 16,
+        sampler: str | Sampler = "auto",
+        steps: int | None = None,
+        seed: int = 0,
+        chunks: Any = None,
+        batch: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        progress: bool | None = None,
+    ) -> xr.Dataset:
+        return sample(
+            self._ds, model, members=members, sampler=sampler, steps=steps, seed=seed, chunks=chunks, batch=batch,
+            device=device, precision=precision, progress=progress,
+        )  # fmt: skip
+
+    def log_prob(self, model: Model, *, steps: int = 128, exact: bool | None = None, seed: int = 0) -> xr.DataArray:
+        return log_prob(self._ds, model, steps=steps, exact=exact, seed=seed)
+
+    def elbo(self, model: Model, *, samples: int = 64, seed: int = 0) -> xr.DataArray:
+        return elbo(self._ds, model, samples=samples, seed=seed)
 
     def filter(
         self,

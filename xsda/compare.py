@@ -6,18 +6,16 @@ import base64
 import html
 import importlib.util
 import io
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import xarray as xr
 
-from xsda.axes import find_axes
+from xsda.labels.axes import find_axes
 from xsda.metrics import evaluate
-from xsda.names import choose
-
-Ensembles = xr.Dataset | Mapping[str, xr.Dataset]
+from xsda.metrics.pairs import Ensembles, by_label, shared_variables
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -135,36 +133,3 @@ def _on_shared_times(truth: xr.Dataset, sets: Mapping[str, xr.Dataset]) -> tuple
         raise ValueError(f"truth and ensembles have no {time!r} in common: {spans}; use .sel or .interp first")
     cut = {k: ds if ds.indexes[time].equals(shared) else ds.sel({time: shared}) for k, ds in everyone.items()}
     return cut["truth"], {label: cut[label] for label in sets}
-
-
-def by_label(ensembles: Ensembles) -> dict[str, xr.Dataset]:
-    """Ensembles by their label; one alone is called 'ensemble'."""
-    if isinstance(ensembles, xr.Dataset):
-        return {"ensemble": ensembles}
-    if not isinstance(ensembles, Mapping):
-        raise TypeError(
-            f"expected ensembles by label such as {{'LETKF': filtered, 'SDA': post}}, got {type(ensembles).__name__}"
-        )
-    sets: dict[str, Any] = {str(label): ds for label, ds in ensembles.items()}
-    for label, ds in sets.items():
-        if not isinstance(ds, xr.Dataset):
-            raise TypeError(f"expected a Dataset under the label {label!r}, got {type(ds).__name__}")
-    if not sets:
-        raise ValueError("no ensembles were given; expected one, or several by label such as {'SDA': post}")
-    return sets
-
-
-def shared_variables(sets: Mapping[str, xr.Dataset], variables: Sequence[str] | None = None) -> list[str]:
-    """The variables asked for, or those that all Datasets have; raises for what is missing."""
-    first, *others = sets.values()
-    if variables is None:
-        names = [str(v) for v in first.data_vars if all(v in ds for ds in others)]
-        if not names:
-            have = "; ".join(f"{label}: {', '.join(map(str, ds.data_vars)) or 'none'}" for label, ds in sets.items())
-            raise ValueError(f"these share no variable: {have}")
-        return names
-    for label, ds in sets.items():
-        for name in variables:
-            if name not in ds:
-                raise KeyError(f"no variable {name!r} in {label!r}; {choose(name, ds.data_vars)}")
-    return list(variables)

@@ -10,8 +10,8 @@ from xsda.baselines import ForecastError
 from xsda.baselines import network as room
 from xsda.baselines.network import Network
 from xsda.baselines.times import SAME
-from xsda.grid import Grid
-from xsda.layout import Layout
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
 
 RNG = np.random.default_rng(0)
 LAT, LON, LEVEL = [60.0, 20.0, -20.0, -60.0], np.arange(8) * 45.0, [200, 500, 850]

@@ -81,7 +81,7 @@ def test_the_laws_and_errors_of_observations_are_not_those_of_the_background(rot
     grid, _, prior = rotation
     obs, _, background = case
     likelihood = compile_observations(
-        prior.bind(grid), obs, 0.1, laws="student_t", background=background, background_sigma=0.5
+        prior.bind(grid), obs, 0.1, likelihood="student_t", background=background, background_sigma=0.5
     )
     assert [(g.name, g.count, str(g.law)) for g in likelihood.groups] == [
         ("u", 8, "StudentT(df=4.0)"),

@@ -7,7 +7,8 @@ import torch
 import xarray as xr
 
 import xsda  # noqa: F401  (registers ds.sda)
-from xsda.layout import Layout
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
 from xsda.observations import compile_observations
 
 
@@ -59,9 +60,9 @@ def check(ds, expected, derived=None):
         xr.testing.assert_allclose(seen[v], expected[v], rtol=1e-10)
         assert seen[v].attrs["units"] == "K"
     layout = Layout.of(ds, even=False)
-    grid = layout.scaled(270 + np.arange(layout.channels), 4 + np.arange(layout.channels)).bind(ds)
+    grid = Grid.match(layout.scaled(270 + np.arange(layout.channels), 4 + np.arange(layout.channels)), ds)
     likelihood = compile_observations(grid, expected, 1.0, derived)
-    np.testing.assert_allclose(likelihood.operator(grid.to_tensor(ds)[None])[0], likelihood.y, rtol=5e-7, atol=2e-5)
+    np.testing.assert_allclose(likelihood.predict(grid.to_tensor(ds)[None])[0], likelihood.y, rtol=5e-7, atol=2e-5)
 
 
 LAT, LON = [61.0, -75.0, 15.0, 3.3], [30.0, 330.0, 31.7, 0.0]
@@ -200,9 +201,9 @@ def test_a_ring_larger_than_the_priors_closes_where_it_ends():
     prior = Layout.of(ds, periodic=("x",))
     large = ring().assign_coords(x=("x", np.arange(8.0), {"axis": "X"}))
     obs = large.pad(x=(0, 1), mode="wrap").assign_coords(x=np.arange(9.0)).interp(x=[5.5, 7.5])
-    grid = prior.bind(large)
+    grid = Grid.match(prior, large)
     likelihood = compile_observations(grid, obs, 1.0)
-    torch.testing.assert_close(likelihood.operator(grid.to_tensor(large)[None])[0], likelihood.y)
+    torch.testing.assert_close(likelihood.predict(grid.to_tensor(large)[None])[0], likelihood.y)
 
 
 def test_averages_wrap_around_the_ring():
@@ -327,7 +328,7 @@ def test_missing_stays_missing_and_has_no_term():
     xr.testing.assert_allclose(seen, obs)
     assert int(seen["u"].isnull().sum()) == 2
     check(ds, obs)
-    likelihood = compile_observations(Layout.of(ds).bind(ds), obs, 1.0)
+    likelihood = compile_observations(Grid.match(Layout.of(ds), ds), obs, 1.0)
     assert likelihood.y.numel() == obs["u"].size - 2
 
 
@@ -441,7 +442,7 @@ def test_members_have_their_own_noise():
 
 def test_errors_are_found_again_without_sigma():
     ds = globe()
-    grid = Layout.of(ds).bind(ds)
+    grid = Grid.match(Layout.of(ds), ds)
     like = stations(ds)
     number = ds.sda.observe(like, sigma=0.25, seed=0)
     assert torch.allclose(compile_observations(grid, number).std, torch.tensor(0.25))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from xsda.grid import Grid
+from xsda.labels.grid import Grid
 from xsda.observations.compile import cell_method, compile_variable, grid_axis, matching_coordinate
 from xsda.observations.correlation import Whitener, whitener
 from xsda.observations.errors import check_positive

@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 
-from xsda.axes import is_longitude
-from xsda.grid import Grid
-from xsda.names import choose
+from xsda.arguments import choose
+from xsda.labels.axes import is_longitude
+from xsda.labels.grid import Grid
 from xsda.observations.compile import grid_axis
 
 EARTH = 6371.0  # km

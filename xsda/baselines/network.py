@@ -16,7 +16,7 @@ from torch import Tensor
 from xsda.baselines.column import column
 from xsda.baselines.model import ForecastError
 from xsda.baselines.times import at_times, on_times, times_of, union
-from xsda.grid import Grid
+from xsda.labels.grid import Grid
 from xsda.observations.compile import Sources, as_sources, observed_variables
 from xsda.observations.correlation import Whitener
 from xsda.observations.errors import error_std

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from xsda.axes import axis_numbers, axis_text, is_datelike
-from xsda.grid import Grid
-from xsda.layout import SAMPLE_DIMS
+from xsda.labels.axes import axis_numbers, axis_text, is_datelike
+from xsda.labels.grid import Grid
+from xsda.labels.layout import SAMPLE_DIMS
 from xsda.observations.compile import matching_coordinate
 
 SAME = 1e-4  # times this close, in units of the shortest step of the grid, are one

@@ -7,10 +7,10 @@ of a mean over time), ``spectra`` and ``correlation`` (of fields), ``evaluate`` 
 
 from xsda.metrics.calibration import coverage, rank_histogram, rank_uniformity, reliability
 from xsda.metrics.confidence import difference_interval, mean_interval
-from xsda.metrics.correlation import integral_scale, spatial_correlation, time_correlation
+from xsda.metrics.correlation_functions import integral_scale, spatial_correlation, time_correlation
+from xsda.metrics.departures import desroziers, innovation_consistency, innovations, observation_chi_square
 from xsda.metrics.ensemble import crps, energy_score, spread, spread_skill, variogram_score
 from xsda.metrics.evaluate import evaluate
-from xsda.metrics.observations import desroziers, innovation_consistency, innovations, observation_chi_square
 from xsda.metrics.scores import anomaly_correlation, bias, mae, rmse
 from xsda.metrics.spectra import energy, energy_spectrum, enstrophy, spectrum, vorticity
 from xsda.metrics.transport import earth_movers_distance, gaussian_w2, mmd

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xsda.metrics.departures import observation_chi_square
 from xsda.metrics.ensemble import crps, spread, spread_skill
-from xsda.metrics.observations import observation_chi_square
 from xsda.metrics.pairs import Dim, Weights, pair
 from xsda.metrics.scores import bias, rmse
 

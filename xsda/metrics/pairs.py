@@ -11,17 +11,19 @@ unless the caller gives other weights (a DataArray) or wants none (``weights=Fal
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import xarray as xr
 
-from xsda.grid import check_units
+from xsda.arguments import choose
+from xsda.labels.grid import check_units
 
 Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
 Dim = str | Collection[Hashable] | None
 Weights = xr.DataArray | Literal[False] | None
+Ensembles = xr.Dataset | Mapping[str, xr.Dataset]
 
 
 def pair(ensemble: Labelled, truth: Labelled, *, least: int = 1) -> tuple[Labelled, Labelled]:
@@ -179,3 +181,36 @@ def scipy_module(name: str) -> Any:
         return importlib.import_module(f"scipy.{name}")
     except ImportError as error:
         raise ImportError("this score needs scipy; install it with: pip install xsda[verify]") from error
+
+
+def by_label(ensembles: Ensembles) -> dict[str, xr.Dataset]:
+    """Ensembles by their label; one alone is called 'ensemble'."""
+    if isinstance(ensembles, xr.Dataset):
+        return {"ensemble": ensembles}
+    if not isinstance(ensembles, Mapping):
+        raise TypeError(
+            f"expected ensembles by label such as {{'LETKF': filtered, 'SDA': post}}, got {type(ensembles).__name__}"
+        )
+    sets: dict[str, Any] = {str(label): ds for label, ds in ensembles.items()}
+    for label, ds in sets.items():
+        if not isinstance(ds, xr.Dataset):
+            raise TypeError(f"expected a Dataset under the label {label!r}, got {type(ds).__name__}")
+    if not sets:
+        raise ValueError("no ensembles were given; expected one, or several by label such as {'SDA': post}")
+    return sets
+
+
+def shared_variables(sets: Mapping[str, xr.Dataset], variables: Sequence[str] | None = None) -> list[str]:
+    """The variables asked for, or those that all Datasets have; raises for what is missing."""
+    first, *others = sets.values()
+    if variables is None:
+        names = [str(v) for v in first.data_vars if all(v in ds for ds in others)]
+        if not names:
+            have = "; ".join(f"{label}: {', '.join(map(str, ds.data_vars)) or 'none'}" for label, ds in sets.items())
+            raise ValueError(f"these share no variable: {have}")
+        return names
+    for label, ds in sets.items():
+        for name in variables:
+            if name not in ds:
+                raise KeyError(f"no variable {name!r} in {label!r}; {choose(name, ds.data_vars)}")
+    return list(variables)

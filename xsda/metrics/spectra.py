@@ -23,10 +23,10 @@ from typing import TypeVar
 import numpy as np
 import xarray as xr
 
-from xsda.axes import axis_numbers, check_sorted, find_axes, is_longitude, own_period, uniform_step
-from xsda.grid import check_units
+from xsda.arguments import choose
+from xsda.labels.axes import axis_numbers, check_sorted, find_axes, is_longitude, own_period, uniform_step
+from xsda.labels.grid import check_units
 from xsda.metrics.pairs import mean
-from xsda.names import choose
 
 Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
 

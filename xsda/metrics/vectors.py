@@ -15,8 +15,8 @@ from collections.abc import Collection, Hashable, Mapping
 import numpy as np
 import xarray as xr
 
+from xsda.arguments import choose
 from xsda.metrics.pairs import Labelled, Weights, check_weights, find_weights, match
-from xsda.names import choose
 
 Scale = Mapping[str, float] | None
 

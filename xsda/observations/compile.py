@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsda.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, is_datelike, is_longitude, own_period
-from xsda.grid import Grid, check_units
-from xsda.layout import Variable
-from xsda.names import choose
+from xsda.arguments import choose
+from xsda.labels.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, is_datelike, is_longitude, own_period
+from xsda.labels.grid import Grid, check_units
+from xsda.labels.layout import Variable
 from xsda.observations.errors import helper_variables
 from xsda.observations.operator import Derived, Gather, VariableOperator, check_derived
 from xsda.observations.stencils import GridAxis, Stencil

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsda.names import choose
+from xsda.arguments import choose
 
 
 def helper_variables(ds: xr.Dataset) -> set[str]:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import xarray as xr
 
-from xsda.axes import find_axes
-from xsda.grid import Grid
-from xsda.layout import Layout
+from xsda.labels.axes import find_axes
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
 from xsda.observations.compile import as_sources, compile_variable, observed_variables
 from xsda.observations.errors import check_positive, error_std
 from xsda.observations.operator import Derived, State, VariableOperator, derived_field

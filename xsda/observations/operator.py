@@ -13,10 +13,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from xsda.grid import Grid
-from xsda.guidance.base import CARE
-from xsda.layout import Layout
-from xsda.names import choose
+from xsda.arguments import choose
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
+from xsda.likelihood.likelihood import CARE
 from xsda.observations.stencils import Stencil
 
 Derived = Callable[[Mapping[str, Tensor]], Tensor]

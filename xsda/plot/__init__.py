@@ -6,7 +6,7 @@ from typing import Any
 
 import xarray as xr
 
-from xsda.axes import find_axes
+from xsda.labels.axes import find_axes
 from xsda.plot.comparison import comparison
 from xsda.plot.diagnostics import error_over_time, rank_histogram, spread_skill
 from xsda.plot.fields import fields

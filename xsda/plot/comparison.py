@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import xarray as xr
 from matplotlib.figure import Figure
 
-from xsda.axes import find_axes
-from xsda.compare import Ensembles, by_label, shared_variables
+from xsda.labels.axes import find_axes
+from xsda.metrics.pairs import Ensembles, by_label, shared_variables
 from xsda.plot.diagnostics import chance_patch, draw_errors, draw_ranks, error_handles
 from xsda.plot.panels import colours, label_time, legend_below
 

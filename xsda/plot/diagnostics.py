@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from xsda import metrics
-from xsda.axes import find_axes
-from xsda.compare import Ensembles, by_label, shared_variables
+from xsda.labels.axes import find_axes
+from xsda.metrics.pairs import Ensembles, by_label, shared_variables
 from xsda.plot.panels import colours, label_time, legend_below
 from xsda.plot.style import TRUTH, axis_label
 

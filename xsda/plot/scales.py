@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from xsda.compare import Ensembles, by_label, shared_variables
+from xsda.metrics.pairs import Ensembles, by_label, shared_variables
 from xsda.metrics.spectra import energy_spectrum, spectrum
 from xsda.plot.panels import colours, legend_below
 from xsda.plot.style import axis_label

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from xsda.axes import find_axes
-from xsda.names import choose
+from xsda.arguments import choose
+from xsda.labels.axes import find_axes
 from xsda.observations.compile import as_sources
 from xsda.plot.style import ENSEMBLE, OBSERVED, TRUTH, axis_label
 

@@ -12,10 +12,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, overload
 
-from xsda.names import choose
+from xsda.arguments import choose
+from xsda.files import cache_dir
 from xsda.priors.pool import Pool
 from xsda.priors.prior import Prior, read_prior
-from xsda.priors.reference import cache_dir
 
 EMBEDDED = ("lorenz63", "lorenz96", "kolmogorov")
 
