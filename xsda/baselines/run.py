@@ -174,9 +174,9 @@ def _not_a_method(method: Any) -> Exception:
     return TypeError(f"method must be one of xsda.baselines ({', '.join(names)}), got {type(method).__name__}")
 
 
-def _kinds(cls: type) -> set[type]:
+def _kinds(cls: type[Any]) -> set[type[Any]]:
     """All classes derived from one."""
-    found: set[type] = set()
+    found: set[type[Any]] = set()
     for sub in cls.__subclasses__():
         found |= {sub, *_kinds(sub)}
     return {c for c in found if c.__module__.startswith("xsda.")}
