@@ -16,7 +16,7 @@ from xsda.guidance import Guidance
 from xsda.likelihood import ErrorLaw
 from xsda.metrics import evaluate
 from xsda.observations import observe
-from xsda.observations.compile import Sources
+from xsda.observations.sources import Sources
 from xsda.priors.registry import Model, Models
 from xsda.sampling.density import elbo, log_prob
 from xsda.sampling.draw import sample

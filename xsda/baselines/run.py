@@ -23,8 +23,8 @@ from xsda.baselines.record import LONG_NAMES, Record
 from xsda.labels.axes import find_axes
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
-from xsda.observations.compile import Sources
 from xsda.observations.operator import Derived
+from xsda.observations.sources import Sources
 from xsda.systems import MarkovChain
 
 
@@ -85,7 +85,7 @@ def filter(
     stages = _stages(keep, method)
     x, start, memory = initial_ensemble(initial, members, grid, forecast, seed, method)
     own = grid.numbers(grid.core_dims[0])
-    network = Network(grid, obs, sigma, derived, correlation, start)
+    network = Network.of(grid, obs, start=start, sigma=sigma, derived=derived, correlation=correlation)
     if start > own[0]:
         raise ValueError(
             f"the initial ensemble is of {forecast.bind(grid).text(start)}, after the first time of the grid; use "

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from xsda.arguments import choose
 from xsda.labels.axes import find_axes
-from xsda.observations.compile import as_sources
+from xsda.observations.sources import as_sources
 from xsda.plot.style import ENSEMBLE, OBSERVED, TRUTH, axis_label
 
 
