@@ -72,13 +72,15 @@ def _dtype(source: xr.DataArray | None, v: Variable) -> np.dtype:
 class Grid:
     """A layout bound to a user's Dataset.
 
-    ``dims`` maps the prior's dimension names (time, then space) to the user's; ``names`` maps variables likewise.
+    ``dims`` maps the prior's dimension names (time, then space) to the user's; ``names`` maps variables likewise. The layout is in
+    the user's units; ``converted`` says what was converted.
     """
 
     layout: Layout
     template: xr.Dataset
     dims: Mapping[str, str]
     names: Mapping[str, str]
+    converted: tuple[str, ...] = ()
 
     @classmethod
     def match(cls, layout: Layout, ds: xr.Dataset) -> Grid:
@@ -93,7 +95,14 @@ class Grid:
             )
         dims = {layout.time: time, **{a.name: d for a, d in zip(layout.space, space, strict=True)}}
         known = {v.name: ds[names[v.name]].attrs.get("units") for v in layout.variables if names[v.name] in ds}
-        grid = cls(layout.in_units(known), ds, dims, names)
+        own = layout.in_units(known)
+        pairs = zip(layout.variables, own.variables, strict=True)
+        converted = [
+            f"{names[a.name]} of the prior converted from {a.attrs['units']} to {b.attrs['units']}"
+            for a, b in pairs
+            if a != b
+        ]
+        grid = cls(own, ds, dims, names, tuple(converted))
         for name in grid.core_dims:
             grid.numbers(name)  # raises if the coordinate is not usable
         for v in layout.variables:

@@ -33,6 +33,60 @@ class Scaled:
     whitener: Whitener | None
 
 
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The values of one observed variable in the user's terms: where they are, and how they were scaled."""
+
+    name: str
+    units: str
+    shape: tuple[int, ...]
+    coords: dict[str, tuple[tuple[int, ...], np.ndarray]]  # axes of the variable, and values along them
+    pick: np.ndarray
+    y: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, observed: Observed, scaled: Scaled, mean: np.ndarray, scale: np.ndarray) -> Labels:
+        """Of what was observed and scaled."""
+        da = observed.da
+        axes = {str(n): tuple(da.dims.index(d) for d in c.dims) for n, c in da.coords.items()}
+        coords = {n: (a, np.asarray(da[n].values)) for n, a in axes.items()}
+        units = "" if da.attrs.get("units") in (None, "1") else str(da.attrs["units"])
+        return cls(observed.name, units, da.shape, coords, observed.pick, scaled.y, mean, scale)
+
+    def describe(self, index: int, predicted: float) -> str:
+        """One value, where it is, and what members have there."""
+        place = self.pick[index]
+        axes = np.unravel_index(place, self.shape) if self.shape else ()
+        where = ", ".join(f"{n} {_text(v[tuple(axes[a] for a in own)])}" for n, (own, v) in self.coords.items())
+        value, seen = (v * self.scale[place] + self.mean[place] for v in (self.y[index], predicted))
+        return (
+            f"{self.name} = {value:.5g} {self.units}".rstrip() + f" at {where}, where they have {seen:.5g} on average"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class JointLabels:
+    """Those of all observed variables together."""
+
+    parts: tuple[Labels, ...]
+
+    def describe(self, index: int, predicted: float) -> str:
+        """One value of all, where it is, and what members have there."""
+        for part in self.parts:
+            if index < len(part.y):
+                return part.describe(index, predicted)
+            index -= len(part.y)
+        raise IndexError(index)
+
+
+def _text(value: Any) -> str:
+    if np.issubdtype(np.asarray(value).dtype, np.datetime64):
+        return str(np.datetime_as_string(value, unit="s"))
+    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
+
+
 def compile_observations(
     grid: Grid, obs: Sources, sigma: Any = None, derived: Mapping[str, Derived] | None = None, **options: Any
 ) -> Likelihood:
@@ -46,8 +100,8 @@ def join(grid: Grid, observed: Sequence[Observed]) -> Likelihood:
         raise ValueError(
             "all observations are missing (NaN); there is nothing to assimilate. For samples of the prior use ds.sda.sample"
         )
-    parts = [_scaled(grid, o) for o in observed]
-    parts = [p for p in parts if len(p.y)]
+    pairs = [_scaled(grid, o) for o in observed if len(o.pick)]
+    parts, labels = [p for p, _ in pairs], JointLabels(tuple(label for _, label in pairs))
     operator = ObservationOperator(grid.layout, grid.names, [p.operator for p in parts], [p.pick for p in parts])
     y, std = (
         torch.as_tensor(np.concatenate(a), dtype=torch.float32) for a in ([p.y for p in parts], [p.std for p in parts])
@@ -64,18 +118,26 @@ def join(grid: Grid, observed: Sequence[Observed]) -> Likelihood:
     found = [Footprints.of(p.operator, p.pick, grid.shape) for p in parts]
     footprints = None if None in found else tuple(f for f in found if f is not None)
     return Likelihood(
-        operator, y, std, linear=operator.linear, groups=groups, whitening=whitening, footprints=footprints
+        operator,
+        y,
+        std,
+        linear=operator.linear,
+        groups=groups,
+        whitening=whitening,
+        footprints=footprints,
+        places=labels,
     )
 
 
-def _scaled(grid: Grid, observed: Observed) -> Scaled:
+def _scaled(grid: Grid, observed: Observed) -> tuple[Scaled, Labels]:
     if observed.source == "background":
         observed = _on_the_grid(grid, observed)
     op, pick = observed.compile(grid), observed.pick
     mean, scale = _scaling(grid, op, observed.da)
     white = None if observed.correlation is None else whitener(observed.da, pick, observed.correlation)
     y = (observed.law.limited(observed.values) - mean[pick]) / scale[pick]
-    return Scaled(op, pick, y, observed.errors / scale[pick], observed.law, white)
+    scaled = Scaled(op, pick, y, observed.errors / scale[pick], observed.law, white)
+    return scaled, Labels.of(observed, scaled, mean, scale)
 
 
 def _on_the_grid(grid: Grid, observed: Observed) -> Observed:

@@ -7,7 +7,6 @@ observation space and the plots all take it from there.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsda.arguments import choose, what
+from xsda.arguments import choose, warn, what
 from xsda.labels.cf import find_scale, in_units
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import LAWS, Censored, ErrorLaw, Normal
@@ -82,11 +81,9 @@ class Observed:
         rows = np.concatenate([*(i[self.pick] for i in index.values()), weight[self.pick].round(6)], axis=1)
         twice = len(rows) - len(np.unique(rows, axis=0))
         if twice:
-            warnings.warn(
+            warn(
                 f"{twice} of {len(rows)} values of {self.name!r} in {self.source} lie at the place and time of another value. Each counts "
-                "as an independent observation; drop the duplicates, or average them, if they are not",
-                RuntimeWarning,
-                stacklevel=2,
+                "as an independent observation; drop the duplicates, or average them, if they are not"
             )
 
 
@@ -166,11 +163,9 @@ def _one(
         raise ValueError(f"{name!r} has correlated errors and the law {law}; correlated errors must be Gaussian")
     bound = law.bind(values[pick])
     if isinstance(bound, Censored) and bound.side is not None and len(pick) and bool((bound.side != 0).all()):
-        warnings.warn(
+        warn(
             f"all {len(pick)} values of {name!r} (from {values[pick].min():g} to {values[pick].max():g}) are at or beyond the limits of "
-            f"{law}: is it in the units of the variable?",
-            RuntimeWarning,
-            stacklevel=4,
+            f"{law}: is it in the units of the variable?"
         )
     return Observed(source, name, ds, std, bound, correlation, derived, pick)
 
