@@ -573,3 +573,13 @@ def test_what_cannot_be_balanced(waves, spring):
     exact = xsda.GaussianPrior.fit(waves, length=3)
     with pytest.raises(ValueError, match="only trained priors are balanced"):
         xsda.balance(exact, waves)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e8, 1e9])
+def test_scaling_of_numbers_far_from_zero(mean):
+    """Statistics are those of double precision: single precision knows 1e8 to the nearest 8."""
+    values = mean + np.random.default_rng(0).standard_normal((4, 500))
+    ds = xr.Dataset({"u": (("trajectory", "time"), values)}, {"time": np.arange(500.0)})
+    layout = fit_scaling(ds, Layout.of(ds))
+    assert layout.mean[0] == pytest.approx(values.mean(), abs=1e-6)
+    assert layout.std[0] == pytest.approx(values.std(), rel=1e-6)
