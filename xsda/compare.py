@@ -39,7 +39,8 @@ class Comparison:
         """Error and spread over time, and rank histograms; see ``xsda.plot.comparison``."""
         from xsda.plot import comparison
 
-        return comparison(self.ensembles, self.truth, variables=list(self.table["variable"].values), **options)
+        options.setdefault("variable", list(self.table["variable"].values))
+        return comparison(self.ensembles, self.truth, **options)
 
     @property
     def _heading(self) -> str:

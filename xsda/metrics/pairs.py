@@ -129,7 +129,7 @@ def find_weights(da: xr.DataArray, dims: Collection[Hashable], weights: Weights)
     if weights is False:
         return None
     if weights is None:
-        found = [da[d] for d in dims if d in da.coords and _is_latitude(da[d])]
+        found = [da[d] for d in dims if d in da.coords and is_latitude(da[d])]
         return _cosine(found[0]) if found else None
     if not set(weights.dims) & set(dims):
         return None
@@ -141,7 +141,8 @@ def find_weights(da: xr.DataArray, dims: Collection[Hashable], weights: Weights)
         raise ValueError(f"weights and {da.name!r} lie on different coordinates; use .sel first ({error})") from error
 
 
-def _is_latitude(coord: xr.DataArray) -> bool:
+def is_latitude(coord: xr.DataArray) -> bool:
+    """Whether the values are latitudes: by standard name, by units, or by name where no units are given."""
     units = coord.attrs.get("units")
     named = units is None and str(coord.name).lower() in ("lat", "latitude")
     standard = coord.attrs.get("standard_name") in ("latitude", "grid_latitude")
@@ -200,17 +201,18 @@ def by_label(ensembles: Ensembles) -> dict[str, xr.Dataset]:
     return sets
 
 
-def shared_variables(sets: Mapping[str, xr.Dataset], variables: Sequence[str] | None = None) -> list[str]:
+def shared_variables(sets: Mapping[str, xr.Dataset], variable: str | Sequence[str] | None = None) -> list[str]:
     """The variables asked for, or those that all Datasets have; raises for what is missing."""
     first, *others = sets.values()
-    if variables is None:
+    if variable is None:
         names = [str(v) for v in first.data_vars if all(v in ds for ds in others)]
         if not names:
             have = "; ".join(f"{label}: {', '.join(map(str, ds.data_vars)) or 'none'}" for label, ds in sets.items())
             raise ValueError(f"these share no variable: {have}")
         return names
+    wanted = [variable] if isinstance(variable, str) else list(variable)
     for label, ds in sets.items():
-        for name in variables:
+        for name in wanted:
             if name not in ds:
                 raise KeyError(f"no variable {name!r} in {label!r}; {choose(name, ds.data_vars)}")
-    return list(variables)
+    return wanted
