@@ -98,6 +98,14 @@ def test_maps(weather):
     np.testing.assert_allclose(drawn, truth["t"].isel(time=3))
 
 
+def test_a_truth_in_other_units_is_refused(weather):
+    truth, post, _ = weather
+    other = truth.assign(t=truth.t.assign_attrs(units="Pa"))
+    for states in (post, post.isel(lat=0, lon=0)):
+        with pytest.raises(ValueError, match="'t' is in 'Pa', the ensemble in 'K'"):
+            states.sda.plot(truth=other)
+
+
 def test_colours(weather):
     truth, _, _ = weather
     t, u = plot.fields(truth, variable=["t", "u"], time=0).axes[:2]
@@ -135,8 +143,8 @@ def test_maps_mark_what_was_observed_then(weather):
     assert not len(mean_of(one_time, time=3))
     state = post.isel(time=2)
     assert len(marked(plot.fields(state, obs=stations).axes[0])) == 3
-    with pytest.raises(ValueError, match="'t' is in 'degC', the ensemble in 'K'"):
-        mean_of(stations.assign(t=stations.t.assign_attrs(units="degC")))
+    with pytest.raises(ValueError, match="'t' is in 'Pa', the ensemble in 'K'"):
+        mean_of(stations.assign(t=stations.t.assign_attrs(units="Pa")))
 
 
 def test_series_mark_what_was_observed_there(weather):

@@ -1,7 +1,7 @@
 """Pictures of ensembles and of their scores.
 
-``ensemble``, ``series`` and ``fields`` draw states. ``rank_histogram``, ``spread_skill``, ``error_over_time``, ``spectra`` and
-``comparison`` draw scores. Matplotlib is imported when the first of these functions is used.
+``ensemble``, ``series`` and ``fields`` draw states. ``rank_histogram``, ``spread_skill``, ``error_over_time``,
+``spectra`` and ``comparison`` draw scores. Matplotlib is imported when the first of these functions is used.
 """
 
 from __future__ import annotations

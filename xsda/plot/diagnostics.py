@@ -36,7 +36,8 @@ def rank_histogram(
     """Draw how often the truth has each rank among the members; one column per variable, one row per ensemble.
 
     Frequencies are divided by their value for a calibrated ensemble, so 1 is flat. The band holds 90 % of the bars that
-    chance makes if all cases are independent. Neighbours in time and space are not independent: then more bars leave the band.
+    chance makes if all cases are independent. Neighbours in time and space are not independent: then more bars leave
+    the band.
 
     Parameters
     ----------
@@ -91,9 +92,9 @@ def spread_skill(
 ) -> Figure:
     """Draw the error of the ensemble mean against the spread; one panel per variable.
 
-    All cases (times and places) are sorted by spread and cut into bins of equal size. A point is the root mean square error
-    of a bin against its root mean square spread, multiplied by sqrt((M + 1) / M) for M members. A calibrated ensemble lies
-    on the diagonal. Below the diagonal the spread is too large, above it too small.
+    All cases (times and places) are sorted by spread and cut into bins of equal size. A point is the root mean square
+    error of a bin against its root mean square spread, multiplied by sqrt((M + 1) / M) for M members. A calibrated
+    ensemble lies on the diagonal. Below the diagonal the spread is too large, above it too small.
 
     Parameters
     ----------

@@ -27,9 +27,9 @@ def ensemble(
 ) -> Figure:
     """Draw an ensemble or a single trajectory, with truth and observations.
 
-    States without space dimensions are drawn over time (see ``series``). States on two space dimensions are drawn as maps at
-    one time, states on one space dimension as diagrams of time and space (see ``fields``). With one space dimension and
-    ``time=``, the state at that time is drawn along its axis like a series.
+    States without space dimensions are drawn over time (see ``series``). States on two space dimensions are drawn as
+    maps at one time, states on one space dimension as diagrams of time and space (see ``fields``). With one space
+    dimension and ``time=``, the state at that time is drawn along its axis like a series.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ def ensemble(
     variable
         Name or names of what to draw. Default: all variables in a series, the first one on a map.
     time
-        State to draw: a position (an integer), or a time such as ``"2026-03-01T06:00"``, a datetime or a number on the time
-        axis, which selects the nearest state. Default: the last state on a map, all states otherwise.
+        State to draw: a position (an integer), or a time such as ``"2026-03-01T06:00"``, a datetime or a number on the
+        time axis, which selects the nearest state. Default: the last state on a map, all states otherwise.
     members
         How many members to draw: lines in a series (default 5), panels on a map (default 1).
     title

@@ -40,30 +40,32 @@ def fields(
 ) -> Figure:
     """Draw truth, ensemble mean, some members and spread as fields; one row per variable.
 
-    Two space dimensions make maps at one time. One space dimension makes diagrams of time and space. A trajectory without
-    members is one panel. Maps on latitudes and longitudes are stretched by 1 / cos(latitude) at their centre.
+    Two space dimensions make maps at one time. One space dimension makes diagrams of time and space. A trajectory
+    without members is one panel. Maps on latitudes and longitudes are stretched by 1 / cos(latitude) at their centre.
 
     Parameters
     ----------
     post
-        Ensemble over ``(member, time, *space)``, or a trajectory over ``(time, *space)``. A map needs no time dimension.
+        Ensemble over ``(member, time, *space)``, or a trajectory over ``(time, *space)``. A map needs no time
+        dimension.
     truth
         Trajectory to compare with.
     obs
-        Observations, in any form that ``assimilate`` takes. They are marked on the mean as circles filled with the colour
-        of the observed value. NaN are not marked. A map marks those that are nearer in time to its state than to any other.
+        Observations, in any form that ``assimilate`` takes. They are marked on the mean as circles filled with the
+        colour of the observed value. NaN are not marked. A map marks those that are nearer in time to its state than to
+        any other.
     variable
         Name or names of what to draw (default: the first variable).
     time
-        State on the map: a position (an integer), or a time such as ``"2026-03-01T06:00"``, a datetime or a number on the
-        time axis, which selects the nearest state. Default: the last state.
+        State on the map: a position (an integer), or a time such as ``"2026-03-01T06:00"``, a datetime or a number on
+        the time axis, which selects the nearest state. Default: the last state.
     members
         How many members to draw.
     title
         Title of the figure. A map adds the time to it.
     cmap
-        Matplotlib colour map. Default: diverging colours centred on zero if values have both signs, and sequential colours
-        otherwise. The spread keeps its own colours.
+        Matplotlib colour map. Default: diverging colours centred on zero if values have both signs, and sequential
+        colours otherwise. The spread keeps its own colours.
     ax
         Matplotlib Axes to draw into, one for each panel. Default: a new figure.
 
@@ -113,8 +115,8 @@ def _choose(post: xr.Dataset, truth: xr.Dataset | None, time: Any) -> tuple[Draw
         return one_state(post, truth, axis, time), space
     if axis is None or not space:
         raise ValueError(
-            f"a field needs two space dimensions, or time and one space dimension, among {tuple(post.sizes)}; draw lines "
-            "with xsda.plot.series"
+            f"a field needs two space dimensions, or time and one space dimension, among {tuple(post.sizes)}; draw "
+            "lines with xsda.plot.series"
         )
     if time is not None:
         raise ValueError(
@@ -139,8 +141,8 @@ def _values(
     da = drawn.states[name]
     if {*da.dims} - {"member"} != {*dims}:
         raise ValueError(
-            f"{name!r} has the dimensions {da.dims}; a field needs {dims} besides 'member'. Select one entry of the others "
-            "first, e.g. .isel(level=0)"
+            f"{name!r} has the dimensions {da.dims}; a field needs {dims} besides 'member'. Select one entry of the "
+            "others first, e.g. .isel(level=0)"
         )
     found: dict[str | int, np.ndarray] = {}
     for column in columns:

@@ -95,8 +95,8 @@ def _choose(post: xr.Dataset, truth: xr.Dataset | None, time: Any) -> Drawn:
     axis, space = find_drawn_axes(post)
     if not space:
         raise ValueError(
-            "time= selects a state in space, but these states are drawn over all times; omit it, or select a period with "
-            ".sel(time=slice(...))"
+            "time= selects a state in space, but these states are drawn over all times; omit it, or select a period "
+            "with .sel(time=slice(...))"
         )
     return one_state(post, truth, axis, time)
 
@@ -107,8 +107,8 @@ def _one_dimension(ds: xr.Dataset, names: Sequence[str]) -> str:
         dims = [str(d) for d in ds[name].dims if d != "member"]
         if len(dims) != 1:
             raise ValueError(
-                f"{name!r} has the dimensions {ds[name].dims}; a line needs one besides 'member'. Select one place first, "
-                "e.g. .isel(x=0), or one trajectory"
+                f"{name!r} has the dimensions {ds[name].dims}; a line needs one besides 'member'. Select one place "
+                "first, e.g. .isel(x=0), or one trajectory"
             )
     found = {str(d) for name in names for d in ds[name].dims} - {"member"}
     if len(found) > 1:
@@ -132,8 +132,8 @@ def _draw_states(panel: Axes, x: np.ndarray, values: np.ndarray, members: int) -
 def _draw_truth(panel: Axes, truth: xr.DataArray, along: str, origin: Any) -> None:
     if truth.dims != (along,):
         raise ValueError(
-            f"{truth.name!r} of the truth has the dimensions {truth.dims}, the picture only {along!r}; select the same place "
-            "in both"
+            f"{truth.name!r} of the truth has the dimensions {truth.dims}, the picture only {along!r}; select the same "
+            "place in both"
         )
     panel.plot(axis_values(truth[along], origin), truth.values, color=TRUTH, lw=1.3, label="truth")
 

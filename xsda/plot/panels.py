@@ -28,8 +28,8 @@ def panels(
     axes = np.ravel(np.asarray(ax, dtype=object))
     if len(axes) != rows * columns or not all(isinstance(one, Axes) for one in axes):
         raise ValueError(
-            f"this picture has {rows} x {columns} panels and ax= holds {len(axes)} objects; pass {rows * columns} matplotlib "
-            "Axes, choose fewer variables, or omit ax="
+            f"this picture has {rows} x {columns} panels and ax= holds {len(axes)} objects; pass {rows * columns} "
+            "matplotlib Axes, choose fewer variables, or omit ax="
         )
     return axes[0].figure, axes.reshape(rows, columns)
 

@@ -33,7 +33,8 @@ def spectra(
     Parameters
     ----------
     fields
-        Dataset, or several by label such as ``{"truth": ds, "SDA": post}``. Each may have members and a grid of its own.
+        Dataset, or several by label such as ``{"truth": ds, "SDA": post}``. Each may have members and a grid of its
+        own.
     variable
         Name or names of what to draw, one panel each (default: all variables that are shared).
     kinetic
@@ -41,7 +42,8 @@ def spectra(
     dim
         Space dimensions; see ``xsda.metrics.spectrum``.
     ensemble_mean
-        Also draw the spectrum of the mean over members, dashed. The mean lacks the scales on which the members disagree.
+        Also draw the spectrum of the mean over members, dashed. The mean lacks the scales on which the members
+        disagree.
     title
         Title of the figure.
     ax

@@ -41,9 +41,12 @@ def check_drawable(ds: Any, truth: Any) -> xr.Dataset:
         raise TypeError(f"truth= must be a Dataset, got {type(truth).__name__}")
     if truth is not None and "member" in truth.dims:
         raise ValueError(
-            "truth= has the dimension 'member'; pass one trajectory, for example .isel(member=0), and plot an ensemble with "
-            "ensemble.sda.plot()"
+            "truth= has the dimension 'member'; pass one trajectory, for example .isel(member=0), and plot an ensemble "
+            "with ensemble.sda.plot()"
         )
+    for name in ds.data_vars:
+        if truth is not None and name in truth:
+            check_units(str(name), truth[name].attrs.get("units"), ds[name].attrs.get("units"), "the ensemble")
     return ds.isel(member=0) if ds.sizes.get("member") == 1 else ds
 
 
@@ -103,7 +106,7 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """The states to draw and what belongs to them: truth, the label of their one time, the times of their observations."""
+    """The states to draw, the truth, the label of their time and the times of their observations."""
 
     states: xr.Dataset
     truth: xr.Dataset | None
