@@ -1,5 +1,6 @@
 """Pictures show what they are given."""
 
+import datetime
 import subprocess
 import sys
 
@@ -121,7 +122,7 @@ def test_colours(weather):
 
 
 def test_maps_mark_what_was_observed_then(weather):
-    _, post, stations = weather
+    truth, post, stations = weather
 
     def mean_of(obs, **options):
         return marked(plot.fields(post, obs=obs, **options).axes[0])
@@ -143,6 +144,8 @@ def test_maps_mark_what_was_observed_then(weather):
     assert not len(mean_of(one_time, time=3))
     state = post.isel(time=2)
     assert len(marked(plot.fields(state, obs=stations).axes[0])) == 3
+    drawn = plot.fields(state, truth=truth).axes[0].collections[0].get_array()
+    np.testing.assert_array_equal(drawn, truth["t"].isel(time=2))
     with pytest.raises(ValueError, match="'t' is in 'Pa', the ensemble in 'K'"):
         mean_of(stations.assign(t=stations.t.assign_attrs(units="Pa")))
 
@@ -153,15 +156,26 @@ def test_series_mark_what_was_observed_there(weather):
     at_point = stations.assign_coords(lat=("station", [56.0, 58, 59, 62]))
     marks = plot.series(here, obs=at_point, variable="t").axes[0].containers[0]
     np.testing.assert_array_equal(marks[0].get_ydata(), [282, 281])
+    lines = {line.get_label(): line for line in plot.series(here, truth=truth, variable="t").axes[0].lines}
+    np.testing.assert_array_equal(lines["truth"].get_ydata(), truth.t.sel(lat=59, lon=2))
+    with pytest.raises(ValueError, match=r"the truth has no value at lat = 59\.0, where the states to plot lie"):
+        plot.series(here, truth=truth.assign_coords(lat=truth.lat + 0.1))
     with pytest.raises(ValueError, match="select the same place in both"):
-        plot.series(here, truth=truth, variable="t")
+        plot.series(here.drop_vars("lat"), truth=truth, variable="t")
     with pytest.raises(ValueError, match=r"'t' has the dimensions .*; a line needs one besides 'member'"):
         plot.series(post)
 
 
 def test_a_time_selects_the_nearest_state(weather):
     _, post, _ = weather
-    for time in ("2026-03-01T06:00", "2026-03-01 08:59", np.datetime64("2026-03-01T05:00"), post.time[1], -4):
+    for time in (
+        "2026-03-01T06:00",
+        "2026-03-01 08:59",
+        datetime.datetime(2026, 3, 1, 7),
+        np.datetime64("2026-03-01T05:00"),
+        post.time[1],
+        -4,
+    ):
         figure = post.sda.plot(time=time, title="Analysis")
         assert figure.get_suptitle() == "Analysis, 2026-03-01 06:00"
         np.testing.assert_allclose(figure.axes[0].collections[0].get_array(), post["t"][:, 1].mean("member"))
@@ -238,6 +252,16 @@ def test_planes_keep_their_shape(weather):
     assert plot.fields(plane.assign_coords(metres)).axes[0].get_aspect() == 1
     deep = {**metres, "y": ("y", plane.y.values, {"units": "hPa"})}
     assert plot.fields(plane.assign_coords(deep)).axes[0].get_aspect() == "auto"
+
+
+def test_colour_bars_of_flat_domains_lie_below(weather):
+    _, post, _ = weather
+    for lon, below in ((post.lon, False), (post.lon * 20, True)):
+        figure = post.assign_coords(lon=lon).sda.plot()
+        figure.canvas.draw()
+        panel, bar = figure.axes[0].get_position(), figure.axes[-1].get_position()
+        assert (bar.y1 < panel.y0) == below
+        assert (bar.width > bar.height) == below
 
 
 def test_axes_of_the_caller(weather, lorenz):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -91,15 +91,17 @@ def fields(
     columns = _columns(drawn.states, members, with_truth=truth is not None)
     coords = [drawn.states[d] for d in dims]
     aspect = aspect_of(*coords) if dims == find_drawn_axes(post)[1] else None
+    width, height = _panel_size(coords, aspect)
+    bars: Literal["right", "bottom"] = "right" if height > width / 2 else "bottom"
     figure, axes = panels(
         len(names), len(columns), ax, layout="compressed" if aspect else "constrained", sharex=True, sharey=True,
-        figsize=_size(coords, aspect, len(names), len(columns)),
+        figsize=((width + 0.5) * len(columns) + 0.6, (height + (0.2 if bars == "right" else 0.9)) * len(names) + 0.9),
     )  # fmt: skip
     marked: dict[str, Artist] = {}
     for row, name in zip(axes, names, strict=True):
         shown = _values(drawn, name, columns, dims)
         scale = colour_scale(post[name], np.concatenate([v.ravel() for k, v in shown.items() if k != "spread"]), cmap)
-        _draw_row(dict(zip(columns, row, strict=True)), shown, coords, scale, axis_label(post[name]))
+        _draw_row(dict(zip(columns, row, strict=True)), shown, coords, scale, axis_label(post[name]), bars)
         for panel in (p for p, column in zip(row, columns, strict=True) if column in ("ensemble mean", "trajectory")):
             for points in observed_points(obs, name, post, dims, state=drawn.window):
                 marked["observations"] = _mark(panel, points, coords, scale)
@@ -166,9 +168,9 @@ def _values(
 
 def _draw_row(
     row: Mapping[str | int, Axes], shown: Mapping[str | int, np.ndarray], coords: Sequence[xr.DataArray],
-    scale: dict[str, Any], label: str,
+    scale: dict[str, Any], label: str, bars: Literal["right", "bottom"],
 ) -> None:  # fmt: skip
-    """The panels of one variable with their colour bars."""
+    """The panels of one variable, with their colour bars at the right or the bottom."""
     y, x = (axis_values(c, c.values[0]) for c in coords)
     alike = []
     for column, panel in row.items():
@@ -178,10 +180,10 @@ def _draw_row(
         look = {"cmap": SPREAD} if column == "spread" else scale
         mesh = panel.pcolormesh(x, y, shown[column], shading="nearest", rasterized=True, **look)
         if column == "spread":
-            panel.figure.colorbar(mesh, ax=panel, label=f"spread of {label}")
+            panel.figure.colorbar(mesh, ax=panel, label=f"spread of {label}", location=bars)
         else:
             alike.append((panel, mesh))
-    panel.figure.colorbar(alike[-1][1], ax=[p for p, _ in alike], label=label)
+    panel.figure.colorbar(alike[-1][1], ax=[p for p, _ in alike], label=label, location=bars)
 
 
 def _mark(panel: Axes, points: xr.Dataset, coords: Sequence[xr.DataArray], scale: dict[str, Any]) -> Artist:
@@ -216,10 +218,10 @@ def _label(
         label_time(panel.yaxis, coords[0])
 
 
-def _size(coords: Sequence[xr.DataArray], aspect: float | None, rows: int, columns: int) -> tuple[float, float]:
-    """Inches of a figure whose panels have the shape of the domain."""
+def _panel_size(coords: Sequence[xr.DataArray], aspect: float | None) -> tuple[float, float]:
+    """Width and height of a panel in inches, in the shape of the domain."""
     width, height = 3.0, 2.8
     if aspect is not None:
         up, across = (float(np.ptp(axis_numbers(c))) or 1.0 for c in coords)
-        height = float(np.clip(width * aspect * up / across, 1.2, 4.5))
-    return (width + 0.5) * columns + 0.6, (height + 0.2) * rows + 0.9
+        height = float(np.clip(width * aspect * up / across, 0.4, 4.5))
+    return width, height

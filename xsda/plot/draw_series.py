@@ -13,7 +13,15 @@ from matplotlib.figure import Figure
 
 from xsda.labels.axes import is_datelike
 from xsda.plot.panels import finish, label_time, panels
-from xsda.plot.selection import Drawn, check_drawable, drawn_variables, find_drawn_axes, observed_points, one_state
+from xsda.plot.selection import (
+    Drawn,
+    at_place_of,
+    check_drawable,
+    drawn_variables,
+    find_drawn_axes,
+    observed_points,
+    one_state,
+)
 from xsda.plot.style import ENSEMBLE, OBSERVED, TRUTH, axis_label, axis_values
 
 
@@ -91,7 +99,7 @@ def series(
 
 def _choose(post: xr.Dataset, truth: xr.Dataset | None, time: Any) -> Drawn:
     if time is None:
-        return Drawn(post, truth)
+        return Drawn(post, None if truth is None else at_place_of(post, truth))
     axis, space = find_drawn_axes(post)
     if not space:
         raise ValueError(

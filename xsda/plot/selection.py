@@ -219,8 +219,22 @@ def _on_ring(positions: np.ndarray, shown: xr.Dataset, dim: str) -> np.ndarray:
     return np.where((positions < low) | (positions > high), low + (positions - low) % period, positions)
 
 
+def at_place_of(post: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
+    """The truth at the place or time that was selected from the states."""
+    for dim in [str(d) for d in truth.indexes if d in post.coords and post[d].ndim == 0]:
+        value = post[dim].values[()]
+        if value not in truth.indexes[dim]:
+            raise ValueError(
+                f"the truth has no value at {dim} = {_text(value)}, where the states to plot lie; put it there first, for "
+                f"example with .interp({dim}=...)"
+            )
+        truth = truth.sel({dim: value})
+    return truth
+
+
 def on_axes_of(post: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
     """The truth at the coordinates of the states, NaN where it has none; raises if no coordinate is shared."""
+    truth = at_place_of(post, truth)
     for dim in set(post.indexes) & set(truth.indexes) - {"member"}:
         if not post.indexes[dim].isin(truth.indexes[dim]).any():
             raise ValueError(
