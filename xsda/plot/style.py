@@ -59,7 +59,7 @@ def is_signed(da: xr.DataArray, low: float, high: float) -> bool:
     """Whether zero divides the values into two kinds: both signs occur, and zero is not just a choice of the unit."""
     named = f"{da.name} {da.attrs.get('long_name')} {da.attrs.get('standard_name')}".lower()
     arbitrary = da.attrs.get("units") in ARBITRARY_ZERO and "anomaly" not in named
-    return not arbitrary and low < 0 < high and min(-low, high) > 0.1 * max(-low, high)
+    return not arbitrary and min(-low, high) > 0.1 * max(-low, high)
 
 
 def colour_scale(da: xr.DataArray, values: np.ndarray, cmap: Any = None) -> dict[str, Any]:
