@@ -335,11 +335,23 @@ def test_calls_that_cannot_be(lorenz, name):
         truth.sda.assimilate(obs, **{"model": "lorenz63", **options})
 
 
-def test_units_that_differ_are_refused(rotation):
+def test_units_are_converted_or_refused(rotation):
+    """Observations in km/h, with their error, say the same as in m s-1; a grid in km/h gets its posterior in km/h."""
     grid, _, prior = rotation
-    obs = grid[["u"]].isel(time=[0])
-    obs["u"].attrs["units"] = "km h-1"
-    with pytest.raises(ValueError, match="'u' is in 'km h-1', the prior in 'm s-1'"):
+    obs = grid[["u"]].isel(time=[0, 4]) + 1.0
+    obs["u"].attrs["units"] = "m s**-1"
+    fast = (3.6 * obs).assign(u=lambda d: d.u.assign_attrs(units="km/h"))
+    expected = grid.sda.assimilate(obs, prior, members=3, sigma=0.5, progress=False)
+    xr.testing.assert_allclose(
+        grid.sda.assimilate(fast, prior, members=3, sigma=1.8, progress=False), expected, rtol=1e-5, atol=1e-5
+    )
+    other = grid.assign(u=grid.u.assign_attrs(units="km h-1"))
+    post = other.sda.assimilate(fast, prior, members=3, sigma=1.8, progress=False)
+    np.testing.assert_allclose(post.u, 3.6 * expected.u, rtol=1e-4, atol=1e-4)
+    assert post.u.attrs["units"] == "km h-1"
+    assert "u of the prior converted from m s-1 to km h-1" in post.attrs["history"]
+    obs["u"].attrs["units"] = "K"
+    with pytest.raises(ValueError, match="'u' is in 'K', the grid in 'm s-1', and one cannot be converted"):
         grid.sda.assimilate(obs, prior, sigma=1.0)
 
 

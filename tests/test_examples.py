@@ -54,6 +54,9 @@ WITHOUT = {
     "xsda.observations.as_sources",
     "xsda.observations.compile_observations",
     "xsda.observations.compile_variable",
+    "xsda.observations.join",
+    "xsda.observations.read",
+    "xsda.observations.units_of",
     "xsda.observe",
     "xsda.train",
 }

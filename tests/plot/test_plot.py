@@ -99,8 +99,16 @@ def test_maps(weather):
     np.testing.assert_allclose(drawn, truth["t"].isel(time=3))
 
 
-def test_a_truth_in_other_units_is_refused(weather):
-    truth, post, _ = weather
+def test_other_units_are_converted(weather):
+    truth, post, stations = weather
+    celsius = truth.assign(t=(truth.t - 273.15).assign_attrs(units="degC"))
+    figure = post.sda.plot(truth=celsius, time=2)
+    np.testing.assert_allclose(figure.axes[0].collections[0].get_array(), truth["t"].isel(time=2))
+    milli = (1000 * stations.t).assign_attrs(units="mK", error_std=500)
+    obs = stations.assign(t=milli, lat=("station", [57.0] * 4), lon=("station", [2.0] * 4)).set_coords(["lat", "lon"])
+    marks = plot.series(post.sel(lat=57, lon=2), obs=obs, variable="t").axes[0].containers[0]
+    np.testing.assert_allclose(sorted(marks[0].get_ydata()), [279, 280, 281, 282])
+    np.testing.assert_allclose([np.ptp(s[:, 1]) for s in marks[2][0].get_segments()], 1)
     other = truth.assign(t=truth.t.assign_attrs(units="Pa"))
     for states in (post, post.isel(lat=0, lon=0)):
         with pytest.raises(ValueError, match="'t' is in 'Pa', the ensemble in 'K'"):

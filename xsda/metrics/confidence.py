@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsda.labels.grid import check_units
+from xsda.labels.cf import check_units
 from xsda.metrics.pairs import power_of, scipy_module
 
 WINDOW = 3  # in units of tau

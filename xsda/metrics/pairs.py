@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from xsda.arguments import choose
-from xsda.labels.grid import check_units
+from xsda.labels.cf import in_units, is_latitude
 
 Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
 Dim = str | Collection[Hashable] | None
@@ -58,15 +58,13 @@ def match(a: Labelled, b: Labelled, names: tuple[str, str]) -> tuple[Labelled, L
         raise ValueError(
             f"{first} and {second} lie on different coordinates; use .sel or .interp first ({error})"
         ) from error
-    if isinstance(a, xr.Dataset):
-        for name in a.data_vars:
-            _check_alike(str(name), a[name], b[name], names)
-    else:
-        _check_alike(str(a.name or b.name or "values"), a, b, names)
-    return a, b
+    if isinstance(a, xr.Dataset) and isinstance(b, xr.Dataset):
+        return a, b.assign({name: _alike(str(name), a[name], b[name], names) for name in a.data_vars})
+    return a, _alike(str(a.name or b.name or "values"), a, b, names)
 
 
-def _check_alike(name: str, a: xr.DataArray, b: xr.DataArray, names: tuple[str, str]) -> None:
+def _alike(name: str, a: xr.DataArray, b: xr.DataArray, names: tuple[str, str]) -> xr.DataArray:
+    """The second in the units of the first; raises unless they have the same dimensions."""
     first, second = names
     if extra := [d for d in a.dims if d == "stage" and d not in b.dims]:
         raise ValueError(
@@ -78,7 +76,7 @@ def _check_alike(name: str, a: xr.DataArray, b: xr.DataArray, names: tuple[str, 
             f"{name!r} of the {second} has the dimensions {b.dims}, of the {first} {a.dims}; rename or "
             f"reduce those of the {second} until they agree, apart from 'member'"
         )
-    check_units(name, b.attrs.get("units"), a.attrs.get("units"), f"the {first}")
+    return in_units(b, a.attrs.get("units"), f"the {first}")
 
 
 def dims_of(value: xr.Dataset | xr.DataArray, dim: Dim) -> tuple[Hashable, ...]:
@@ -140,14 +138,6 @@ def find_weights(da: xr.DataArray, dims: Collection[Hashable], weights: Weights)
         return xr.align(da, weights, join="exact", copy=False)[1]
     except ValueError as error:
         raise ValueError(f"weights and {da.name!r} lie on different coordinates; use .sel first ({error})") from error
-
-
-def is_latitude(coord: xr.DataArray) -> bool:
-    """Whether the values are latitudes: by standard name, by units, or by name where no units are given."""
-    units = coord.attrs.get("units")
-    named = units is None and str(coord.name).lower() in ("lat", "latitude")
-    standard = coord.attrs.get("standard_name") in ("latitude", "grid_latitude")
-    return standard or units in ("degrees_north", "degree_north") or named
 
 
 def _cosine(latitude: xr.DataArray) -> xr.DataArray:

@@ -25,8 +25,8 @@ import numpy as np
 import xarray as xr
 
 from xsda.arguments import choose
-from xsda.labels.axes import axis_numbers, check_sorted, find_axes, is_longitude, own_period, uniform_step
-from xsda.labels.grid import check_units
+from xsda.labels.axes import axis_numbers, check_sorted, find_axes, own_period, uniform_step
+from xsda.labels.cf import check_units, is_longitude
 from xsda.metrics.pairs import mean
 
 Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)

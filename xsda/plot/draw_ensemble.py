@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from xsda.plot.draw_fields import fields
 from xsda.plot.draw_series import series
-from xsda.plot.selection import check_drawable, find_drawn_axes
+from xsda.plot.selection import drawable, find_drawn_axes
 
 
 def ensemble(
@@ -68,8 +68,7 @@ def ensemble(
     >>> figure.axes[0].get_ylabel()
     'x'
     """
-    post = check_drawable(post, truth)
-    _, space = find_drawn_axes(post)
+    _, space = find_drawn_axes(drawable(post, truth)[0])
     if len(space) == 2 or (space and time is None):
         number = 1 if members is None else members
         return fields(

@@ -16,7 +16,7 @@ from xsda.labels.axes import axis_numbers, is_datelike
 from xsda.plot.panels import finish, label_time, panels
 from xsda.plot.selection import (
     Drawn,
-    check_drawable,
+    drawable,
     drawn_variables,
     find_drawn_axes,
     observed_points,
@@ -84,7 +84,7 @@ def fields(
     >>> [axes.get_title() for axes in figure.axes[:3]]
     ['ensemble mean', 'member 0', 'spread']
     """
-    post = check_drawable(post, truth)
+    post, truth = drawable(post, truth)
     names = drawn_variables(post, variable)[: 1 if variable is None else None]
     truth = None if truth is None or not set(names) & set(truth.data_vars) else truth
     drawn, dims = _choose(post, truth, time)

@@ -16,7 +16,7 @@ from xsda.plot.panels import finish, label_time, panels
 from xsda.plot.selection import (
     Drawn,
     at_place_of,
-    check_drawable,
+    drawable,
     drawn_variables,
     find_drawn_axes,
     observed_points,
@@ -71,7 +71,7 @@ def series(
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['x', 'y', 'z']
     """
-    post = check_drawable(post, truth)
+    post, truth = drawable(post, truth)
     names = drawn_variables(post, variable)
     drawn = _choose(post, truth, time)
     along = _one_dimension(drawn.states, names)

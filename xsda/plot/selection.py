@@ -13,10 +13,11 @@ import pandas as pd
 import xarray as xr
 
 from xsda.arguments import choose
-from xsda.labels.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, find_axes, is_datelike, is_longitude, own_period
-from xsda.labels.grid import check_units
-from xsda.observations.compile import SYNONYMS, as_sources
+from xsda.labels.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, find_axes, is_datelike, own_period
+from xsda.labels.cf import find_scale, in_units, is_longitude
+from xsda.observations.compile import SYNONYMS
 from xsda.observations.errors import error_std
+from xsda.observations.sources import as_sources
 from xsda.plot.style import state_label
 
 Interval = tuple[float, float]
@@ -31,8 +32,8 @@ def find_drawn_axes(ds: xr.Dataset) -> tuple[str | None, tuple[str, ...]]:
         return None, find_axes(ds.drop_vars("time", errors="ignore").expand_dims("time"))[1]
 
 
-def check_drawable(ds: Any, truth: Any) -> xr.Dataset:
-    """The states to draw, without the dimension ``member`` if there is only one; raises for what cannot be drawn."""
+def drawable(ds: Any, truth: Any) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """The states to draw, without the dimension ``member`` if there is only one, and the truth in their units."""
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"expected a Dataset of states to plot, got {type(ds).__name__}; use .to_dataset(name='...')")
     if "stage" in ds.dims:
@@ -44,10 +45,10 @@ def check_drawable(ds: Any, truth: Any) -> xr.Dataset:
             "truth= has the dimension 'member'; pass one trajectory, for example .isel(member=0), and plot an ensemble "
             "with ensemble.sda.plot()"
         )
-    for name in ds.data_vars:
-        if truth is not None and name in truth:
-            check_units(str(name), truth[name].attrs.get("units"), ds[name].attrs.get("units"), "the ensemble")
-    return ds.isel(member=0) if ds.sizes.get("member") == 1 else ds
+    if truth is not None:
+        shared = [name for name in ds.data_vars if name in truth]
+        truth = truth.assign({v: in_units(truth[v], ds[v].attrs.get("units"), "the ensemble") for v in shared})
+    return (ds.isel(member=0) if ds.sizes.get("member") == 1 else ds), truth
 
 
 def drawn_variables(ds: xr.Dataset, variable: str | Sequence[str] | None) -> list[str]:
@@ -133,8 +134,9 @@ def observed_points(
 ) -> Iterator[xr.Dataset]:
     """Observations of a variable that can be marked, one Dataset over the dimension ``point`` for each source.
 
-    It holds ``value``, ``error`` (NaN if unknown) and a position along each of ``dims``. Left out are NaN and what lies
-    elsewhere: outside of the intervals ``state``, or not at the place or time that was selected from the ensemble.
+    It holds ``value`` and ``error`` (NaN if unknown) in the units of the states, and a position along each of ``dims``.
+    Left out are NaN and what lies elsewhere: outside of the intervals ``state``, or not at the place or time that was
+    selected from the ensemble.
 
     Parameters
     ----------
@@ -152,13 +154,14 @@ def observed_points(
     for source, ds in sources.items():
         if name not in ds:
             continue
-        da = ds[name]
-        check_units(name, da.attrs.get("units"), shown[name].attrs.get("units"), "the ensemble")
+        units = shown[name].attrs.get("units")
+        da = in_units(ds[name], units, "the ensemble")
         found = {d: _coordinate(da, shown, d) for d in (*dims, *places, *(state or {}))}
         if any(found[d] is None for d in dims):
             continue  # an average over a whole axis has no place in the picture
         try:
-            error = error_std(ds, name, None, source, sources)
+            factor, _ = find_scale(name, ds[name].attrs.get("units"), units, "the ensemble")
+            error = abs(factor) * error_std(ds, name, None, source, sources)
         except ValueError:
             error = np.full(da.shape, np.nan)
         known = {d: c for d, c in found.items() if c is not None}
@@ -225,8 +228,8 @@ def at_place_of(post: xr.Dataset, truth: xr.Dataset) -> xr.Dataset:
         value = post[dim].values[()]
         if value not in truth.indexes[dim]:
             raise ValueError(
-                f"the truth has no value at {dim} = {_text(value)}, where the states to plot lie; put it there first, for "
-                f"example with .interp({dim}=...)"
+                f"the truth has no value at {dim} = {_text(value)}, where the states to plot lie; put it there first, "
+                f"for example with .interp({dim}=...)"
             )
         truth = truth.sel({dim: value})
     return truth

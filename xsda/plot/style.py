@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsda.labels.axes import axis_numbers, is_datelike, is_longitude
-from xsda.metrics.pairs import is_latitude
+from xsda.labels.axes import axis_numbers, is_datelike
+from xsda.labels.cf import is_latitude, is_longitude
 
 TRUTH, ENSEMBLE, OBSERVED = "#222222", "#2a6fbb", "#d1495b"
 SEQUENTIAL, DIVERGING, SPREAD = "viridis", "RdBu_r", "magma"

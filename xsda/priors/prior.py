@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from xsda.arguments import warn
 from xsda.diffusion.balance import Balance, Balanced
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.error import ErrorCurve
@@ -131,7 +131,7 @@ class Prior:
         if notes and not self.any_size:
             raise ValueError(f"the grid does not fit the prior: {notes}. Put the grid on the prior's points")
         if notes:
-            warnings.warn(f"the grid is unlike the prior's: {notes}; the prior extrapolates", stacklevel=4)
+            warn(f"the grid is unlike the prior's: {notes}; the prior extrapolates", UserWarning)
         return grid
 
     def unbalanced(self) -> Prior:
