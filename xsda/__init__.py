@@ -4,7 +4,7 @@
 """
 
 from xsda import accessor as _accessor  # noqa: F401  (registers ds.sda)
-from xsda import baselines, diffusion, flow, guidance, likelihood, metrics, nn, observations, priors, systems
+from xsda import baselines, diffusion, flow, guidance, likelihood, metrics, nn, observations, plot, priors, systems
 from xsda.assimilation import assimilate
 from xsda.compare import compare
 from xsda.diffusion import samplers
@@ -42,6 +42,7 @@ __all__ = [
     "nn",
     "observations",
     "observe",
+    "plot",
     "priors",
     "sample",
     "samplers",

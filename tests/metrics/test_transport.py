@@ -47,7 +47,7 @@ def test_scipy_missing_is_told(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(ImportError, match=r"pip install xsda\[verify\]"):
+    with pytest.raises(ImportError, match=r"pip install 'xsda\[verify\]'"):
         metrics.earth_movers_distance(cloud(3, 2), cloud(3, 2))
 
 
