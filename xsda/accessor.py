@@ -150,11 +150,24 @@ class SdaAccessor:
     ) -> xr.Dataset:
         return evaluate(self._ds, truth, obs=obs, sigma=sigma, derived=derived, dim=dim, weights=weights)
 
-    def plot(self, *, truth: xr.Dataset | None = None, obs: Any = None, **options: Any) -> Any:
-        """Picture of this ensemble with truth and observations; see ``xsda.plot.ensemble``."""
+    def plot(
+        self,
+        *,
+        truth: xr.Dataset | None = None,
+        obs: Any = None,
+        variable: str | Sequence[str] | None = None,
+        time: Any = None,
+        members: int | None = None,
+        title: str | None = None,
+        cmap: Any = None,
+        ax: Any = None,
+    ) -> Any:
+        """Picture of this ensemble, or trajectory, with truth and observations; ``help(xsda.plot.ensemble)`` has the parameters."""
         from xsda.plot import ensemble
 
-        return ensemble(self._ds, truth=truth, obs=obs, **options)
+        return ensemble(
+            self._ds, truth=truth, obs=obs, variable=variable, time=time, members=members, title=title, cmap=cmap, ax=ax
+        )
 
 
 @xr.register_dataarray_accessor("sda")

@@ -204,3 +204,18 @@ def test_long_axes(lazy):
     op = compile_variable(Grid.match(Layout.of(ds), ds), like, "u")
     index, _ = op.stencil(ds.sizes)
     np.testing.assert_array_equal(index["time"][:, 0], np.arange(1, n, 2))
+
+
+def test_a_linear_derived_quantity_is_known_to_be_linear():
+    """It costs no more than a variable; what is left of it at the mean of the prior is taken off the observations."""
+    obs = instruments()["stations"].rename(v="sum")
+    lik = likelihood({"sum": lambda s: s["u"] + 2 * s["v"] - 7}, obs)
+    assert lik.linear
+    x, d = states(2, 3), states(2, 4)
+    torch.testing.assert_close(lik.operator(x + d), lik.operator(x) + lik.operator(d), rtol=1e-12, atol=1e-10)
+    assert float(lik.operator(torch.zeros_like(x)).abs().max()) < 1e-10
+    curved = likelihood({"sum": lambda s: s["u"] + 2 * s["v"] - 7 + 1e-3 * s["u"] ** 2}, obs)
+    assert not curved.linear
+    plain = (lik.y - lik.operator(x)) * lik.std
+    same = (curved.y - curved.operator(x)) * curved.std
+    torch.testing.assert_close(plain, same, rtol=0, atol=0.2)

@@ -16,7 +16,13 @@ from xsda.likelihood.likelihood import Group, Likelihood
 from xsda.likelihood.whitening import Whitener, Whitening
 from xsda.observations.correlation import whitener
 from xsda.observations.footprints import Footprints
-from xsda.observations.operator import Derived, ObservationOperator, VariableOperator
+from xsda.observations.operator import (
+    Derived,
+    ObservationOperator,
+    VariableOperator,
+    check_differentiable,
+    derived_offset,
+)
 from xsda.observations.read import Observed, read, units_of
 from xsda.observations.sources import Sources
 
@@ -133,6 +139,9 @@ def _scaled(grid: Grid, observed: Observed) -> tuple[Scaled, Labels]:
     if observed.source == "background":
         observed = _on_the_grid(grid, observed)
     op, pick = observed.compile(grid), observed.pick
+    if op.derived is not None:
+        check_differentiable(op, grid)
+        op.offset = derived_offset(op, grid)
     mean, scale = _scaling(grid, op, observed.da)
     white = None if observed.correlation is None else whitener(observed.da, pick, observed.correlation)
     y = (observed.law.limited(observed.values) - mean[pick]) / scale[pick]

@@ -17,6 +17,7 @@ from xsda.arguments import choose
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.likelihood.likelihood import CARE
+from xsda.likelihood.linearity import linear_offset
 from xsda.observations.stencils import Stencil
 
 Derived = Callable[[Mapping[str, Tensor]], Tensor]
@@ -255,6 +256,18 @@ def check_differentiable(op: VariableOperator, grid: Grid) -> None:
         forward = torch.func.jvp(field, (x.detach(),), (torch.ones_like(x),))[1]
     if not bool(torch.isfinite(slope).all() and torch.isfinite(forward).all()):
         raise ValueError(f"the derivative of the derived variable {name!r} is not finite at some states ({CARE})")
+
+
+def derived_offset(op: VariableOperator, grid: Grid) -> Tensor | None:
+    """The field of a derived quantity at the mean of the prior, (time, *space), if it is linear up to that; otherwise None."""
+    assert op.derived is not None
+    function, (length, _, *space) = op.derived, grid.shape
+
+    def field(x: Tensor) -> Tensor:
+        return derived_field(op.name, function, State(grid.layout, grid.names, x), x).flatten(1)
+
+    offset = linear_offset(field, grid.shape)
+    return None if offset is None else offset.reshape(length, *space)
 
 
 def derived_field(name: str, function: Derived, state: State, x: Tensor) -> Tensor:

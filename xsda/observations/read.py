@@ -20,7 +20,7 @@ from xsda.labels.grid import Grid
 from xsda.likelihood.laws import LAWS, Censored, ErrorLaw, Normal
 from xsda.observations.compile import compile_variable
 from xsda.observations.errors import check_positive, error_std
-from xsda.observations.operator import Derived, VariableOperator, check_derived, check_differentiable
+from xsda.observations.operator import Derived, VariableOperator, check_derived
 from xsda.observations.sources import Sources, as_sources, observed_variables
 
 MANY = 2**24  # numbers of stencils, beyond which duplicates are not looked for
@@ -63,8 +63,6 @@ class Observed:
     def compile(self, grid: Grid, *, quietly: bool = False) -> VariableOperator:
         """H for this variable; warns of values that were observed twice."""
         op = compile_variable(grid, self.ds, self.name, self.derived)
-        if op.derived is not None:
-            check_differentiable(op, grid)
         if not quietly:
             self._warn_of_duplicates(op, grid)
         return op
