@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import xsda
 
@@ -38,14 +39,12 @@ def test_assimilation_recovers_the_truth(lorenz):
 def test_posterior_goes_through_a_file(lorenz, tmp_path):
     _, _, post = lorenz
     post.to_netcdf(tmp_path / "posterior.nc")
-    import xarray as xr
-
     assert xr.load_dataset(tmp_path / "posterior.nc").broadcast_equals(post)
 
 
 def test_command_line_helps():
-    help_text = subprocess.run([sys.executable, "-m", "xsda", "--help"], capture_output=True, text=True, check=True).stdout
-    assert all(word in help_text for word in ("assimilate", "evaluate", "simulate", "train"))
+    done = subprocess.run([sys.executable, "-m", "xsda", "--help"], capture_output=True, text=True, check=True)
+    assert all(word in done.stdout for word in ("assimilate", "evaluate", "simulate", "train"))
 
 
 def test_a_picture_names_the_extra_to_install(lorenz):

@@ -32,7 +32,9 @@ def main() -> None:
     without = parser.parse_args().without
     bounds = lower_bounds(tomllib.loads(PYPROJECT.read_text())["project"])
     if unknown := set(without) - set(bounds):
-        raise SystemExit(f"--without {', '.join(sorted(unknown))}: not a dependency; they are {', '.join(sorted(bounds))}")
+        raise SystemExit(
+            f"no dependency is called {', '.join(sorted(unknown))}; choose from {', '.join(sorted(bounds))}"
+        )
     for name in sorted(set(bounds) - set(without), key=str.lower):
         print(f"{name}=={bounds[name]}")
 
