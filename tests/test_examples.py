@@ -51,13 +51,6 @@ WITHOUT = {
     "xsda.nn.compose_windows",
     "xsda.nn.network_config",
     "xsda.nn.network_identity",
-    "xsda.observations.as_sources",
-    "xsda.observations.compile_observations",
-    "xsda.observations.compile_variable",
-    "xsda.observations.join",
-    "xsda.observations.read",
-    "xsda.observations.units_of",
-    "xsda.observe",
     "xsda.train",
 }
 """Public functions that lack an example. Take names out; add none."""
