@@ -1,5 +1,7 @@
 """Going through time: exact for linear systems, the same wherever it starts or stops, and labelled."""
 
+import os
+
 import cftime
 import numpy as np
 import pytest
@@ -295,6 +297,25 @@ def test_an_interrupted_run_resumes(ring, method, keep, tmp_path):
     equal(filter(grid, obs, last, out=tmp_path, **run), whole)
     assert last.left[0] > 90
     equal(filter(grid, obs, Broken(0, **options), out=tmp_path, **run), whole)  # nothing is left to do
+
+
+def test_two_runs_in_one_folder_are_refused(ring, tmp_path):
+    _, truth, obs = ring
+    initial = Lorenz96(n=8, noise=0.1).simulate(1, 6, seed=0)
+    options = {"method": ETKF(), "initial": initial, "progress": False, "out": tmp_path / "out", "every": 2}
+    refused = []
+
+    class Meanwhile(Lorenz96):
+        def step(self, x):
+            if not refused:
+                refused.append(True)
+                with pytest.raises(RuntimeError, match=rf"at work on .*out \(process {os.getpid()} on .* since "):
+                    filter(truth, obs, Lorenz96(n=8, noise=0.1), **options)
+            return super().step(x)
+
+    filter(truth, obs, Meanwhile(n=8, noise=0.1), **options)
+    assert refused
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{i:06d}.nc" for i in range(6)]
 
 
 def test_folders_of_other_runs_are_refused(ring, tmp_path):

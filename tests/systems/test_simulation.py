@@ -275,7 +275,9 @@ def test_one_run_at_a_time(tmp_path, monkeypatch):
 
     def meanwhile(self, number):
         monkeypatch.undo()
-        with pytest.raises(RuntimeError, match="another run is at work"):
+        with pytest.raises(
+            RuntimeError, match=rf"another run is at work on .*a\.nc\.partial \(process {os.getpid()} on .* since "
+        ):
             small(path, overwrite=True)
         small(path)  # is there, and leaves the other's work alone
         return self.trajectory(number)

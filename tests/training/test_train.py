@@ -213,6 +213,20 @@ def test_a_checkpoint_of_another_training_is_refused(spring, tmp_path):
         xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
 
 
+def test_two_trainings_on_one_checkpoint_are_refused(spring, tmp_path):
+    options = {"window": 8, "steps": 20, "checkpoint": tmp_path / "a.checkpoint", **QUICK}
+    refused = []
+
+    def meanwhile(step, values):
+        with pytest.raises(RuntimeError, match=rf"at work on .*a\.checkpoint \(process {os.getpid()} on .* since "):
+            xsda.train(spring, network=network(), **options)
+        refused.append(step)
+
+    xsda.train(spring, network=network(), callback=meanwhile, **options)
+    assert refused == [20]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.checkpoint"]
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(spring, tmp_path, monkeypatch):
     path = tmp_path / "a.checkpoint"
     import xsda.training.checkpoint as module

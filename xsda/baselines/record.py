@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from xsda.baselines.cycle import Cycle
 from xsda.baselines.method import Filter, Method
+from xsda.files import locked, replacing
 from xsda.labels.axes import is_datelike
 from xsda.labels.grid import Grid
 from xsda.labels.provenance import describe
@@ -80,11 +83,9 @@ class Record:
         if self.out is None:
             self.done.append(ds)
         else:
-            self.out.mkdir(parents=True, exist_ok=True)
-            path = self.out / f"{number:06d}.nc"
             ds = ds.assign_attrs(self._marks(number * self.every, ds.sizes[self.time]))
-            ds.to_netcdf(path.with_suffix(".part"), engine="netcdf4")
-            path.with_suffix(".part").rename(path)
+            with replacing(self.out / f"{number:06d}.nc") as temporary:
+                ds.to_netcdf(temporary, engine="netcdf4")
 
     def _label(self, values: Tensor, first: int) -> xr.Dataset:
         """``values`` (stage, member, time, channel, *space) from the ``first`` kept time on."""
@@ -158,8 +159,17 @@ class Record:
         paths = sorted(self.out.glob("*.nc"))
         return [xr.open_dataset(p, chunks={}, decode_times=dates, decode_timedelta=lags) for p in paths]
 
-    def resume(self, x: Tensor) -> tuple[Tensor, int]:
-        """Where an interrupted run goes on: its last analysis, and how many times are done."""
+    @contextmanager
+    def resume(self, x: Tensor) -> Iterator[tuple[Tensor, int]]:
+        """Give the state from which the run goes on and the number of times that are done; meanwhile the folder is locked."""
+        if self.out is None:
+            yield self._resumed(x)
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        with locked(self.out):
+            yield self._resumed(x)
+
+    def _resumed(self, x: Tensor) -> tuple[Tensor, int]:
         self.began = hashlib.blake2b(x.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
         pieces = self._written() if self.out is not None else []
         if not pieces:

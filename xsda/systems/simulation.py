@@ -24,7 +24,7 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from xsda.files import check_format, replacing
+from xsda.files import check_format, locked, replacing
 from xsda.systems.chain import MarkovChain, as_count
 from xsda.systems.tasks import run
 from xsda.version import __version__
@@ -289,8 +289,7 @@ def _has_gaps(array: Path) -> bool:
 def _working_in(folder: Path, request: Request, overwrite: bool) -> Iterator[None]:
     """The folder for unfinished work: for this request, and for one run at a time. It goes when all is done, or nothing."""
     folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        _lock(lock.fileno(), folder)
+    with locked(folder):
         old = _noted(folder)
         if old is None:
             different = "it does not say of which" if any(folder.glob("*.npy")) else ""
@@ -302,8 +301,9 @@ def _working_in(folder: Path, request: Request, overwrite: bool) -> Iterator[Non
                 f"{folder} holds unfinished trajectories of another request: {different}. Remove that folder, or drop them with "
                 "--overwrite (overwrite=True)"
             )
-        for path in folder.glob("*.npy" if different else ".*.part"):
-            path.unlink()
+        if different:
+            for path in folder.glob("*.npy"):
+                path.unlink()
         with replacing(folder / "request.json") as temporary:
             temporary.write_text(json.dumps(request.told, indent=1))
         finished = False
@@ -320,18 +320,6 @@ def _working_in(folder: Path, request: Request, overwrite: bool) -> Iterator[Non
         finally:
             if finished or not any(folder.glob("*.npy")):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lock(file: int, folder: Path) -> None:
-    """Raise if another run works in the folder; the system lets go of the lock when a process dies."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RuntimeError(f"another run is at work in {folder}; wait for it, or stop it") from error
-    except (ImportError, OSError):  # Windows, or a file system without locks
-        pass
 
 
 def _join(request: Request, folder: Path, path: Path, engine: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from xsda.arguments import choose
 from xsda.diffusion.denoisers import PARAMETERIZATIONS, Denoiser, Preconditioned
 from xsda.diffusion.error import measure_error
 from xsda.diffusion.schedules import VE, Schedule
+from xsda.files import locked
 from xsda.labels.layout import Layout
 from xsda.nn import MarkovNet, network_identity
 from xsda.priors.prior import Prior
@@ -24,7 +26,7 @@ from xsda.training.balancing import balance as balanced
 from xsda.training.balancing import check_balance
 from xsda.training.loop import Callback, Trainer, run
 from xsda.training.networks import make_network
-from xsda.training.parallel import Team
+from xsda.training.parallel import Team, leads
 from xsda.training.training_options import TrainingOptions
 from xsda.training.windows import Windows, fit_scaling, split
 
@@ -103,45 +105,78 @@ def train(
     for path in (checkpoint, log):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise FileNotFoundError(f"the folder of {path} does not exist; make it first")
-    if validation is None:
-        ds, validation, _ = split(ds, layout, window)
-    layout = fit_scaling(ds, layout)
+    with nullcontext() if checkpoint is None or not leads() else locked(Path(checkpoint)):
+        if validation is None:
+            ds, validation, _ = split(ds, layout, window)
+        layout = fit_scaling(ds, layout)
+        denoiser = _untrained(network, layout, settings, window, width, schedule, parameterization)
+        trainer = _trainer(denoiser, layout, settings, Team.join(device), window)
+        training, held_out = Windows(ds, layout, window), Windows(validation, layout, window)
+        summary = run(
+            trainer,
+            training,
+            held_out,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            log=None if log is None else Path(log),
+            progress=progress,
+            callback=callback,
+        )
+        prior = _prior(trainer, layout, held_out, summary, window, name)
+        if not balance:
+            return prior
+        return balanced(
+            prior,
+            ds,
+            members=balance,
+            device=str(trainer.team.device),
+            precision=settings.precision,
+            progress=progress and trainer.team.leads,
+        )
+
+
+def _untrained(
+    network: str | Mapping[str, Any] | nn.Module,
+    layout: Layout,
+    settings: TrainingOptions,
+    window: int,
+    width: int | None,
+    schedule: Schedule | None,
+    parameterization: str,
+) -> Preconditioned:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)  # initial weights
         net = make_network(network, layout, window, width)
-    denoiser = Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization)
-    team = Team.join(device)
+    return Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization)
+
+
+def _trainer(denoiser: Preconditioned, layout: Layout, settings: TrainingOptions, team: Team, window: int) -> Trainer:
     setup = {
         "diffusion": denoiser.schedule.config(),
-        "parameterization": parameterization,
+        "parameterization": denoiser.parameterization,
         "window": window,
         "data": layout.to_json(),
         "windows_a_step": settings.batch_size * settings.accumulate * team.size,
-        "network": network_identity(net),
+        "network": network_identity(denoiser.network),
     }
-    trainer = Trainer(denoiser, settings, team, setup)
-    training, held_out = Windows(ds, layout, window), Windows(validation, layout, window)
-    summary = run(
-        trainer,
-        training,
-        held_out,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        log=None if log is None else Path(log),
-        progress=progress,
-        callback=callback,
-    )
-    final = trainer.average
+    return Trainer(denoiser, settings, team, setup)
+
+
+def _prior(
+    trainer: Trainer, layout: Layout, held_out: Windows, summary: dict[str, Any], window: int, name: str
+) -> Prior:
+    """The averaged network as a prior, with its error on the validation data."""
+    final, team, settings = trainer.average, trainer.team, trainer.options
+    network = final.network
     error = measure_error(final, _batches(final, held_out, team.device))
-    parameters = sum(p.numel() for p in net.parameters())
-    prior = Prior(
+    return Prior(
         final.cpu(),
         layout,
-        window=window if isinstance(net, MarkovNet) else window // (window // (settings.shortest or window)),
+        window=window if isinstance(network, MarkovNet) else window // (window // (settings.shortest or window)),
         error=error,
         info={
-            "parameters": parameters,
+            "parameters": sum(p.numel() for p in network.parameters()),
             "training_steps": summary["steps"],
-            "batch_size": setup["windows_a_step"],
+            "batch_size": trainer.setup["windows_a_step"],
             "training_window": window,
             "seed": settings.seed,
             "validation_loss": round(summary["validation_loss"], 6),
@@ -151,16 +186,6 @@ def train(
             "torch": torch.__version__.split("+")[0],
         },
         name=name,
-    )
-    if not balance:
-        return prior
-    return balanced(
-        prior,
-        ds,
-        members=balance,
-        device=str(team.device),
-        precision=settings.precision,
-        progress=progress and team.leads,
     )
 
 
