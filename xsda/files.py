@@ -46,7 +46,7 @@ def read(path: str | os.PathLike[str]) -> xr.Dataset:
         if Path(path).suffix == ".zarr":
             ds = xr.open_zarr(path, chunks=None, consolidated=False)
             return ds[sorted(ds.data_vars, key=str)]  # a store has no order
-        return xr.open_dataset(path, engine="h5netcdf" if FORMATS.get(Path(path).suffix) == "h5netcdf" else None)
+        return xr.open_dataset(path, engine=FORMATS.get(Path(path).suffix))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as NetCDF, HDF5 or Zarr: {error}") from error
 

@@ -318,6 +318,26 @@ def test_two_runs_in_one_folder_are_refused(ring, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{i:06d}.nc" for i in range(6)]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_piece_that_was_cut_short_is_named_and_made_again(ring, tmp_path, number, share):
+    system, truth, obs = ring
+    options = {"method": ETKF(), "members": 6, "progress": False, "out": tmp_path, "every": 4}
+    whole = filter(truth, obs, system, **options).compute()
+    paths = sorted(tmp_path.iterdir())
+    paths[number].write_bytes(paths[number].read_bytes()[: int(share * paths[number].stat().st_size)])
+    with pytest.raises(ValueError, match=rf"{paths[number]} is not a whole NetCDF file .*delete it") as caught:
+        filter(truth, obs, system, **options)
+    assert "\n" not in str(caught.value)
+    paths[number].unlink()
+    if number < 2:
+        with pytest.raises(ValueError, match=rf"holds 00000{number + 1}.nc but not 00000{number}.nc; delete"):
+            filter(truth, obs, system, **options)
+    for path in paths[number + 1 :]:
+        path.unlink()
+    equal(filter(truth, obs, system, **options), whole)
+
+
 def test_folders_of_other_runs_are_refused(ring, tmp_path):
     system, truth, obs = ring
     options = {"method": ETKF(), "members": 6, "progress": False, "out": tmp_path, "every": 5}

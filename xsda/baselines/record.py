@@ -156,8 +156,23 @@ class Record:
         times = self.cycle.grid.template[self.time]
         dates = xr.coders.CFDatetimeCoder(use_cftime=times.dtype == object) if is_datelike(times) else False
         lags = times.dtype.kind == "m"
-        paths = sorted(self.out.glob("*.nc"))
-        return [xr.open_dataset(p, chunks={}, decode_times=dates, decode_timedelta=lags) for p in paths]
+        pieces = []
+        for number, path in enumerate(sorted(self.out.glob("*.nc"))):
+            if path.name != f"{number:06d}.nc":
+                raise ValueError(
+                    f"{self.out} holds {path.name} but not {number:06d}.nc; delete {path.name} and all later pieces, or choose "
+                    "another folder"
+                )
+            try:
+                pieces.append(
+                    xr.open_dataset(path, engine="netcdf4", chunks={}, decode_times=dates, decode_timedelta=lags)
+                )
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"{path} is not a whole NetCDF file ({error}); delete it and all later pieces, and the same call computes "
+                    "them again"
+                ) from error
+        return pieces
 
     @contextmanager
     def resume(self, x: Tensor) -> Iterator[tuple[Tensor, int]]:
