@@ -377,6 +377,15 @@ def test_errors(spring, name):
         xsda.train(spring, **options)
 
 
+@pytest.mark.parametrize("dim", ["trajectory", "time"])
+def test_data_without_anything_in_them(spring, dim):
+    nothing = spring.isel({dim: slice(0)})
+    with pytest.raises(ValueError, match=f"the training data are empty along '{dim}'; give"):
+        xsda.train(nothing, window=4, steps=2, progress=False)
+    with pytest.raises(ValueError, match=f"the validation data are empty along '{dim}'; give"):
+        xsda.train(spring, validation=nothing, window=4, steps=2, progress=False)
+
+
 def test_nan_in_the_data(spring):
     broken = spring.where(spring.time != spring.time[7])
     with pytest.raises(ValueError, match="NaN or infinite"):

@@ -9,11 +9,12 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 import xarray as xr
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xsda.diffusion.balance import Balance, Balanced
@@ -25,10 +26,11 @@ from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.nn import WindowMLP, build_network, network_config, network_identity
 from xsda.priors.exact import ExactDenoiser, GaussianDenoiser, MixtureDenoiser
+from xsda.priors.header import FORMAT, check_header, check_network, read_header
 from xsda.priors.separable import SeparableDenoiser
 from xsda.version import __version__
 
-FORMAT = 1
+Item = TypeVar("Item")
 EXACT: dict[str, type[ExactDenoiser]] = {c.__name__: c for c in (GaussianDenoiser, MixtureDenoiser, SeparableDenoiser)}
 
 
@@ -191,41 +193,43 @@ class Prior:
 
 
 def read_prior(path: str | os.PathLike[str]) -> Prior:
-    """Read what ``Prior.save`` wrote; nothing is ever unpickled."""
+    """Read a file that ``Prior.save`` wrote. Nothing is unpickled, and the file is checked before memory is taken."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no prior at {path}")
     try:
         with safe_open(os.fspath(path), "pt") as file:
-            header = (file.metadata() or {}).get("xsda")
-            tensors = {k: file.get_tensor(k) for k in file.keys()} if header else {}  # noqa: SIM118
+            text = (file.metadata() or {}).get("xsda")
+            shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or is truncated ({error}); get it again") from error
-    if header is None:
-        raise ValueError(f"{path} is a safetensors file but not a prior of xsda; make one with Prior.save")
+    meta = read_header(path, text)
     try:
-        meta = dict(json.loads(header))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"the description in {path} is damaged ({error}); get the file again") from error
-    if meta.get("format", 0) > FORMAT:
-        raise ValueError(
-            f"{path} has format {meta['format']}, this xsda {__version__} reads up to {FORMAT}; upgrade xsda"
-        )
-    try:
-        prior = _build(meta, tensors)
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"the prior in {path} is incomplete or damaged: {error}") from error
-    prior.path, prior.path_hash = path.resolve(), prior.hash
-    if meta.get("hash", prior.path_hash) != prior.path_hash:
+        check_header(meta)
+        if meta["denoiser"]["kind"] == "Preconditioned":
+            check_network(meta["denoiser"]["network"], _part(shapes, "denoiser.network."))
+        prior = _build(meta, load_file(path))
+        fingerprint = prior.hash
+    except Exception as error:  # whatever a forged description makes of the classes it names
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ValueError(f"the prior in {path} is incomplete or damaged: {reason}") from error
+    if meta["hash"] != fingerprint:
         raise ValueError(f"the prior in {path} is damaged: its fingerprint is not the one stored with it; get it again")
+    prior.path, prior.path_hash = path.resolve(), fingerprint
     return prior
+
+
+def _part(items: Mapping[str, Item], prefix: str) -> dict[str, Item]:
+    """The items whose name begins so, without that beginning."""
+    return {k.removeprefix(prefix): v for k, v in items.items() if k.startswith(prefix)}
 
 
 def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
     kind = meta["denoiser"]
     options = dict(kind["schedule"])
     schedule = SCHEDULES[options.pop("name")](**options)
-    state = {k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")}
+    state = _part(tensors, "denoiser.")
+    layout = Layout.from_json(meta["layout"])
     denoiser: Denoiser
     if kind["kind"] == "Preconditioned":
         denoiser = Preconditioned(build_network(kind["network"]), schedule, kind["parameterization"], kind["data_std"])
@@ -235,12 +239,16 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
             denoiser = Balanced(denoiser, Balance(*(tensors[f"balance.{k}"] for k in parts)))
     else:
         denoiser = EXACT[kind["kind"]].from_state(state, schedule)
+        states = tuple(torch.as_tensor(denoiser.shape).tolist())
+        described = (meta["length"], layout.channels, *(a.size for a in layout.space))
+        if states != described:
+            raise ValueError(f"its states have the shape {states}, its layout describes {described}")
     error = None
     if "error.levels" in tensors:
         error = ErrorCurve(tensors["error.levels"], tensors["error.rms"], tensors.get("error.lag"))
     return Prior(
         denoiser,
-        Layout.from_json(meta["layout"]),
+        layout,
         window=meta["window"],
         length=meta["length"],
         error=error,

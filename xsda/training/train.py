@@ -97,6 +97,10 @@ def train(
     """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"the training data must be an xarray.Dataset, got {type(ds).__name__}; use .to_dataset()")
+    for what, data in (("training", ds), ("validation", validation)):
+        empty = [str(d) for d, n in data.sizes.items() if n == 0] if data is not None else []
+        if empty:
+            raise ValueError(f"the {what} data are empty along {empty[0]!r}; give data with at least one entry there")
     ds = ds[sorted(ds.data_vars, key=str)]  # that of a zarr store may be another each time it is opened
     settings, layout = planned(
         ds, window=window, width=width, periodic=periodic, space=space, context=context, time_features=time_features,
