@@ -53,7 +53,7 @@ def read(path: str | os.PathLike[str]) -> xr.Dataset:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path``. Move it there on success, remove it on any error.
+    """Give a temporary path beside ``path``. On success move it to ``path``, on any error remove it.
 
     An existing file stays as it was until the new one is complete.
     """
@@ -80,7 +80,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder, such as a Zarr store; the path given does not exist yet."""
+    """Do the same for a folder, such as a Zarr store. The temporary path does not exist yet."""
     _remove_stale_parts(path.absolute().parent)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=_part_prefix(path), suffix=".part", dir=path.parent))
@@ -106,11 +106,11 @@ def _umask() -> int:
     return mask
 
 
-STALE_SECONDS = 24 * 3600.0  # after which a .part that nobody writes to is removed, whoever began it
+STALE_SECONDS = 24 * 3600.0  # after which a .part that has not changed is removed, whichever process began it
 
 
 def _part_prefix(path: Path) -> str:
-    """How the temporary name of a file begins: with the name of the file and the process that writes it."""
+    """Return the start of a temporary name: the name of the file and the process that writes it."""
     return f".{path.name}.{_host()}-{os.getpid()}."
 
 
@@ -118,18 +118,18 @@ def _host() -> str:
     return f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
-@lru_cache  # once a process: a folder may hold many files
+@lru_cache  # once per process, because a folder may hold many files
 def _remove_stale_parts(folder: Path) -> None:
-    """Remove what killed processes left in a folder, and nothing of a process that may still be at work."""
-    with suppress(OSError):
-        for name in os.listdir(folder):
+    """Remove what killed processes left in a folder. Keep the files of processes that may still be running."""
+    for name in os.listdir(folder) if os.access(folder, os.R_OK) else ():
+        with suppress(OSError):  # another process may remove it at the same time
             found = re.fullmatch(r"\..+\.([0-9a-f]{8})-(\d+)\.\w+\.part", name)
             if found and (_is_dead(found[1], int(found[2])) or _seconds_untouched(folder / name) > STALE_SECONDS):
                 shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
 
 
 def _is_dead(host: str, pid: int) -> bool:
-    """Whether a process of this machine has ended; of another machine nothing is known."""
+    """Return whether a process has ended; for another machine this is unknown, and the answer is False."""
     if host != _host() or os.name != "posix":
         return False
     try:
@@ -154,14 +154,14 @@ def locked(path: Path) -> Iterator[None]:
     """
     folder, name = (path, ".") if path.is_dir() else (path.parent, f".{path.name}.")
     place, owner = folder / f"{name}lock", folder / f"{name}owner"
-    lock = FileLock(place, timeout=0, mode=0o666)
+    lock = FileLock(place, timeout=0)
     try:
         lock.acquire()
     except Timeout:
         raise RuntimeError(
             f"another run is at work on {path} ({_owner(owner)}); wait until it ends, or stop it"
         ) from None
-    except OSError:
+    except OSError:  # no lock is possible
         pass
     try:
         if lock.is_locked:
@@ -172,7 +172,8 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            for file in (owner, place):  # while it is locked: who has just opened it sees that it is gone
+            # before the release, so that another run which has just opened the file sees that it is gone
+            for file in (owner, place):
                 with suppress(OSError):
                     file.unlink()
         lock.release()
@@ -186,11 +187,11 @@ def _owner(path: Path) -> str:
 
 
 CACHE_BYTES = 4 * 2**30  # size of a folder of the cache above which its oldest files are removed
-CACHE_SECONDS = 3600.0  # for which a file of the cache is kept in any case: somebody may be about to read it
+CACHE_SECONDS = 3600.0  # for which each file of the cache is kept: another process may be about to read it
 
 
 def cache_dir() -> Path:
-    """The folder for downloads and for what workers read: ``$XSDA_CACHE``, or the user's cache folder."""
+    """Return the folder for downloads and for what workers read: ``$XSDA_CACHE``, or the user's cache folder."""
     import pooch
 
     return Path(os.environ.get("XSDA_CACHE") or pooch.os_cache("xsda"))
@@ -199,8 +200,8 @@ def cache_dir() -> Path:
 def cached(folder: str, name: str, write: Callable[[Path], object]) -> Path:
     """Return the file ``name`` of the cache, written by ``write(path)`` if it is not there.
 
-    The name must hold a hash of the content. Once the files of the folder take more than ``CACHE_BYTES`` together, those
-    that were not asked for longest are removed, but none that was asked for within the last hour.
+    The name must contain a hash of the content. If the files of the folder take more than ``CACHE_BYTES`` together, the
+    least recently used are removed, but none that was used within the last hour.
     """
     path = cache_dir() / folder / name
     try:
@@ -209,7 +210,7 @@ def cached(folder: str, name: str, write: Callable[[Path], object]) -> Path:
         raise OSError(f"cannot keep files for the workers in {path.parent} ({error}); set XSDA_CACHE") from error
     with _waiting(path.parent):
         if path.is_file():
-            with suppress(OSError):  # in a cache that can only be read
+            with suppress(OSError):  # the cache may be read-only
                 os.utime(path)
             return path
     with replacing(path) as temporary:
@@ -221,8 +222,8 @@ def cached(folder: str, name: str, write: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def _waiting(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder of the cache, for a moment; go on without it where it cannot be had."""
-    lock = FileLock(folder / ".lock", timeout=60, mode=0o666)
+    """Hold the lock of a cache folder briefly; continue without it if it is not available."""
+    lock = FileLock(folder / ".lock", timeout=60)
     with suppress(OSError):
         lock.acquire()
     try:

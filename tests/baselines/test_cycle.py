@@ -352,8 +352,8 @@ def test_folders_of_other_runs_are_refused(ring, tmp_path):
         ({"keep": "both"}, "holds a run with stages=analysis, now it is forecast, analysis"),
         ({"every": 4}, "over other times, or in pieces of another length than every=4"),
         ({"every": 12}, "over other times, or in pieces of another length than every=12"),
-        ({"keep": "forecast"}, "holds an earlier run, and only filters that keep='analysis' can go on"),
-        ({"method": EnKS()}, "holds an earlier run, and only filters that keep='analysis' can go on"),
+        ({"keep": "forecast"}, "holds an earlier run, and only filters that keep='analysis' can resume"),
+        ({"method": EnKS()}, "holds an earlier run, and only filters that keep='analysis' can resume"),
     ]
     for change, match in cases:
         with pytest.raises(ValueError, match=match):

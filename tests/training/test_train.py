@@ -201,7 +201,7 @@ def test_a_checkpoint_of_another_training_is_refused(spring, tmp_path):
     xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
     with pytest.raises(ValueError, match=r"learning_rate: 0\.001 then, 0\.1 now"):
         xsda.train(spring, window=8, network=network(), steps=10, learning_rate=0.1, checkpoint=path, **QUICK)
-    with pytest.raises(ValueError, match=r"stands at step 10, steps=9 lie behind it"):
+    with pytest.raises(ValueError, match=r"is at step 10, beyond steps=9"):
         xsda.train(spring, window=8, network=network(), steps=9, checkpoint=path, **QUICK)
     same_shapes = TemporalNet(2, width=12, dilations=(4, 8), features=16)
     with pytest.raises(ValueError, match=r"network: .*'dilations': .1, 2.*then.*'dilations': .4, 8.*now"):

@@ -1,4 +1,4 @@
-"""What is kept of a run, in memory or in files from which an interrupted run goes on."""
+"""The results that a run keeps, in memory or in files from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ LONG_NAMES = {
 
 
 class Record:
-    """What is kept of a run, in pieces of ``every`` times where they go to a folder."""
+    """The results that a run keeps. With a folder ``out`` they are written in pieces of ``every`` times.
+
+    Each piece is a NetCDF file, written whole or not at all. The folder is locked during the run.
+    """
 
     def __init__(
         self,
@@ -62,8 +65,10 @@ class Record:
         self.done: list[xr.Dataset] = []
 
     def put(self, stage: str, k: int, x: Tensor) -> None:
-        """Keep the states of a stage of the ``k``-th time, if they are asked for."""
-        expected = dict.fromkeys((*self.stages, self.method.stages[-1]), 0)  # with the last all is noted of a time
+        """Keep the states of a stage at the ``k``-th time, if the caller asked for them."""
+        expected = dict.fromkeys(
+            (*self.stages, self.method.stages[-1]), 0
+        )  # after the last stage, all notes of a time are there
         if stage not in expected or k not in self.place:
             return
         number, row = divmod(self.place[k], self.every)
@@ -88,7 +93,7 @@ class Record:
                 ds.to_netcdf(temporary, engine="netcdf4")
 
     def _label(self, values: Tensor, first: int) -> xr.Dataset:
-        """``values`` (stage, member, time, channel, *space) from the ``first`` kept time on."""
+        """Label ``values`` (stage, member, time, channel, *space), which start at the ``first`` kept time."""
         grid, size = self.cycle.grid, values.shape[2]
         template = grid.template.isel({self.time: slice(first, first + size)})
         part = Grid(grid.layout, template, grid.dims, grid.names)
@@ -107,7 +112,7 @@ class Record:
         return describe(ds, part, self.attrs)
 
     def _noted(self, name: str, times: list[int]) -> np.ndarray:
-        """What was noted of each time; what is needed to go on holds until it is noted again."""
+        """Return what was noted at each time; values that a resumed run needs are carried forward to the next note."""
         noted = self.cycle.notes.get(name, {})
         if name not in self.method.remembers:
             return np.array([noted.get(k, np.nan) for k in times])
@@ -115,7 +120,7 @@ class Record:
         return values[np.searchsorted([*noted], times, side="right")]
 
     def partial(self) -> xr.Dataset | None:
-        """What was computed of whole times before a run was stopped."""
+        """Return the times that were complete when a run stopped."""
         pieces = self._written() if self.out is not None else list(self.done)
         for number, values in sorted(self.open.items()):
             whole = min(self.filled[number].values())
@@ -126,10 +131,11 @@ class Record:
         return self._joined(pieces) if pieces else None
 
     def result(self) -> xr.Dataset:
+        """Return the whole run; pieces in files are read lazily."""
         return self._joined(self.done if self.out is None else self._written())
 
     def _joined(self, pieces: list[xr.Dataset]) -> xr.Dataset:
-        """Pieces one after another; what only some of them note is NaN in the others."""
+        """Concatenate pieces; a note that a piece lacks is NaN there."""
         pieces = [ds.assign_attrs() for ds in pieces]
         for ds in pieces:
             for name in MARKS:
@@ -151,7 +157,7 @@ class Record:
         )
 
     def _written(self) -> list[xr.Dataset]:
-        """The pieces in the folder, lazily."""
+        """Open the pieces in the folder lazily."""
         assert self.out is not None
         times = self.cycle.grid.template[self.time]
         dates = xr.coders.CFDatetimeCoder(use_cftime=times.dtype == object) if is_datelike(times) else False
@@ -176,7 +182,7 @@ class Record:
 
     @contextmanager
     def resume(self, x: Tensor) -> Iterator[tuple[Tensor, int]]:
-        """Give the state from which the run goes on and the number of times that are done; meanwhile the folder is locked."""
+        """Lock the folder; give the state from which the run continues and the number of times that are done."""
         if self.out is None:
             yield self._resumed(x)
             return
@@ -191,7 +197,7 @@ class Record:
             return x, 0
         if not isinstance(self.method, Filter) or "analysis" not in self.stages:
             raise ValueError(
-                f"{self.out} holds an earlier run, and only filters that keep='analysis' can go on; choose another folder"
+                f"{self.out} holds an earlier run, and only filters that keep='analysis' can resume; choose another folder"
             )
         last, first = pieces[-1], (len(pieces) - 1) * self.every
         self._check(last, first)
@@ -204,12 +210,12 @@ class Record:
         return self.cycle.forecast.tensor(state), list(self.place)[first + last.sizes[self.time] - 1] + 1
 
     def _marks(self, first: int, size: int) -> dict[str, str]:
-        """What pieces follow from besides ``attrs``: in the files alone."""
+        """Return what else determines a piece, besides ``attrs``; it is stored only in the files."""
         stop = float(self.cycle.times[list(self.place)[first + size - 1]])
         return dict(zip(MARKS, (self.began, self.cycle.network.mark(stop)), strict=True))
 
     def _check(self, piece: xr.Dataset, first: int) -> None:
-        """Raise unless a piece is what this run would have written from its ``first`` kept time on."""
+        """Raise unless this run would have written the piece, which starts at the ``first`` kept time."""
         for name, new in self.attrs.items():
             old = piece.attrs.get(name)
             if str(old) != str(new):

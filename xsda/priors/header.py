@@ -1,7 +1,7 @@
-"""The description in a prior's file: what it must hold, and whether the tensors beside it fit.
+"""Checks of the description in a prior's file, and of the shapes of its tensors.
 
-All of this is checked before a tensor is read or a network is built, so that a damaged or forged file cannot claim more
-memory than it is large.
+They run before a tensor is read or a network is built. A damaged or forged file therefore cannot make xsda allocate much
+more memory than the size of the file.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WORDS = {str: "text", int: "an integer", float: "a number", bool: "true or false
 
 
 def read_header(path: Path, text: str | None) -> dict[str, Any]:
-    """Return the description in the header of a file; raise if it is none, or of a later format."""
+    """Return the description in the header of a file; raise if there is none or if its format is too new."""
     if text is None:
         raise ValueError(f"{path} is a safetensors file but not a prior of xsda; make one with Prior.save")
     try:
@@ -63,7 +63,7 @@ def read_header(path: Path, text: str | None) -> dict[str, Any]:
 
 
 def check_header(meta: Any) -> None:
-    """Raise unless each field of a description is there and of the right type."""
+    """Raise if a field of the description is missing or has the wrong type."""
     _check(meta, HEADER, "the description")
     if meta["denoiser"]["kind"] == "Preconditioned":
         _check(meta["denoiser"], NETWORK, "denoiser")
@@ -76,7 +76,7 @@ def check_header(meta: Any) -> None:
 
 
 def _check(value: Any, expected: Any, where: str) -> None:
-    """``expected`` is a type, several, a list of one of these (for each entry), or a table of these by name."""
+    """Raise if ``value`` is not as ``expected``: a type, several types, a list with one of these, or a table of these."""
     kind = type(expected) if isinstance(expected, dict | list) else expected
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
@@ -93,7 +93,7 @@ def _check(value: Any, expected: Any, where: str) -> None:
 
 
 def check_network(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise unless a network of this description has tensors of just these shapes; nothing is allocated."""
+    """Raise if the network of this description needs tensors of other shapes than these; allocate nothing."""
     with torch.device("meta"), _at_most(len(shapes)):
         needed = {k: tuple(v.shape) for k, v in build_network(config).state_dict().items()}
     for name in sorted({*needed, *shapes}):
@@ -104,7 +104,7 @@ def check_network(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
 
 @contextmanager
 def _at_most(count: int) -> Iterator[None]:
-    """Stop this thread from making modules with more parameters in all."""
+    """Raise when this thread creates modules with more than ``count`` parameters in total."""
     thread, made = threading.get_ident(), 0
 
     def register(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

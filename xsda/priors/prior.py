@@ -1,4 +1,4 @@
-"""A prior: a denoiser of trajectories, the layout of its world, and where it comes from, in one file."""
+"""A prior: a denoiser of trajectories with its layout and its provenance, stored in one file."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class Prior:
     layout
         Variables, scaling and axes.
     window
-        Shortest trajectory the denoiser accepts.
+        Number of states of the shortest trajectory that the denoiser accepts.
     length
-        The only length it accepts, if there is only one.
+        The only number of states that it accepts, if there is only one.
     error
         The denoiser's own error at each noise level.
     info
-        Provenance: how it was made, by what data, with which validation loss.
+        Provenance: training data, options, validation loss.
     name
-        How to call it in results.
+        Name of the prior in results.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Prior:
         self.info = dict(info or {})
         self.name = name
         self.path: Path | None = None
-        self.path_hash: str | None = None  # the fingerprint of what lies at ``path``
+        self.path_hash: str | None = None  # the fingerprint of the file at ``path``
 
     @property
     def schedule(self) -> Schedule:
@@ -88,7 +88,7 @@ class Prior:
 
     @property
     def any_size(self) -> bool:
-        """Whether the denoiser takes fields of any size (convolutions do)."""
+        """Whether the denoiser accepts fields of any size (convolutions do)."""
         network = getattr(self.denoiser, "network", None)
         return network is not None and not isinstance(getattr(network, "local", network), WindowMLP)
 
@@ -114,7 +114,7 @@ class Prior:
         return "\n".join(lines + [f"  {k:<10} {v}" for k, v in self.info.items()])
 
     def bind(self, ds: xr.Dataset) -> Grid:
-        """Match a user's Dataset with this prior; raises where they do not fit."""
+        """Match a Dataset with this prior; raise if they do not fit."""
         grid = Grid.match(self.layout, ds)
         grid.check_time()
         grid.check_rings()
@@ -133,11 +133,11 @@ class Prior:
         if notes and not self.any_size:
             raise ValueError(f"the grid does not fit the prior: {notes}. Put the grid on the prior's points")
         if notes:
-            warnings.warn(f"the grid is unlike the prior's: {notes}; the prior extrapolates", stacklevel=4)
+            warnings.warn(f"the grid differs from the prior's: {notes}; the prior extrapolates", stacklevel=4)
         return grid
 
     def unbalanced(self) -> Prior:
-        """The same prior without the energy correction of ``xsda.balance``, for samplers it was not measured with."""
+        """Return this prior without the energy correction of ``xsda.balance``, for samplers with which it was not measured."""
         if not isinstance(self.denoiser, Balanced):
             return self
         other = copy.copy(self)
@@ -174,7 +174,30 @@ class Prior:
         }  # fmt: skip
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write one safetensors file with JSON metadata."""
+        """Write the prior to a safetensors file, which ``xsda.load_model`` reads.
+
+        The file holds the weights and a description in JSON. It is written whole or not at all.
+
+        Parameters
+        ----------
+        path
+            The file to write, by convention with the suffix .safetensors.
+        overwrite
+            Replace an existing file. Without it an existing file raises an error.
+
+        Returns
+        -------
+        Path
+            The path of the file.
+
+        Examples
+        --------
+        >>> import xsda
+        >>> model = xsda.load_model("lorenz63")
+        >>> path = model.save("mine.safetensors")  # doctest: +SKIP
+        >>> xsda.load_model(path).hash == model.hash  # doctest: +SKIP
+        True
+        """
         path = Path(path)
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
@@ -183,7 +206,7 @@ class Prior:
         return path
 
     def write(self, path: Path) -> None:
-        """Write to a path, whatever is there."""
+        """Write the file in place, without a temporary name and without a check of what is there."""
         if isinstance(self._plain, Preconditioned):
             network_config(self._plain.network)  # raises for a network that could not be read back
         elif type(self._plain).__name__ not in EXACT:
@@ -210,7 +233,7 @@ def read_prior(path: str | os.PathLike[str]) -> Prior:
             check_network(meta["denoiser"]["network"], _part(shapes, "denoiser.network."))
         prior = _build(meta, load_file(path))
         fingerprint = prior.hash
-    except Exception as error:  # whatever a forged description makes of the classes it names
+    except Exception as error:  # a forged description can make these classes raise anything
         reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(f"the prior in {path} is incomplete or damaged: {reason}") from error
     if meta["hash"] != fingerprint:
@@ -220,7 +243,7 @@ def read_prior(path: str | os.PathLike[str]) -> Prior:
 
 
 def _part(items: Mapping[str, Item], prefix: str) -> dict[str, Item]:
-    """The items whose name begins so, without that beginning."""
+    """Return the items whose names begin with ``prefix``, without the prefix."""
     return {k.removeprefix(prefix): v for k, v in items.items() if k.startswith(prefix)}
 
 

@@ -132,7 +132,7 @@ def _fetch(name: str, file: str, sha256: str, url: str) -> Path:
 
 
 def _in_time(url: str, file: str, _: Any) -> None:
-    """Download in a thread, and give up after the time limit: timeouts of sockets start anew with each byte."""
+    """Download in a thread and give up after the time limit; the timeout of a socket restarts with each byte."""
     from pooch import HTTPDownloader
 
     seconds, errors = _download_seconds(), []

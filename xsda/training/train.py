@@ -63,37 +63,54 @@ def train(
     window
         Number of consecutive states of a training sample.
     network
-        "temporal": convolutional in time, trained on segments of ``window`` states, applied to any length from there
-        on (or from ``shortest``); its reach is half the window, so that it also learns what the middle of a long
-        trajectory looks like. "spacetime": the same for large fields, a UNet over space whose blocks mix neighbours in time.
-        "markov": a network on windows of ``window`` states (an odd number), composed. A mapping chooses a class and
-        its parameters: ``{"name": "SpaceTimeUNet", "hidden": (32, 64, 128)}``.
-        Or a network of your own, called as ``network(x, log_noise)`` on ``(batch, time, channel, *space)``.
+        "temporal": convolutions in time. It is trained on segments of ``window`` states and applies to all trajectories of
+        at least that length (or of at least ``shortest`` states). Each state sees half a window to either side.
+        "spacetime": the same for large fields, a UNet over space whose blocks mix neighbours in time. "markov": a network
+        on windows of ``window`` states (an odd number), whose results are composed. A mapping chooses a class and its
+        parameters: ``{"name": "SpaceTimeUNet", "hidden": (32, 64, 128)}``. Or pass your own network, called as ``network(x, log_noise)`` on ``(batch, time, channel, *space)``.
     width
         Features of the network (default 64; 32 for "spacetime"; 128 for "markov" without space).
     periodic, space
-        Names of the periodic dimensions; names of the space dimensions where attributes do not tell.
+        Names of the periodic dimensions. Names of the space dimensions, needed if their attributes do not mark them.
     context
-        Variables of ``ds`` without time that the network reads but does not predict (an orography, a land mask).
+        Variables of ``ds`` without time that the network reads but does not predict (orography, land mask).
     time_features
-        "hour_of_day", "day_of_year".
+        Any of "hour_of_day" and "day_of_year": the network reads them too. The data must have dates.
     validation
-        Validation data; without it the data are split 80/10/10 into training, validation and (unused) test.
+        Validation data. Without it, ``ds`` is split 80/10/10 into training, validation and (unused) test data.
     schedule, parameterization
         Diffusion process and what the network predicts ("edm", "v", "x0", "eps").
     balance
-        Draw so many free samples at the end and have the prior give back what their spectrum lacks (see ``xsda.balance``);
-        for fields that are periodic along all space axes.
+        Number of free samples to draw at the end, to measure and correct the variance that samples lack at each wavenumber
+        (see ``xsda.balance``). Only for fields that are periodic along all space axes.
     checkpoint
-        File for checkpoints. If it exists the training goes on from there, exactly as if it had not been interrupted.
+        File for checkpoints. If it exists, training resumes from it, and the result is the same as without the interruption.
+        Only one training at a time can use a checkpoint.
     log
-        CSV file for the losses.
+        CSV file to which the losses are written.
     callback
-        Called as ``callback(step, values)`` at each validation: hang your tracker here.
+        Called as ``callback(step, values)`` at each validation, for example to feed an experiment tracker.
+    progress
+        Show a progress bar.
     device
-        "auto", "cpu", "cuda".
+        "auto", "cpu" or "cuda".
+    name
+        Name of the prior in results.
     options
         Fields of ``xsda.training.TrainingOptions``: steps, batch_size, learning_rate, ema, patience, precision, seed, ...
+
+    Returns
+    -------
+    Prior
+        The averaged network with the best validation loss, with its error measured on the validation data.
+
+    Examples
+    --------
+    >>> import xsda
+    >>> ds = xsda.systems.Lorenz63().simulate(64, 16, seed=0)
+    >>> model = xsda.train(ds, window=8, width=16, steps=20, progress=False)
+    >>> model.layout.names
+    ('x', 'y', 'z')
     """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"the training data must be an xarray.Dataset, got {type(ds).__name__}; use .to_dataset()")
@@ -101,7 +118,7 @@ def train(
         empty = [str(d) for d, n in data.sizes.items() if n == 0] if data is not None else []
         if empty:
             raise ValueError(f"the {what} data are empty along {empty[0]!r}; give data with at least one entry there")
-    ds = ds[sorted(ds.data_vars, key=str)]  # that of a zarr store may be another each time it is opened
+    ds = ds[sorted(ds.data_vars, key=str)]  # the order in a Zarr store may differ each time it is opened
     settings, layout = planned(
         ds, window=window, width=width, periodic=periodic, space=space, context=context, time_features=time_features,
         parameterization=parameterization, balance=balance, **options,
@@ -206,7 +223,7 @@ def planned(
     balance: int = 0,
     **options: Any,
 ) -> tuple[TrainingOptions, Layout]:
-    """What ``train`` would do with data like these, checked."""
+    """Check the options and return them, with the layout of data like these."""
     unknown = [k for k in options if k not in TrainingOptions.__dataclass_fields__]
     if unknown:
         raise TypeError(f"unknown option {unknown[0]!r}; {choose(unknown[0], TrainingOptions.__dataclass_fields__)}")
@@ -234,7 +251,7 @@ def planned(
 
 
 def _batches(denoiser: Preconditioned, windows: Windows, device: torch.device) -> Iterator[tuple[Denoiser, Tensor]]:
-    """256 windows, or as many as make two million numbers."""
+    """Yield 256 windows, or as many as make two million numbers."""
     wanted = min(256, max(8, 2**21 // (windows.window * math.prod(windows.grid.shape[1:]))))
     size = min(wanted, 64)
     source = windows.batches(size, seed=2)
