@@ -26,18 +26,18 @@ import numpy as np
 import torch
 import xarray as xr
 from torch.nn import functional
+from xsda.layout import Layout
+from xsda.priors.sampling import place
 
 import xsda
 from xsda import flow
 from xsda.diffusion import VE, Preconditioned
 from xsda.diffusion.samplers import DPMpp2MSDE, PredictorCorrector
 from xsda.guidance import GaussianScore
-from xsda.layout import Layout
 from xsda.nn import WindowUNet
 from xsda.nn.boundary import BoundaryConv
 from xsda.nn.norm import ChannelNorm
 from xsda.priors import sampling
-from xsda.priors.sampling import place
 from xsda.systems import KolmogorovFlow
 from xsda.training import TrainingOptions
 from xsda.training.loop import Trainer

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
+from xsda.priors.sampling import default_sampler
 
 import xsda
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import DPMpp2MSDE, NonFiniteSampleError, Sampler
 from xsda.guidance import MMPS, Calibrated, GaussianScore, Guidance, Likelihood, Scaling
 from xsda.observations import compile_observations
-from xsda.priors.sampling import default_sampler
 
 SIGMA = 0.1
 

@@ -11,7 +11,7 @@ import click
 import xarray as xr
 
 from xsda.arguments import check_names, choose
-from xsda.files import FORMATS, check_format, read, replacing
+from xsda.files import FORMATS, check_format, read, replacing, replacing_folder
 
 out_option = click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="File to write (.nc, .h5 or .zarr)."
@@ -25,29 +25,25 @@ def check_output(path: Path, overwrite: bool) -> None:
     check_format(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; give --overwrite to replace it")
-    if path.suffix != ".zarr":
-        with replacing(path.parent / f".{path.name}.probe"):
-            pass
-        (path.parent / f".{path.name}.probe").unlink()
+    store = path.suffix == ".zarr"
+    if store and path.is_symlink():
+        raise FileExistsError(f"{path} is a symbolic link, which a store cannot replace; name the folder it points to")
+    if path.exists() and path.is_dir() != store:
+        raise FileExistsError(f"{path} is a {'folder' if path.is_dir() else 'file'}; take another name")
+    probe = path.with_name(f".{path.name}.probe")
+    with replacing(probe):
+        pass
+    probe.unlink()
 
 
 def write(ds: xr.Dataset, path: Path) -> None:
-    """Write to a temporary name and move."""
-    if path.suffix != ".zarr":
+    """Write a file or store whole or not at all."""
+    if path.suffix == ".zarr":
+        with replacing_folder(path) as folder:
+            ds.to_zarr(folder, mode="w", consolidated=False)
+    else:
         with replacing(path) as temporary:
             ds.to_netcdf(temporary, engine=FORMATS[path.suffix])  # type: ignore[call-overload]
-        return
-    import shutil
-    import tempfile
-
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        ds.to_zarr(folder / "part", mode="w", consolidated=False)
-        if path.exists():
-            shutil.rmtree(path)
-        (folder / "part").rename(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def parse_settings(pairs: tuple[str, ...], what: str) -> dict[str, Any]:
