@@ -1,6 +1,6 @@
 """Is the spread right? Simulation-based calibration of the default on Lorenz-63 and Lorenz-96.
 
-    python examples/benchmarks/calibration.py [--system lorenz63 lorenz96] [--truth prior system] [--truths 64]
+    python benchmarks/calibration.py [--system lorenz63 lorenz96] [--truth prior system] [--truths 64]
 
 Truths are drawn, observed and assimilated, each with 19 members. Drawn from the prior itself ("prior"), they leave only
 the error of guidance and sampler; drawn from the system ("system"), they add that of the training. Per variable: chi-square
@@ -18,6 +18,7 @@ import time
 
 import numpy as np
 import xarray as xr
+from record import add_options, record
 from scipy.stats import chisquare
 
 import xsda
@@ -59,8 +60,9 @@ def main() -> None:
     parser.add_argument("--truths", type=int, default=64)
     parser.add_argument("--method", default="default", choices=METHODS)
     parser.add_argument("--figure", help="draw the rank histograms there")
+    add_options(parser, "calibration")
     a = parser.parse_args()
-    histograms = {}
+    histograms, rows = {}, []
     for name in a.system:
         make, length, like, sigma = CASES[name]
         system, model = make(), xsda.load_model(name)
@@ -99,10 +101,24 @@ def main() -> None:
                 called = np.arange(a.truths), rng.integers(MEMBERS + 1, size=(10_000, a.truths))
                 low, high = np.quantile(np.sqrt(variance[called].mean(1) / error[called].mean(1)), (0.025, 0.975))
                 shares = [(np.mean(c[v]), 2 * np.std(c[v]) / np.sqrt(a.truths)) for c in (inside50, inside90)]
+                rows.append(
+                    {"system": name.replace("lorenz", "Lorenz-"), "truths_of": kind, "truths": a.truths, "variable": v,
+                     "p": chisquare(counts).pvalue, "coverage_50": shares[0][0], "coverage_50_2se": shares[0][1],
+                     "coverage_90": shares[1][0], "coverage_90_2se": shares[1][1], "spread_skill": ratio,
+                     "spread_skill_2se": spread, "exchanged_low": low, "exchanged_high": high,
+                     "rmse": np.sqrt(error[:, 0].mean()), "crps": np.mean(scores[v])}
+                )  # fmt: skip
                 text = ", ".join(f"{m:.3f} +- {s:.3f}" for m, s in shares)
                 print(f"  {v:<3} ranks {counts}, p = {chisquare(counts).pvalue:.3f}; coverage of 50 % and 90 %: {text}; "
                       f"spread/skill {ratio:.3f} +- {spread:.3f}, exchanged {low:.3f} to {high:.3f}; "
                       f"error {np.sqrt(error[:, 0].mean()):.4f}, CRPS {np.mean(scores[v]):.4f}", flush=True)  # fmt: skip
+    formats = {"truths": ".0f", "p": ".2f", "coverage_50": ".3f", "coverage_50_2se": ".3f", "coverage_90": ".3f",
+               "coverage_90_2se": ".3f", "spread_skill": ".2f", "spread_skill_2se": ".2f", "exchanged_low": ".2f",
+               "exchanged_high": ".2f", "rmse": ".3f", "crps": ".3f"}  # fmt: skip
+    record(
+        a.name, rows, folder=a.results, seed=70, question="Is the spread of the default right, member by member?",
+        columns={"system": "", "truths_of": "", "variable": "", **{k: ("1", f) for k, f in formats.items()}},
+    )  # fmt: skip
     if a.figure:
         draw(histograms, a.figure)
 

@@ -1,6 +1,6 @@
 """Posteriors with several modes: what each guidance makes of them, and how weighted particles converge.
 
-    python examples/benchmarks/multimodality.py [--members 4096] [--figure multimodality.png]
+    python benchmarks/multimodality.py [--members 4096] [--figure multimodality.png]
 
 Five cases: four modes in the plane at (+-2, +-2) with standard deviation 0.5, of which x (linear) or |x| is observed; two
 clusters of means +-(1, 1); a trajectory of 32 states that goes up or down, observed early, where it has hardly parted; and
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from record import add_options, record
 from torch import Tensor
 
 from xsda.diffusion.error import measure_error
@@ -23,16 +24,16 @@ from xsda.priors.exact import MixtureDenoiser
 
 SDE = DPMpp2MSDE(steps=128)
 METHODS: dict[str, tuple[Guidance, Sampler]] = {
-    "mmps, 2M 32": (MMPS(), DPMpp2M(steps=32)),
-    "mmps, SDE 128": (MMPS(), SDE),
-    "calibrated, SDE 128": (Calibrated(), SDE),
-    "calibrated, SDE 128, 2 corrections": (Calibrated(), DPMpp2MSDE(steps=128, corrections=2, tau=0.5)),
-    "sda gamma 1e-1, SDE 128": (GaussianScore(gamma=0.1), SDE),
-    "pigdm, SDE 128": (PiGDM(), SDE),
-    "tmpd, SDE 128": (TMPD(), SDE),
-    "dps, SDE 128": (DPS(), SDE),
-    "projection, SDE 128": (Projection(), SDE),
-    "proximal, SDE 128": (Proximal(), SDE),
+    "mmps, 2M 32 steps": (MMPS(), DPMpp2M(steps=32)),
+    "mmps": (MMPS(), SDE),
+    "calibrated": (Calibrated(), SDE),
+    "calibrated, 2 corrections": (Calibrated(), DPMpp2MSDE(steps=128, corrections=2, tau=0.5)),
+    "sda, gamma 0.1": (GaussianScore(gamma=0.1), SDE),
+    "pigdm": (PiGDM(), SDE),
+    "tmpd": (TMPD(), SDE),
+    "dps": (DPS(), SDE),
+    "projection": (Projection(), SDE),
+    "proximal": (Proximal(), SDE),
 }
 PARTICLES = (4, 16, 64, 256, 1024)
 
@@ -96,11 +97,11 @@ def cases() -> dict[str, Case]:
     course = torch.linspace(0, 1, 32) ** 2 * 3
     first = slice(0, 1)
     return {
-        "four modes, x1 = 0.3 +- 0.5": Case(corners, 0.5, first, [0.3]),
-        "four modes, |x1| = 1.6 +- 0.5": Case(corners, 0.5, first, [1.6], folded=True),
-        "two modes, x1 = 0.3 +- 0.5": Case(pair, 0.25, first, [0.3]),
-        "trajectory, states 8 to 16": Case(torch.stack([course, -course]), 0.25, slice(8, 17, 4), [0.2, 0.1, 0.3]),
-        "trajectory, |x| of states 8 to 24": Case(
+        "four modes, x": Case(corners, 0.5, first, [0.3]),
+        "four modes, |x|": Case(corners, 0.5, first, [1.6], folded=True),
+        "two modes, x": Case(pair, 0.25, first, [0.3]),
+        "trajectory, x": Case(torch.stack([course, -course]), 0.25, slice(8, 17, 4), [0.2, 0.1, 0.3]),
+        "trajectory, |x|": Case(
             torch.stack([course, -course / 2]), 0.25, slice(8, 25, 8), [0.2, 0.6, 1.3], folded=True
         ),
     }
@@ -110,11 +111,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, default=4096)
     parser.add_argument("--figure", help="draw the rate of convergence there")
+    add_options(parser, "multimodality")
     a = parser.parse_args()
-    curves = {}
+    curves, rows, exact = {}, [], []
     for name, case in cases().items():
         weights, means, stds = case.exact()
         alive = weights > 0.01
+        exact += [{"case": name, "mode": i + 1, "weight": w} for i, w in enumerate(weights.tolist())]
         denoiser = case.denoiser()
         curve = measure_error(denoiser, [(denoiser, denoiser.draw(8192, torch.Generator().manual_seed(1)))])
         print(
@@ -131,6 +134,8 @@ def main() -> None:
             w, m, s = case.moments(x)  # noqa: B023
             off = (m - means)[alive].norm(dim=1).max()  # noqa: B023
             ratio = np.round((s / stds)[alive].numpy(), 2)  # noqa: B023
+            rows.append({"case": name, "method": label, "weight_error": (w - weights).abs().max(),  # noqa: B023
+                         "spread_low": ratio.min(), "spread_high": ratio.max(), "mode_mean_off": off})  # fmt: skip
             print(f"  {label:<36} weights {np.round(w.numpy(), 3)}  largest error {float((w - weights).abs().max()):.3f}  "  # noqa: B023
                   f"mean within off by {float(off):.3f}  spread ratio {ratio}{extra}", flush=True)  # fmt: skip
 
@@ -140,7 +145,7 @@ def main() -> None:
         for count in PARTICLES:
             x, notes = sample(Calibrated(), TDS(steps=128, particles=count), a.members, 2)
             share = float(notes["effective_sample_size"].mean()) / count
-            report(f"calibrated, TDS 128, {count} particles", x, f"  least effective share {share:.2f}")
+            report(f"tds, {count} particles", x, f"  least effective share {share:.2f}")
             each = x.reshape(-1, count, x.shape[1])
             spread = torch.stack([case.moments(p)[0] for p in each[:64]]) - weights
             bias = (case.moments(x)[0] - weights).abs().max()
@@ -149,6 +154,15 @@ def main() -> None:
         print(
             f"  error of one population's weights by particles {dict(zip(PARTICLES, np.round(curves[name][:, 0], 3).tolist(), strict=True))}"
         )
+    formats = {"weight_error": ".3f", "spread_low": ".2f", "spread_high": ".2f", "mode_mean_off": ".2f"}
+    record(
+        a.name, rows, folder=a.results, seed=1, question="Does the ensemble give each mode of the posterior its weight?",
+        columns={"case": "", "method": "", **{k: ("1", f) for k, f in formats.items()}},
+    )  # fmt: skip
+    record(
+        f"{a.name}_exact", exact, folder=a.results, question="What are the exact weights of the modes?",
+        columns={"case": "", "mode": ("1", ".0f"), "weight": ("1", ".3f")},
+    )  # fmt: skip
     if a.figure:
         draw(curves, a.figure)
 

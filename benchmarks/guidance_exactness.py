@@ -1,6 +1,6 @@
 """Every guidance method with every sampler on linear-Gaussian trajectories, where the posterior is exact.
 
-    python examples/benchmarks/guidance_exactness.py [--members 3000] [--truths 2] [--csv table.csv]
+    python benchmarks/guidance_exactness.py [--members 3000] [--truths 2]
 
 A rotating AR(1) of 32 states and two components (64 numbers), observed in six ways. For each combination: relative error
 of the ensemble mean, ratio of total variance, Gaussian 2-Wasserstein distance W2 to the exact posterior as a multiple of
@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pandas as pd
 import xarray as xr
+from record import add_options, record
 
 import xsda
 from xsda.diffusion.noise import MemberNoise
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=3000)
     parser.add_argument("--truths", type=int, default=2)
     parser.add_argument("--match", default="", help="only methods whose names begin so")
-    parser.add_argument("--csv", help="write the means over the truths there")
+    add_options(parser, "exactness")
     a = parser.parse_args()
     zeros = ("time", np.zeros(LENGTH))
     ds = xr.Dataset({"u": zeros, "v": zeros}, {"time": np.arange(float(LENGTH))})
@@ -162,9 +163,22 @@ def main() -> None:
         table = pd.DataFrame(rows).query("scenario == @scenario").groupby("method", sort=False).mean(numeric_only=True)
         print(f"\n{scenario}: floor {table['floor'].iloc[0]:.4f}, limit of mmps {table['limit'].iloc[0]:.4f}")
         print(table.drop(columns=["truth", "floor", "limit"]).to_string(float_format=lambda v: f"{v:.4g}"), flush=True)
-    if a.csv:
-        means = pd.DataFrame(rows).groupby(["scenario", "method"], sort=False).mean(numeric_only=True)
-        means.drop(columns=["truth", "seconds"]).to_csv(a.csv, float_format="%.4g")
+    means = pd.DataFrame(rows).groupby(["scenario", "method"], sort=False).mean(numeric_only=True).reset_index()
+    formats = {"floor": ".3f", "evaluations": ",.0f", "mean_error": ".3f", "variance_ratio": ".3g", "w2": ".3f",
+               "w2_over_floor": ".2f", "limit": ".3f", "products": ".1f"}  # fmt: skip
+    table = []
+    for row in means.rename(columns={"W2 / floor": "w2_over_floor"}).to_dict("records"):
+        guidance = max((g for g in METHODS if row["method"].startswith(f"{g}, ")), key=len)
+        values = {k.lower().replace(" ", "_"): v for k, v in row.items() if not isinstance(v, str)}
+        finite = {k: v for k, v in values.items() if k in formats and np.isfinite(v)}
+        table.append(
+            {"scenario": row["scenario"], "guidance": guidance, "sampler": row["method"][len(guidance) + 2 :], **finite}
+        )
+    record(
+        a.name, table, folder=a.results, seed=7,
+        question="How far from the exact posterior is each guidance with each sampler?",
+        columns={"scenario": "", "guidance": "", "sampler": "", **{k: ("1", f) for k, f in formats.items()}},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What happens when the number of observations changes: a field of 2.5 million numbers, observed ever more densely.
 
-    python examples/benchmarks/observation_count.py [--strides 16 8 4 2] [--small] [--figure counts.png]
+    python benchmarks/observation_count.py [--strides 16 8 4 2] [--small] [--figure counts.png]
 
 A separable Gaussian trajectory of 32 x 199 x 399 numbers (the size of the cylinder-wake problem) with variance one,
 observed at every 2nd, 4th, 8th and 16th point in both directions, at all times, with error 0.1. Its posterior mean and
@@ -15,6 +15,7 @@ import time
 import numpy as np
 import torch
 import xarray as xr
+from record import add_options, record
 from torch import Tensor
 
 import xsda
@@ -27,7 +28,7 @@ from xsda.priors.sampling import default_sampler
 SIGMA = 0.1
 
 
-AS_NETWORKS = "calibrated, as networks are sampled"  # fields of them: 24 steps, stochastic, with corrections
+AS_NETWORKS = "calibrated, as fields of networks are sampled"  # 24 steps, stochastic, with corrections
 
 
 def methods(reference: int) -> dict[str, Guidance]:
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1, help="pairs of a member and its mirror image")
     parser.add_argument("--small", action="store_true", help="8 x 50 x 100 numbers, for trying things")
     parser.add_argument("--figure", help="draw std((H x - y) / sigma) by number of observations there")
+    add_options(parser, "observation_count")
     a = parser.parse_args()
     sizes = (8, 50, 100) if a.small else (32, 199, 399)
     covs = [
@@ -106,6 +108,7 @@ def main() -> None:
     truth = zeros.assign(u=zeros.u.copy(data=along(rng.standard_normal(sizes), *(np.linalg.cholesky(c) for c in covs))))
     print(f"{zeros.u.size:,} numbers, error {SIGMA}, {sampler}, {prior.schedule}")
     residuals: dict[str, list[tuple[int, float]]] = {m: [] for m in a.methods}
+    rows: list[dict[str, object]] = []
     for stride in a.strides:
         every = slice(None, None, stride)
         obs = truth.sda.observe(truth.isel(y=every, x=every), sigma=SIGMA, seed=1)
@@ -131,8 +134,20 @@ def main() -> None:
             half = (x[::2] - x[1::2]) / 2  # what the noise makes of a member
             variance = (half.astype(float) ** 2).sum() / len(half)
             residuals[name].append((count, residual))
+            row = {"method": name, "stride": stride, "observations": count, "residual": residual,
+                   "mean_error": float(np.linalg.norm(center - mean) / np.linalg.norm(mean)),
+                   "variance_ratio": variance / total, "products": products, "seconds": seconds}  # fmt: skip
+            rows.append({k: v for k, v in row.items() if isinstance(v, str) or np.isfinite(v)})
             print(f"  {name:<28} std of residuals {residual:9.3g}   mean off by {np.linalg.norm(center - mean) / np.linalg.norm(mean):9.3g}"
                   f"   variance ratio {variance / total:9.3g}   products {products:.1f}   {seconds:.0f} s a member", flush=True)  # fmt: skip
+    formats = {"stride": ".0f", "observations": ",.0f", "residual": ".3g", "mean_error": ".3g",
+               "variance_ratio": ".3g", "products": ".1f", "seconds": ".0f"}  # fmt: skip
+    units = {"stride": "points", "seconds": "s"}
+    record(
+        a.name, rows, folder=a.results, seed=0,
+        question="Does a guidance still work when there are many more observations?",
+        columns={"method": "", **{k: (units.get(k, "1"), f) for k, f in formats.items()}},
+    )  # fmt: skip
     if a.figure:
         draw(residuals, a.figure)
 

@@ -1,6 +1,6 @@
 """Which network for the same cost? Each is trained for as many minutes on one core, and judged on the same windows.
 
-    OMP_NUM_THREADS=1 python examples/benchmarks/kolmogorov_networks.py kolmogorov-data.zarr --minutes 10
+    OMP_NUM_THREADS=1 python benchmarks/kolmogorov_networks.py kolmogorov-data.zarr --minutes 10
 
 Two judges. The denoising error of trajectories of 16 states at several noise levels (windows composed where a network takes
 windows), as a share of what the best linear denoiser of white noise leaves: lower is better. And the posterior: fair CRPS of
@@ -15,6 +15,7 @@ from copy import deepcopy
 
 import torch
 import xarray as xr
+from record import add_options, record
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -118,7 +119,9 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16", choices=("bf16", "float32"))
     parser.add_argument("--seeds", type=int, default=1, help="so many of each, and their pool with 8 members from each")
     parser.add_argument("--networks", default="0,1,2,3,4,5,6,7,8,9,10,11,12,13")
+    add_options(parser, "kolmogorov_networks")
     a = parser.parse_args()
+    rows: list[dict[str, object]] = []
     torch.set_num_threads(1)
     ds = xr.open_zarr(a.data, chunks=None)
     layout = Layout.of(ds, context=["forcing"])
@@ -153,20 +156,35 @@ def main() -> None:
             with torch.no_grad():
                 denoiser(x0[:2], torch.tensor(0.5))
             cost = (time.process_time() - started) / 32 * 1e3
+            crps, spent_each = posterior(priors[-1], unseen, a.precision)
+            row = {"network": name, "seed": seed, "parameters": priors[-1].info["parameters"] / 1e6, "steps": steps,
+                   "states_seen": steps * batch * window, "ms_per_state": cost,
+                   **{f"error_{s:g}": e for s, e in zip(LEVELS, scores, strict=True)},
+                   "error_mean": sum(scores) / len(scores), "crps": crps, "seconds_per_member": spent_each}  # fmt: skip
+            finite = {k: v for k, v in row.items() if isinstance(v, str) or math.isfinite(v)}
+            rows.append(finite if "crps" in finite else finite | {"remark": "diverges"})
             print(
                 f"| {name} | {priors[-1].info['parameters'] / 1e6:.2f} | {steps} | {steps * batch * window} | {cost:.1f} | "
                 + " | ".join(f"{s:.4f}" for s in scores)
                 + f" | {sum(scores) / len(scores):.4f} | "
-                + " | ".join(f"{v:.3f}" for v in posterior(priors[-1], unseen, a.precision))
-                + " |",
+                + f"{crps:.3f} | {spent_each:.3f} |",
                 flush=True,
             )
         if a.seeds > 1:
             crps, cost = posterior(priors, unseen, a.precision, 8 * a.seeds)
+            rows.append({"network": f"{name}, pool of {a.seeds}", "crps": crps, "seconds_per_member": cost})
             print(
                 f"the pool of these {a.seeds}, {8 * a.seeds} members: CRPS {crps:.3f}, {cost:.3f} s a member",
                 flush=True,
             )
+    formats = {"seed": ".0f", "parameters": ".2f", "steps": ".0f", "states_seen": ",.0f", "ms_per_state": ".1f",
+               **{f"error_{s:g}": ".3f" for s in LEVELS}, "error_mean": ".3f", "crps": ".3f",
+               "seconds_per_member": ".1f"}  # fmt: skip
+    units = {"parameters": "10^6", "ms_per_state": "ms", "seconds_per_member": "s"}
+    record(
+        a.name, rows, folder=a.results, seed=0, question="Which network is better for the same training?",
+        columns={"network": "", "remark": "", **{k: (units.get(k, "1"), f) for k, f in formats.items()}},
+    )  # fmt: skip
 
 
 def posterior(

@@ -1,6 +1,6 @@
 """Lorenz-63 posterior against a bootstrap particle filter (the two set-ups of arXiv 2306.10574).
 
-    python examples/benchmarks/lorenz63_posterior.py [--setup lo hi] [--series 8] [--samples 512]
+    python benchmarks/lorenz63_posterior.py [--setup lo hi] [--series 8] [--samples 512]
 
 65 states; standardised x is observed every eighth step with error 0.05 ("lo") or at every step with error 0.25 ("hi").
 For each series two filters of 65,536 particles with independent randomness give the posterior and the floor: the earth
@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import torch
+from record import add_options, record
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
@@ -110,7 +111,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["default"], help=f"'all', or among {list(METHODS)}")
     parser.add_argument("--seed", type=int, default=10, help="of the truths, the particles and the observations")
     parser.add_argument("--model", default="lorenz63")
+    add_options(parser, "lorenz63_posterior")
     a = parser.parse_args()
+    table: list[dict[str, object]] = []
+    evaluations: dict[str, int] = {}
     methods = METHODS if a.methods == ["all"] else {m: METHODS[m] for m in a.methods}
     model = xsda.load_model(a.model)
     truths = SYSTEM.simulate(LENGTH, a.series, seed=a.seed)
@@ -136,6 +140,7 @@ def main() -> None:
                     results[name].append((np.inf, -np.inf, -np.inf, np.nan))
                     continue
                 seconds = time.perf_counter() - start
+                evaluations[name] = int(post.attrs["denoiser_evaluations"])
                 x = SYSTEM.to_tensor(post)
                 both = [distance(x.numpy(), f.numpy()) for f in (first, second)]
                 results[name].append((sum(both) / 2, log_prior(x), log_likelihood(x, y, every, std), seconds))
@@ -150,6 +155,20 @@ def main() -> None:
                 f"log-likelihood {likelihood.mean():7.2f}  {seconds.mean():.1f} s",
                 flush=True,
             )
+            row = {"setup": setup, "samples": a.samples, "series": a.series, "method": name, "w1": w1.mean(),
+                   "w1_each": ", ".join(f"{w:.3g}" for w in w1), "ratio": w1.mean() / floor.mean(),
+                   "ratio_medians": np.median(w1) / np.median(floor), "log_prior": prior.mean(),
+                   "log_likelihood": likelihood.mean(), "evaluations": evaluations.get(name, np.nan)}  # fmt: skip
+            if name in methods and "default" in methods:
+                row["time_ratio"] = seconds.mean() / np.array(results["default"])[:, 3].mean()
+            table.append({k: v for k, v in row.items() if isinstance(v, str) or np.isfinite(v)})
+    formats = {"samples": ",.0f", "series": ".0f", "evaluations": ",.0f", "w1": ".2f", "ratio": ".3f",
+               "ratio_medians": ".3f", "log_prior": ".1f", "log_likelihood": ".2f", "time_ratio": ".1f"}  # fmt: skip
+    record(
+        a.name, table, folder=a.results, seed=a.seed,
+        question="How close is the posterior of Lorenz-63 to a particle filter?",
+        columns={"setup": "", "method": "", "w1_each": "", **{k: ("1", f) for k, f in formats.items()}},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

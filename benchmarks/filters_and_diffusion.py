@@ -1,6 +1,6 @@
 """The diffusion posterior beside filters, smoothers and 4D-Var on Lorenz-96: the same truth, observations and labels.
 
-    python examples/benchmarks/filters_and_diffusion.py [--truths 8] [--figure comparison.png]
+    python benchmarks/filters_and_diffusion.py [--truths 8] [--figure comparison.png]
 
 Two networks: "dense", every second point at every step (Bocquet 2010, m=40), and "sparse", every fourth point at every fourth
 step; error 1.5. Filters cycle through 140 steps and start close to the truth (error 1); the diffusion prior sees only the last 40 of them,
@@ -14,6 +14,7 @@ import time
 import numpy as np
 import torch
 import xarray as xr
+from record import add_options, record
 
 import xsda
 from xsda import plot
@@ -80,6 +81,17 @@ def diffusion(truth: xr.Dataset, obs: xr.Dataset, model: xsda.Prior, seed: int) 
     return {"analysis": post, "smoothed": post}
 
 
+def described(label: str, method: object) -> str:
+    """The name of a method with the settings that were chosen."""
+    names = {"localization": "length", "lag": "lag", "inflation": "infl", "scale": "scale"}
+    return ", ".join(
+        [
+            label,
+            *(f"{names[k]} {getattr(method, k):g}" for k in names if isinstance(getattr(method, k, None), int | float)),
+        ]
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--truths", type=int, default=8)
@@ -89,7 +101,9 @@ def main() -> None:
         "--tune", action="store_true", help="scores of many settings instead, without the diffusion prior"
     )
     parser.add_argument("--figure", help="error over time of the last network and truth is drawn there")
+    add_options(parser, "filters_and_diffusion")
     a = parser.parse_args()
+    rows: list[dict[str, object]] = []
     torch.set_num_threads(1)
     system, model = xsda.systems.Lorenz96(), xsda.load_model("lorenz96")
     climate = system.simulate(5000, every=10, seed=99)
@@ -133,6 +147,24 @@ def main() -> None:
                     f"{pooled[1]:.3f} ± {half[1]:.3f} | {crps_[1]:.3f} | {ratio[1]:.2f} | {seconds / len(table):.1f} |",
                     flush=True,
                 )
+                row = (
+                    {"network": network, "method": label if method is None else described(label, method),
+                     "rmse": pooled[0], "rmse_2se": half[0], "crps": crps_[0], "spread_skill": ratio[0],
+                     "rmse_last": pooled[1], "rmse_last_2se": half[1], "crps_last": crps_[1],
+                     "spread_skill_last": ratio[1], "seconds": seconds / len(table)}
+                )  # fmt: skip
+                rows.append(
+                    {k: v for k, v in row.items() if isinstance(v, str) or np.isfinite(v)}
+                )  # one truth has no range
+    columns = dict.fromkeys(
+        ("rmse", "rmse_2se", "crps", "spread_skill", "rmse_last", "rmse_last_2se", "crps_last"), ("1", ".3f")
+    )
+    columns |= {"spread_skill": ("1", ".2f"), "spread_skill_last": ("1", ".2f"), "seconds": ("s", "#.3g")}
+    if not a.tune:
+        record(
+            a.name, rows, folder=a.results, seed=a.seed, columns={"network": "", "method": "", **columns},
+            question="Is a diffusion posterior better than a filter, a smoother or 4D-Var on Lorenz-96?",
+        )  # fmt: skip
     if a.figure:
         last = truths[-1].isel(time=slice(-WINDOW, None))
         plot.error_over_time(shown, last, title=f"Lorenz-96, {a.network[-1]} network").savefig(a.figure, dpi=120)

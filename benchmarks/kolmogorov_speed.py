@@ -1,6 +1,6 @@
 """What a posterior of Kolmogorov flow costs, each as a ratio in one run on one machine.
 
-    OMP_NUM_THREADS=1 python examples/benchmarks/kolmogorov_speed.py a b c d e f s [--prior kolmogorov] [--device cuda]
+    OMP_NUM_THREADS=1 python benchmarks/kolmogorov_speed.py a b c d e f s [--prior kolmogorov] [--device cuda]
 
 a. fair CRPS over time: default assimilation and the SDA paper's recipe at several numbers of steps, same network.
 b. the loop's overhead over the bare network calls that it makes.
@@ -21,10 +21,12 @@ import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import torch
 import xarray as xr
+from record import add_options, record
 from torch.nn import functional
 
 import xsda
@@ -46,6 +48,10 @@ from xsda.training.parallel import Team
 from xsda.training.windows import Windows
 
 SIGMA, FRAMES = 0.1, 8
+OVER_TIME: list[dict[str, object]] = []  # part a
+NETWORK: dict[str, dict[str, object]] = {}  # parts c and f
+LENGTHS: list[dict[str, object]] = []  # part d
+PARTS_COST: list[dict[str, object]] = []  # parts b, e and s
 
 
 def seconds(function: Callable[[], object], repeat: int = 3) -> float:
@@ -59,6 +65,17 @@ def seconds(function: Callable[[], object], repeat: int = 3) -> float:
         if k:
             times.append(time.perf_counter() - started)
     return min(times)
+
+
+def cost(part: str, measure: str, value: float) -> None:
+    PARTS_COST.append({"trial": part, "measure": measure, "value": value})
+
+
+def timed(name: str, what: str, spent: float, first: float) -> None:
+    """A row of parts c and f, which share a table."""
+    name = name if name.startswith(("ours", "the authors")) else f"ours, {name}"
+    row = NETWORK.setdefault(name, {"network": name})
+    row |= {f"seconds_{what}": spent, f"speedup_{what}": first / spent}
 
 
 def observed(seed: int, every: int = 4) -> tuple[xr.Dataset, xr.Dataset]:
@@ -96,6 +113,11 @@ def part_a(o: argparse.Namespace) -> None:
             misfit = (xsda.observe(post[["u", "v"]], obs) - obs).to_array() / SIGMA
             rows.append([post.denoiser_evaluations, spent, t.crps, t.rmse, t.spread_skill, np.sqrt((misfit**2).mean())])
         means = np.array(rows, dtype=float).mean(0)
+        names = ("evaluations", "seconds", "crps", "rmse", "spread_skill", "misfit")
+        method, steps = name.split(", ")
+        OVER_TIME.append(
+            {"method": method, "steps": int(steps.split()[0]), **dict(zip(names, means.tolist(), strict=True))}
+        )
         print(f"| {name} | {means[0]:.0f} | " + " | ".join(f"{m:.3g}" for m in means[1:]) + " |", flush=True)
 
 
@@ -123,6 +145,9 @@ def part_b(o: argparse.Namespace) -> None:
         (seconds(bare, repeat=1), seconds(whole, repeat=1)) for _ in range(3)
     ]  # in turns: other work disturbs both
     a, b = (min(times) for times in zip(*pairs, strict=True))
+    cost("loop around the network", f"{sampler.evaluations} calls of the network alone, s", a)
+    cost("loop around the network", "the whole assimilation, s", b)
+    cost("loop around the network", "overhead, %", 100 * (b / a - 1))
     print(
         f"\nb. {sampler.evaluations} calls of the network alone {a:.2f} s, the whole assimilation {b:.2f} s: {b / a - 1:+.1%}"
     )
@@ -178,6 +203,7 @@ def part_c(o: argparse.Namespace) -> None:
     for name, way in ways.items():
         spent = seconds(way)
         first = first or spent
+        timed(name, "forward", spent, first)
         print(f"| {name} | {spent:.3f} | {first / spent:.2f} |", flush=True)
 
 
@@ -224,7 +250,7 @@ def part_d(o: argparse.Namespace) -> None:
             __file__,
             "one",
             "--prior",
-            o.name,
+            o.prior_name,
             "--device",
             o.device,
             "--length",
@@ -233,6 +259,7 @@ def part_d(o: argparse.Namespace) -> None:
             str(o.room),
         ]
         spent, peak = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+        LENGTHS.append({"states": length, "seconds": spent, "seconds_per_state": spent / length, "memory": peak})
         print(f"| {length} | {spent:.2f} | {spent / length:.4f} | {peak:.2f} |", flush=True)
 
 
@@ -279,6 +306,10 @@ def part_e(o: argparse.Namespace) -> None:
                 ).compute()
 
             spent[workers] = seconds(once, repeat=2)
+    case = f"workers, {o.members // 4} members a chunk"
+    cost(case, "one worker, s", spent[1])
+    cost(case, "two workers, s", spent[2])
+    cost(case, "efficiency", spent[1] / spent[2] / 2)
     print(
         f"\ne. {o.members} members in 4 chunks: 1 worker {spent[1]:.1f} s, 2 workers {spent[2]:.1f} s: "
         f"efficiency {spent[1] / spent[2] / 2:.2f}"
@@ -304,7 +335,7 @@ def part_f(o: argparse.Namespace) -> None:
             sde.loss(x).backward()
             optimizer.step()
 
-        ways["the authors' loop"] = theirs
+        ways["the authors' network"] = theirs
     for name, settings in {
         "float32": {},
         "bf16": {"precision": "bf16"},
@@ -322,6 +353,7 @@ def part_f(o: argparse.Namespace) -> None:
     for name, way in ways.items():
         spent = seconds(way)
         first = first or spent
+        timed(name, "training", spent, first)
         print(f"| {name} | {spent:.3f} | {first / spent:.2f} |", flush=True)
 
 
@@ -358,9 +390,44 @@ def part_s(o: argparse.Namespace) -> None:
 
         pairs = [(seconds(bare, repeat=2), seconds(ours, repeat=2)) for _ in range(8)]
         a, b = (min(times) for times in zip(*pairs, strict=True))
+        case = f"simulator, {members} state{'s' if members > 1 else ''}"
+        cost(case, "jax-cfd alone, s", a)
+        cost(case, "KolmogorovFlow.step, s", b)
         print(
             f"{members} at once: jax-cfd alone {a:.4f} s, KolmogorovFlow.step {b:.4f} s: {b / a - 1:+.1%}", flush=True
         )
+
+
+def write_results(folder: Path) -> None:
+    """One table for each group of parts that was run."""
+
+    def numbers(units: dict[str, str], **formats: str) -> dict[str, tuple[str, str]]:
+        return {k: (units.get(k, "1"), f) for k, f in formats.items()}
+
+    tables = {
+        "kolmogorov_speed": (
+            OVER_TIME, "How long does a posterior of turbulence take, and how good is it for that?",
+            {"method": "", **numbers({"seconds": "s", "misfit": "sigma"}, steps=".0f", evaluations=".0f", seconds="#.3g",
+             crps=".3f", rmse=".3f", spread_skill=".2f", misfit=".2f")},
+        ),
+        "kolmogorov_speed_network": (
+            list(NETWORK.values()), "How fast is the network of the paper's size, and how fast does it train?",
+            {"network": "", **numbers({"seconds_forward": "s", "seconds_training": "s"}, seconds_forward=".3f",
+             speedup_forward=".2f", seconds_training="#.3g", speedup_training=".2f")},
+        ),
+        "kolmogorov_speed_length": (
+            LENGTHS, "How do time and memory grow with the length of a trajectory?",
+            numbers({"seconds": "s", "seconds_per_state": "s", "memory": "GiB"}, states=".0f", seconds="#.3g",
+                    seconds_per_state=".3f", memory=".2f"),
+        ),
+        "kolmogorov_speed_parts": (
+            PARTS_COST, "What do the parts of a posterior of turbulence cost?",
+            {"trial": "", "measure": "", "value": "see measure"},
+        ),
+    }  # fmt: skip
+    for name, (rows, question, columns) in tables.items():
+        if rows:
+            record(name, rows, folder=folder, columns=columns, question=question, seed=0)
 
 
 PARTS = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e, "f": part_f, "s": part_s, "one": part_one}
@@ -368,7 +435,7 @@ PARTS = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e, "f": p
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", choices=PARTS)
-    parser.add_argument("--prior", dest="name", default="kolmogorov")
+    parser.add_argument("--prior", dest="prior_name", default="kolmogorov")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--truths", type=int, default=2)
@@ -376,7 +443,9 @@ if __name__ == "__main__":
     parser.add_argument("--room", type=float, default=6, help="GiB of activations that are kept, for part d")
     parser.add_argument("--compile", action="store_true", help="also torch.compile in part c")
     parser.add_argument("--public", help="checkout of the authors' code, for parts c and f")
+    add_options(parser)
     o = parser.parse_args()
-    o.prior = xsda.load_model(o.name)
+    o.prior = xsda.load_model(o.prior_name)
     for part in o.parts:
         PARTS[part](o)
+    write_results(o.results)

@@ -2,7 +2,7 @@
 
     pip install --no-deps dapper==1.7.1 struct-tools==0.2.5 mpl-tools tabulate pyyaml dill patlib pathos ppft pox multiprocess \
         threadpoolctl colorama
-    python examples/benchmarks/filters_speed.py
+    python benchmarks/filters_speed.py
 
 Lorenz-96 (sakov2008, 1,000 cycles): whole runs, each package with its own loop. A field of 128 x 128 points: the analysis
 alone, so that nothing is held against DAPPER but the LETKF (its scores and bookkeeping of such states cost more than that).
@@ -16,11 +16,13 @@ import warnings
 import numpy as np
 import torch
 import xarray as xr
+from record import add_options, record
 
 import xsda
 from xsda.baselines import ETKF, LETKF
 
 SIZE = 128
+TABLE: list[dict[str, object]] = []
 
 
 class Shift(xsda.systems.MarkovChain):
@@ -67,7 +69,7 @@ def small(cycles: int) -> None:
         theirs.stats.average_in_time()
         ours, other = np.min(seconds, 0)
         error = float((((run.u.mean("member") - truth.u)[402:] ** 2).mean("x") ** 0.5).mean())
-        row(f"Lorenz-96, {cycles} cycles, {label}", ours, other, error, float(theirs.avrgs.err.rms.a.val))
+        row(f"Lorenz-96, {cycles:,} cycles, {label}", 1, ours, other, error, float(theirs.avrgs.err.rms.a.val))
 
 
 def large(analyses: int, count: int) -> None:
@@ -106,10 +108,13 @@ def large(analyses: int, count: int) -> None:
     truth = grid.q.values[-1].ravel()
     errors = [float(np.sqrt(((x.mean(0) - truth) ** 2).mean())) for x in (run.q.values[:, -1].reshape(25, -1), states)]
     for threads, seconds in ours.items():
-        label = (
-            f"{SIZE} x {SIZE}, LETKF N=25, {count} observations, an analysis ({analyses} made), our threads: {threads}"
+        row(
+            f"field of {SIZE} x {SIZE}, LETKF, N=25, {count:,} observations, one analysis",
+            threads,
+            seconds,
+            other,
+            *errors,
         )
-        row(label, seconds, other, *errors)
 
 
 def smooth(noise: np.ndarray) -> np.ndarray:
@@ -120,21 +125,32 @@ def smooth(noise: np.ndarray) -> np.ndarray:
     return fields / fields.std()
 
 
-def row(label: str, ours: float, other: float, error: float, their_error: float) -> None:
-    print(f"| {label} | {ours:.3f} | {other:.3f} | {other / ours:.1f} | {error:.3f} | {their_error:.3f} |", flush=True)
+def row(label: str, threads: int, ours: float, other: float, error: float, their_error: float) -> None:
+    names = ("case", "threads", "seconds", "seconds_dapper", "speedup", "rmse", "rmse_dapper")
+    TABLE.append(dict(zip(names, (label, threads, ours, other, other / ours, error, their_error), strict=True)))
+    print(
+        f"| {label} | {threads} | {ours:.3f} | {other:.3f} | {other / ours:.1f} | {error:.3f} | {their_error:.3f} |",
+        flush=True,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--analyses", type=int, default=10)
+    add_options(parser, "filters_speed")
     a = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    print("| | xsda, s | DAPPER, s | ratio | RMSE xsda | RMSE DAPPER |\n|---|---|---|---|---|---|")
+    print("| | threads | xsda, s | DAPPER, s | ratio | RMSE xsda | RMSE DAPPER |\n|---|---|---|---|---|---|---|")
     small(a.cycles)
     for count in (300, 4000):
         large(a.analyses, count)
+    record(
+        a.name, TABLE, folder=a.results, seed=0, question="How fast are our filters beside DAPPER's?",
+        columns={"case": "", "threads": ("1", ".0f"), "seconds": ("s", ".3f"), "seconds_dapper": ("s", ".2f"),
+                 "speedup": ("1", ".1f"), "rmse": ("1", ".3f"), "rmse_dapper": ("1", ".3f")},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

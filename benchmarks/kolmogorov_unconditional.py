@@ -1,6 +1,6 @@
 """Free samples of the prior `kolmogorov` beside simulations that it was not trained with.
 
-    python examples/benchmarks/kolmogorov_unconditional.py --members 16 --figure free.png
+    python benchmarks/kolmogorov_unconditional.py --members 16 --figure free.png
 
 Energy by wavenumber, energy, enstrophy, divergence, structure functions, and how near sampled states are to what the simulator makes
 of those before.
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from record import add_options, record
 
 import xsda
 from xsda import flow
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "kolmogorov"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "kolmogorov"))
 import common
 
 
@@ -25,16 +26,53 @@ def structure(ds: xr.Dataset, order: int, distance: int) -> float:
     return float((np.abs(ds.u.roll(x=-distance, roll_coords=False) - ds.u) ** order).mean())
 
 
+QUANTITIES = {
+    "energy": lambda d: flow.kinetic_energy(d).mean(),
+    "enstrophy": lambda d: flow.enstrophy(d).mean(),
+    "divergence over vorticity": lambda d: flow.divergence(d).std() / flow.vorticity(d).std(),
+    "flatness of the vorticity": lambda d: (flow.vorticity(d) ** 4).mean() / (flow.vorticity(d) ** 2).mean() ** 2,
+    "standard deviation of the vorticity": lambda d: flow.vorticity(d).std(),
+    **{
+        f"{name} structure function, {r} point{'s' if r > 1 else ''} apart": (lambda d, p=p, r=r: structure(d, p, r))
+        for name, p in (("second", 2), ("fourth", 4))
+        for r in (1, 4, 16)
+    },
+}
+
+
+def statistics(ds: xr.Dataset, dim: str, reference: xr.DataArray, states: xr.Dataset) -> dict[str, tuple[float, ...]]:
+    """Values, some with standard errors: of ``ds`` along ``dim``, beside the spectrum of the data; ``states`` are forecast."""
+    ratio = (common.spectrum(ds) / reference).sel(wavenumber=slice(1, 20))
+    out = {f"energy over the simulations', k = {k}": (float(ratio.sel(wavenumber=k)),) for k in (2, 4, 8, 12, 16, 20)}
+    off = 100 * np.abs(ratio - 1)
+    if dim == "trajectory":  # of each trajectory from all of them
+        each = [
+            (common.spectrum(ds.isel({dim: i})) / reference - 1).sel(wavenumber=slice(1, 20))
+            for i in range(ds.sizes[dim])
+        ]
+        off = 100 * np.abs(xr.concat(each, dim))
+    out["energy, mean distance from 1, k = 1 to 20, %"] = (float(off.mean()),)
+    out["energy, largest distance from 1, k = 1 to 20, %"] = (float(off.max()),)
+    for name, what in QUANTITIES.items():
+        values = [float(what(ds.isel({dim: i}))) for i in range(ds.sizes[dim])]
+        out[name] = float(np.mean(values)), float(np.std(values) / len(values) ** 0.5)
+    for lead, distance in zip(("1 step", "3 steps"), common.resimulated(states, (1, 3)), strict=True):
+        out[f"distance to the simulator's forecast, {lead}"] = (distance,)
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", default="kolmogorov", help="name or file of the prior")
     parser.add_argument("--members", type=int, default=16)
+    parser.add_argument("--unbalanced", type=int, default=16, help="members of the prior without its balance")
     parser.add_argument("--truths", type=int, default=4, help="simulations, kept in the folder of --cache")
     parser.add_argument("--cache", type=Path, default=Path("kolmogorov-cache"))
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--length", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1, help="of the samples; the prior was balanced on those of 0")
     parser.add_argument("--data", help="the data set of the training, whose last tenth no prior has seen")
+    add_options(parser, "kolmogorov_free")
     o = parser.parse_args()
     model = xsda.load_model(o.prior)
     if not o.data:
@@ -42,40 +80,33 @@ def main() -> None:
     else:
         whole = xr.open_zarr(o.data, chunks=None)
         truth = whole.isel(trajectory=slice(whole.sizes["trajectory"] * 9 // 10, None)).load()
-    count = truth.sizes["trajectory"]
     grid = truth.isel(trajectory=0, time=slice(0, o.length))
     free = model.sample(grid, members=o.members, seed=o.seed)
+    plain = model.unbalanced().sample(grid, members=o.unbalanced, seed=o.seed)
     # states far apart, as independent as they come
     right = truth.isel(time=slice(0, None, 7))[["u", "v"]]
     e, reference = common.spectrum(free), common.spectrum(right)
-    ratio = (e / reference).sel(wavenumber=slice(1, 20))
-    single = [
-        float(np.abs(common.spectrum(right.isel(trajectory=i)) / reference - 1).sel(wavenumber=slice(1, 20)).mean())
-        for i in range(count)
-    ]
-    print(f"\n{model.name} ({model.hash}), {o.members} members of {o.length} states; data: {count} trajectories\n")
-    print(f"E(k) over the data's, k = 1..20: {', '.join(f'{r:.2f}' for r in ratio.values)}")
     print(
-        f"mean distance from 1: {float(np.abs(ratio - 1).mean()):.3f} (one trajectory of data from all of them: {np.mean(single):.3f})"
+        f"\n{model.name} ({model.hash}), {o.members} members of {o.length} states; data: {right.sizes['trajectory']} trajectories"
     )
-    for name, what in {
-        "energy": lambda d: flow.kinetic_energy(d).mean(),
-        "enstrophy": lambda d: flow.enstrophy(d).mean(),
-        "divergence over vorticity, rms": lambda d: flow.divergence(d).std() / flow.vorticity(d).std(),
-        "flatness of the vorticity": lambda d: (flow.vorticity(d) ** 4).mean() / (flow.vorticity(d) ** 2).mean() ** 2,
-        **{
-            f"structure function of order {p}, {r} points": (lambda d, p=p, r=r: structure(d, p, r))
-            for p in (2, 4)
-            for r in (1, 4, 16)
-        },
-    }.items():
-        ours = [float(what(free.isel(member=i))) for i in range(o.members)]
-        theirs = [float(what(right.isel(trajectory=i))) for i in range(count)]
-        print(
-            f"{name}: samples {np.mean(ours):.4g} ± {np.std(ours) / len(ours) ** 0.5:.2g}, data {np.mean(theirs):.4g} ± {np.std(theirs) / len(theirs) ** 0.5:.2g}"
-        )
-    near, floor = common.resimulated(free[["u", "v"]], (1, 3)), common.resimulated(grid[["u", "v"]], (1, 3))
-    print(f"re-simulated, 1 and 3 steps: samples {near[0]:.3f} {near[1]:.3f}, data {floor[0]:.3f} {floor[1]:.3f}")
+    columns = {
+        "samples": statistics(free, "member", reference, free[["u", "v"]]),
+        "unbalanced": statistics(plain, "member", reference, plain[["u", "v"]]),
+        "data": statistics(right, "trajectory", reference, grid[["u", "v"]]),
+    }
+    rows = []
+    for quantity in columns["data"]:
+        row = {"quantity": quantity}
+        for name, table in columns.items():
+            row |= dict(zip((f"{name}_value", f"{name}_error"), table[quantity], strict=False))
+        rows.append(row)
+        print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else v for k, v in row.items()))
+    numbers = [f"{name}_{part}" for name in columns for part in ("value", "error")]
+    record(
+        o.name, rows, folder=o.results, seed=o.seed,
+        question="Do free samples of the embedded turbulence prior look like simulations?",
+        columns={"quantity": "", **dict.fromkeys(numbers, ("1", ".3g"))},
+    )  # fmt: skip
     if o.figure:
         import matplotlib
 
