@@ -77,3 +77,56 @@ def test_stored_results_name_a_script_that_exists(path):
     elif result["command"] != "xsda demo":
         assert scripts
         assert all((ROOT / s).exists() for s in scripts)
+
+
+@pytest.fixture
+def result(tmp_path):
+    pytest.importorskip("sphinx")
+    sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+    from results import Result
+
+    rows = [
+        {"method": "a", "rmse": 0.5, "count": 1},
+        {"method": "a", "rmse": 0.25, "count": 2},
+        {"method": "b", "rmse": -2.0, "count": 1},
+        {"method": "b", "count": 2},
+    ]
+    written(tmp_path, rows)
+    return Result("trial", tmp_path)
+
+
+def test_a_page_shows_a_number_of_the_file(result):
+    assert result.number("a; count=2", "rmse") == "0.250"
+    assert result.number("method=a; count=2", "rmse:.1f") == "0.2"
+    assert result.number("a", "max rmse") == "0.500"
+    assert result.number("count=1", "min rmse") == "−2.000"
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "message"),
+    [
+        ("c", "rmse", "no row"),
+        ("a", "rmse", "2 rows"),
+        ("a; count=1", "mae", "no column"),
+        ("b; count=2", "rmse", "has no"),
+    ],
+)
+def test_a_page_cannot_show_what_the_file_lacks(result, row, column, message):
+    with pytest.raises(ValueError, match=message):
+        result.number(row, column)
+
+
+def test_a_table_has_the_rows_and_columns_that_are_asked_for(result):
+    assert result.table(["Method | {method}", "Error | {rmse} ({count})"], "count=2") == [
+        ["Method", "Error"],
+        ["a", "0.250 (2)"],
+        ["b", "–"],
+    ]
+    assert result.table(["Count | {count}", "- | {rmse:.1f}"], pivot="method") == [
+        ["Count", "a", "b"],
+        ["1", "0.5", "-2.0"],
+        ["2", "0.2", "–"],
+    ]
+    whole = result.table([])
+    assert whole[0] == ["method", "rmse (K)", "count"]
+    assert [row[0] for row in whole[1:]] == ["a", "", "b", ""]  # what repeats is said once
