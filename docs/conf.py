@@ -22,6 +22,7 @@ release = version = __version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -55,11 +56,10 @@ napoleon_google_docstring = False
 napoleon_use_param = False  # keeps "sampler, steps" together
 napoleon_use_rtype = False
 autodoc_typehints = "none"  # signatures would drown in them; the docstrings say what is expected
+autosummary_generate = False  # the tables link to entries on the same page
 autodoc_member_order = "bysource"
 autodoc_mock_imports = ["matplotlib"]
 
 # the notebooks live in examples/, where people open them; the pages are copies
-notebooks = DOCS / "notebooks"
-notebooks.mkdir(exist_ok=True)
 for notebook in (DOCS.parent / "examples").glob("*.ipynb"):
-    shutil.copy(notebook, notebooks)
+    shutil.copy(notebook, DOCS / "notebooks")
