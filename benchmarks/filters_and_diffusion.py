@@ -159,7 +159,7 @@ def main() -> None:
     columns = dict.fromkeys(
         ("rmse", "rmse_2se", "crps", "spread_skill", "rmse_last", "rmse_last_2se", "crps_last"), ("1", ".3f")
     )
-    columns |= {"spread_skill": ("1", ".2f"), "spread_skill_last": ("1", ".2f"), "seconds": ("s", "#.3g")}
+    columns |= {"spread_skill": ("1", ".2f"), "spread_skill_last": ("1", ".2f"), "seconds": ("s", ".3g")}
     if not a.tune:
         record(
             a.name, rows, folder=a.results, seed=a.seed, columns={"network": "", "method": "", **columns},

@@ -148,7 +148,7 @@ def main() -> None:
         large(a.analyses, count)
     record(
         a.name, TABLE, folder=a.results, seed=0, question="How fast are our filters beside DAPPER's?",
-        columns={"case": "", "threads": ("1", ".0f"), "seconds": ("s", ".3f"), "seconds_dapper": ("s", ".2f"),
+        columns={"case": "", "threads": ("1", ".0f"), "seconds": ("s", ".3f"), "seconds_dapper": ("s", ".3g"),
                  "speedup": ("1", ".1f"), "rmse": ("1", ".3f"), "rmse_dapper": ("1", ".3f")},
     )  # fmt: skip
 

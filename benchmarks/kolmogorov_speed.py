@@ -417,7 +417,7 @@ def write_results(folder: Path) -> None:
         ),
         "kolmogorov_speed_length": (
             LENGTHS, "How do time and memory grow with the length of a trajectory?",
-            numbers({"seconds": "s", "seconds_per_state": "s", "memory": "GiB"}, states=".0f", seconds="#.3g",
+            numbers({"seconds": "s", "seconds_per_state": "s", "memory": "GiB"}, states=".0f", seconds=".3g",
                     seconds_per_state=".3f", memory=".2f"),
         ),
         "kolmogorov_speed_parts": (

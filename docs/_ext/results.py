@@ -144,7 +144,8 @@ class ResultsDirective(SphinxDirective):
             if about["command"]
             else nodes.Text("Measured by hand; no script is kept")
         )
-        line += nodes.Text(f" · commit {about['commit']}, {about['date']} · {about['machine']}")
+        copied = " · transcribed" if about.get("transcribed") else ""
+        line += nodes.Text(f" · commit {about['commit']}, {about['date']} · {about['machine']}{copied}")
         return line
 
 
