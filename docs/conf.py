@@ -8,9 +8,8 @@ import shutil
 import sys
 from pathlib import Path
 
-DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS / "_ext"))
-sys.path.insert(0, str(DOCS.parent))
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from xsda.version import __version__
 
@@ -61,5 +60,6 @@ autodoc_member_order = "bysource"
 autodoc_mock_imports = ["matplotlib"]
 
 # the notebooks live in examples/, where people open them; the pages are copies
-for notebook in (DOCS.parent / "examples").glob("*.ipynb"):
-    shutil.copy(notebook, DOCS / "notebooks")
+docs = Path(__file__).parent
+for notebook in (docs.parent / "examples").glob("*.ipynb"):
+    shutil.copy(notebook, docs / "notebooks")
