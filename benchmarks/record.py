@@ -80,13 +80,13 @@ def _plain(name: str, key: str, value: object, columns: Mapping[str, object]) ->
 
 
 def commit() -> str:
-    """Short hash of the checkout, with "-dirty" if tracked files outside the results differ from it."""
+    """Short hash of the checkout, "-dirty" if tracked files outside the results differ; "unknown" outside of git."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
     dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
-    return git("rev-parse", "--short", "HEAD") + ("-dirty" if dirty else "")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if dirty else "")
 
 
 def machine() -> str:
