@@ -70,8 +70,8 @@ def main() -> None:
             start = time.perf_counter()
             truths = system.simulate(length, a.truths, seed=70)
             if kind == "prior":
-                truths = model.sample(
-                    truths.isel(member=0, drop=True), members=a.truths, sampler=DRAWN, seed=71, progress=False
+                truths = truths.isel(member=0, drop=True).sda.sample(
+                    model, members=a.truths, sampler=DRAWN, seed=71, progress=False
                 )
             rng = np.random.default_rng(72)
             inside50, inside90, ratios = ({v: [] for v in truths.data_vars} for _ in range(3))

@@ -107,7 +107,7 @@ def main() -> None:
     ds = xr.Dataset({"u": zeros, "v": zeros}, {"time": np.arange(float(LENGTH))})
     cov = covariance()
     prior = xsda.GaussianPrior(ds, cov)
-    truths = prior.sample(ds, members=a.truths, seed=7, progress=False)
+    truths = ds.sda.sample(prior, members=a.truths, seed=7, progress=False)
     basis = xr.Dataset(
         {v: (("member", "time"), part) for v, part in zip("uv", np.split(np.eye(64), 2, 1), strict=True)}, ds.coords
     )

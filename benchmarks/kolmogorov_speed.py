@@ -28,18 +28,18 @@ import torch
 import xarray as xr
 from record import add_options, record
 from torch.nn import functional
+from xsda.labels.layout import Layout
+from xsda.sampling import pieces
+from xsda.sampling.pieces import place
 
 import xsda
 from xsda import flow
 from xsda.diffusion import VE, Preconditioned
 from xsda.diffusion.samplers import DPMpp2MSDE, PredictorCorrector
 from xsda.guidance import GaussianScore
-from xsda.layout import Layout
 from xsda.nn import WindowUNet
 from xsda.nn.boundary import BoundaryConv
 from xsda.nn.norm import ChannelNorm
-from xsda.priors import sampling
-from xsda.priors.sampling import place
 from xsda.systems import KolmogorovFlow
 from xsda.training import TrainingOptions
 from xsda.training.loop import Trainer
@@ -265,7 +265,7 @@ def part_d(o: argparse.Namespace) -> None:
 
 def part_one(o: argparse.Namespace) -> None:
     """In a process of its own, for its peak memory."""
-    sampling.MEMORY = int(o.room * 2**30)
+    pieces.MEMORY = int(o.room * 2**30)
     system = KolmogorovFlow(resolution=64)
     grid = system.label(np.zeros((1, o.length, 2, 64, 64), np.float32)).isel(member=0, drop=True)
     obs = grid[["u", "v"]].isel(time=slice(None, None, 4), x=slice(None, None, 8), y=slice(None, None, 8))

@@ -81,8 +81,8 @@ def main() -> None:
         whole = xr.open_zarr(o.data, chunks=None)
         truth = whole.isel(trajectory=slice(whole.sizes["trajectory"] * 9 // 10, None)).load()
     grid = truth.isel(trajectory=0, time=slice(0, o.length))
-    free = model.sample(grid, members=o.members, seed=o.seed)
-    plain = model.unbalanced().sample(grid, members=o.unbalanced, seed=o.seed)
+    free = grid.sda.sample(model, members=o.members, seed=o.seed)
+    plain = grid.sda.sample(model.unbalanced(), members=o.unbalanced, seed=o.seed)
     # states far apart, as independent as they come
     right = truth.isel(time=slice(0, None, 7))[["u", "v"]]
     e, reference = common.spectrum(free), common.spectrum(right)

@@ -46,7 +46,7 @@ def main() -> None:
         print(f"{length} states, exact log transition density {exact:.2f}")
         for name in METHODS if a.methods == ["all"] else a.methods:
             start = time.perf_counter()
-            post = model.sample(like, members=a.members, sampler=METHODS[name], seed=1, progress=False)
+            post = like.sda.sample(model, members=a.members, sampler=METHODS[name], seed=1, progress=False)
             seconds = time.perf_counter() - start
             x = post.to_array("variable").transpose("variable", ...).values.reshape(3, -1)
             density = system.transition_log_prob(post)

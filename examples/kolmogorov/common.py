@@ -26,13 +26,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from xsda.systems.simulation import simulate_to
 
 import xsda
 from xsda import flow
 from xsda.baselines import LETKF, ForecastError
 from xsda.diffusion.samplers import NonFiniteSampleError, PredictorCorrector
 from xsda.guidance import DPS, GaussianScore
-from xsda.simulation import simulate_to
 from xsda.systems import KolmogorovFlow
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
