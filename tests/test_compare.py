@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xsda
 from xsda.compare import compare
 from xsda.metrics import evaluate
 
@@ -15,9 +16,9 @@ from xsda.metrics import evaluate
 def case(rotation):
     """(truth, two ensembles): draws of the prior, the second with fewer members."""
     grid, _, prior = rotation
-    truth = prior.sample(grid, members=1, seed=1, progress=False).isel(member=0, drop=True)
-    sets = {"one": prior.sample(grid, members=8, seed=2, progress=False)}
-    return truth, {**sets, "two": prior.sample(grid, members=5, seed=3, progress=False)}
+    truth = xsda.sample(grid, prior, members=1, seed=1, progress=False).isel(member=0, drop=True)
+    sets = {"one": xsda.sample(grid, prior, members=8, seed=2, progress=False)}
+    return truth, {**sets, "two": xsda.sample(grid, prior, members=5, seed=3, progress=False)}
 
 
 def test_the_table_is_that_of_evaluate(case):

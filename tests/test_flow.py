@@ -8,7 +8,8 @@ import xarray as xr
 
 import xsda
 from xsda import flow
-from xsda.layout import Layout
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
 from xsda.observations import compile_observations
 from xsda.observations.operator import State
 
@@ -346,7 +347,7 @@ def test_derived_quantities_are_observed(descending):
 def test_the_state_knows_its_spacing():
     ds = noise(6, 8, time=3)
     layout = Layout.of(ds).scaled([1.0, -2.0], [3.0, 0.5])
-    x = layout.bind(ds).to_tensor(ds)[None].double().requires_grad_()
+    x = Grid.match(layout, ds).to_tensor(ds)[None].double().requires_grad_()
     state = State(layout, {"u": "u", "v": "v"}, x)
     np.testing.assert_allclose(state.spacing, steps(ds), rtol=1e-12)
     np.testing.assert_allclose(flow.vorticity(state)[0].detach(), flow.vorticity(ds), atol=1e-5)
@@ -373,8 +374,8 @@ def test_assimilated_vorticity_has_the_exact_posterior():
     obs = flow.coarsen(flow.vorticity(truth).to_dataset(), 2).isel(x=[0])
     derived = {"vorticity": flow.vorticity}
     layout = Layout.of(mean)
-    likelihood = compile_observations(layout.bind(mean), obs, 0.5, derived)
-    h = likelihood.operator(torch.eye(32).reshape(32, 1, 2, 4, 4)).numpy().astype(float).T
+    likelihood = compile_observations(Grid.match(layout, mean), obs, 0.5, derived)
+    h = likelihood.predict(torch.eye(32).reshape(32, 1, 2, 4, 4)).numpy().astype(float).T
     xr.testing.assert_allclose(
         obs.vorticity.drop_attrs(),
         obs.vorticity.drop_attrs().copy(data=(h @ stacked(truth)).reshape(1, 2, 1)),

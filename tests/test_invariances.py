@@ -6,19 +6,8 @@ import xarray as xr
 
 import xsda
 from xsda.diffusion.samplers import TDS
-from xsda.guidance import (
-    GUIDANCE,
-    MMPS,
-    TMPD,
-    Calibrated,
-    Censored,
-    GaussianScore,
-    PiGDM,
-    Projection,
-    Proximal,
-    Scaling,
-    StudentT,
-)
+from xsda.guidance import GUIDANCE, MMPS, TMPD, Calibrated, GaussianScore, PiGDM, Projection, Proximal, Scaling
+from xsda.likelihood import Censored, StudentT
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 TIGHT = MMPS(tolerance=1e-3, iterations=60)

@@ -1,9 +1,14 @@
-"""Numbers that users pass: what came, and what was expected."""
+"""Checks of what users pass: numbers in a range, names among those known; and warnings that point at their line."""
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
+import os
+import sys
+import warnings
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
@@ -32,3 +37,31 @@ def real_number(
 def what(value: Any) -> str:
     """What came instead of an object that was expected."""
     return f"the class {value.__name__}; call it: {value.__name__}()" if isinstance(value, type) else f"{value!r}"
+
+
+def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise if a name is not known."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{where} unknown key {name!r}; {choose(name, known)}")
+
+
+def choose(name: object, known: Iterable[object]) -> str:
+    """'did you mean ...?' if there is a near name, otherwise 'choose one of ...'."""
+    names = [str(k) for k in known]
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"choose one of {', '.join(map(repr, names))}" if names else "there is none to choose from"
+
+
+HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def warn(text: str, category: type[Warning] = RuntimeWarning) -> None:
+    """Warn at the line of the user's code that called the package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(HERE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level + 1)

@@ -8,13 +8,17 @@ from typing import Any
 import xarray as xr
 
 from xsda.diffusion.samplers import Sampler
-from xsda.guidance import ErrorLaw, Guidance, Likelihood, Normal
-from xsda.observations.compile import Sources
-from xsda.observations.likelihood import compile_observations
+from xsda.guidance import Guidance
+from xsda.likelihood import ErrorLaw, Likelihood, Normal
+from xsda.observations.joint import compile_observations
 from xsda.observations.operator import Derived
+from xsda.observations.sources import Sources
 from xsda.priors.pool import Pool
 from xsda.priors.registry import Model, Models, load_model
-from xsda.priors.sampling import default_sampler, draw_ensemble, pick_guidance, pick_sampler
+from xsda.sampling.choose import default_sampler, pick_guidance, pick_sampler
+from xsda.sampling.draw import draw_ensemble
+from xsda.sampling.options import SamplingOptions
+from xsda.sampling.pooling import share
 
 
 def assimilate(
@@ -66,7 +70,7 @@ def assimilate(
         object; number of steps.
     likelihood
         The law of the observation errors: "gaussian" (default), "student_t", "huber", an object such as
-        ``xsda.guidance.Censored(lower=0.1)``, or a mapping of observed variables, or of sources, to these.
+        ``xsda.likelihood.Censored(lower=0.1)``, or a mapping of observed variables, or of sources, to these.
     correlation
         Correlated errors, by observed variable (or source, and variable): a correlation matrix over its values (ravelled), a mapping of its
         coordinates to correlation lengths, e.g. ``{"t2m": {"time": "6h", "x": 200.0}}``, or an object with ``whiten``.
@@ -99,24 +103,27 @@ def assimilate(
     """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"the grid must be an xarray.Dataset, got {type(ds).__name__}")
-    prior = load_model(model)
+    how: dict[str, Any] = {
+        "guidance": guidance, "sampler": sampler, "steps": steps, "redraw": redraw, "seed": seed, "chunks": chunks,
+        "batch": batch, "device": device, "precision": precision, "progress": progress,
+    }  # fmt: skip
+    what: dict[str, Any] = {
+        "sigma": sigma, "likelihood": likelihood, "correlation": correlation, "background": background,
+        "background_sigma": background_sigma, "derived": derived,
+    }  # fmt: skip
+    options, prior, ds = SamplingOptions(members=members, **how), load_model(model), _without_ensemble(ds)
     if isinstance(prior, Pool):
-        options = {k: v for k, v in locals().items() if k not in ("ds", "obs", "model", "members", "prior")}
-        return prior.share(
-            _without_ensemble(ds), members, lambda one, numbers: assimilate(ds, obs, one, members=numbers, **options)
-        )
+        return share(prior, ds, members, lambda one, numbers: assimilate(ds, obs, one, members=numbers, **how, **what))
     chosen = pick_guidance(guidance, prior)
-    how = pick_sampler(sampler, steps, default_sampler(prior, guided=True))
-    grid = prior.bind(_without_ensemble(ds))
-    compiled = compile_observations(
-        grid, obs, sigma, derived, laws=likelihood, correlation=correlation, background=background,
-        background_sigma=background_sigma,
-    )  # fmt: skip
-    return draw_ensemble(
-        prior, grid, members=members, sampler=how, guidance=chosen, likelihood=compiled, redraw=redraw, seed=seed,
-        chunks=chunks, batch=batch, device=device, precision=precision, progress=progress,
-        attrs={"guidance": str(chosen), "observations": int(compiled.y.numel()), **_told(compiled, correlation, background, redraw)},
-    )  # fmt: skip
+    stepper = pick_sampler(sampler, steps, default_sampler(prior, guided=True))
+    grid = prior.bind(ds)
+    compiled = compile_observations(grid, obs, **what)
+    attrs = {
+        "guidance": str(chosen),
+        "observations": int(compiled.y.numel()),
+        **_told(compiled, correlation, background, redraw),
+    }
+    return draw_ensemble(prior, grid, options, stepper, guidance=chosen, likelihood=compiled, attrs=attrs)
 
 
 def _told(likelihood: Likelihood, correlation: Any, background: Any, redraw: int) -> dict[str, Any]:

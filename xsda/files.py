@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,3 +70,37 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+CACHE_BYTES = 4 * 2**30  # of what xsda keeps for workers by itself, before the oldest is removed
+
+
+def cache_dir() -> Path:
+    """Where downloads and what workers read go: ``$XSDA_CACHE``, or the user's cache folder."""
+    import pooch
+
+    return Path(os.environ.get("XSDA_CACHE") or pooch.os_cache("xsda"))
+
+
+def cached(folder: str, name: str, write: Callable[[Path], object]) -> Path:
+    """The file ``name`` of the cache, written by ``write(path)`` if it is not there; the name must hold a hash of its content.
+
+    The least recently used files of the folder are removed once they take more than ``CACHE_BYTES`` together.
+    """
+    path = cache_dir() / folder / name
+    if path.is_file():
+        os.utime(path)
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot keep files for the workers in {path.parent} ({error}); set XSDA_CACHE") from error
+    with replacing(path) as temporary:
+        write(temporary)
+    by_age = sorted(((f.stat().st_mtime, f.stat().st_size, f) for f in path.parent.glob("*.safetensors")), reverse=True)
+    total = 0
+    for _, size, file in by_age:
+        total += size
+        if total > CACHE_BYTES and file != path:
+            file.unlink(missing_ok=True)
+    return path

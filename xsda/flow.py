@@ -32,10 +32,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from xsda.axes import SPACE_NAMES, axis_numbers, check_sorted, find_axes, is_longitude, uniform_step
-from xsda.grid import check_units
+from xsda.arguments import choose
+from xsda.labels.axes import SPACE_NAMES, axis_numbers, check_sorted, find_axes, uniform_step
+from xsda.labels.cf import check_units, is_longitude
 from xsda.metrics.spectra import ring_period, units_of
-from xsda.names import choose
 
 Flow = xr.Dataset | Mapping[str, Tensor]
 Field = Any  # a DataArray where the flow is a Dataset, a tensor where it is of tensors

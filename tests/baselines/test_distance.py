@@ -5,8 +5,8 @@ import pytest
 import xarray as xr
 
 from xsda.baselines.distance import EARTH, HALF, LEAST, Metric, gaspari_cohn
-from xsda.grid import Grid
-from xsda.layout import Layout
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
 
 
 def grid_of(**coords):

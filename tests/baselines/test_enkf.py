@@ -8,8 +8,8 @@ from one_time import globe, kalman, numbers, observed, ring
 from scipy.optimize import minimize_scalar
 
 from xsda.baselines import EAKF, ETKF, DEnKF, EnKF, EnKFN, analyse
-from xsda.baselines.base import split
 from xsda.baselines.enkf import finite_size, transform
+from xsda.baselines.method import split
 
 RNG = np.random.default_rng(7)
 KINDS = {"EnKF": EnKF, "DEnKF": DEnKF, "ETKF": ETKF, "EAKF": EAKF}

@@ -8,7 +8,7 @@ import xarray as xr
 from helpers import ensemble, kalman, moments, rts
 
 from xsda.baselines import ETKF, RTPS, AdaptiveInflation, EnKFN, IEnKS, filter
-from xsda.baselines.cycle import Record
+from xsda.baselines.run import Record
 from xsda.systems import DampedSpring, Lorenz63, Lorenz96
 
 START = (np.array([0.5, -0.2]), np.array([[0.5, 0.1], [0.1, 0.3]]))

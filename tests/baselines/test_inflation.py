@@ -7,7 +7,8 @@ import xarray as xr
 from one_time import numbers, ring
 
 from xsda.baselines import EAKF, ETKF, LETKF, RTPP, RTPS, AdaptiveInflation, EnKF, EnKFN, Forecast, analyse, filter
-from xsda.baselines.base import helmert, rotated, stream
+from xsda.baselines.cycle import stream
+from xsda.baselines.method import helmert, rotated
 from xsda.systems import Lorenz96
 
 TIGHT = {"rtol": 0, "atol": 1e-12}

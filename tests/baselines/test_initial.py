@@ -9,8 +9,8 @@ from one_time import globe, ring
 import xsda
 from xsda.baselines import ETKF, AdaptiveInflation, EnKF, Forecast
 from xsda.baselines.initial import initial_ensemble
-from xsda.grid import Grid
-from xsda.layout import Layout
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
 from xsda.systems import DampedSpring, Lorenz63, Lorenz96
 
 
@@ -84,7 +84,8 @@ def test_a_prior():
     mean = xr.Dataset({"u": (("time", "x"), rng.normal(size=(1, 3)))}, {"time": [0.0], "x": np.arange(3.0)})
     cov = np.diag([1.0, 4.0, 9.0])
     prior = xsda.GaussianPrior(mean, cov)
-    x, start, _ = drawn(prior, mean, members=4000, seed=2)
+    free = xsda.sample(mean, prior, members=4000, seed=2, progress=False)
+    x, start, _ = drawn(free, mean)
     assert start == 0.0
     np.testing.assert_allclose(x[:, 0].mean(0), mean.u[0], atol=0.2)
     np.testing.assert_allclose(np.cov(x[:, 0].numpy().T), cov, atol=0.6)
@@ -98,7 +99,7 @@ def test_the_climate_of_a_system_by_default(system):
     np.testing.assert_array_equal(x, expected)
     assert drawn(None, grid, system=system)[0].shape == (20, *system.state_shape)
     with pytest.raises(
-        ValueError, match=r"initial=\.\.\. is needed: an ensemble over 'member', a long run over time to draw"
+        ValueError, match=r"initial=\.\.\. is needed: an ensemble over 'member', or a long run over time to draw"
     ):
         drawn(None, grid)
 
@@ -136,8 +137,8 @@ def test_bad_ensembles():
         (ens.isel(member=0, drop=True), {}, ValueError, r"has the dimensions \('x',\); expected an ensemble over 'member'"),
         (ens.expand_dims(run=2), {}, ValueError, r"has the dimension 'run', which the grid lacks; use .isel\(run=...\)"),
         (ens.where(ens.member != 3), {}, ValueError, "the initial ensemble holds NaN or infinite values"),
-        (ens.u, {}, TypeError, "initial must be a Dataset or a prior, got DataArray"),
-        ("climate", {}, TypeError, "initial must be a Dataset or a prior, got str"),
+        (ens.u, {}, TypeError, "initial must be a Dataset, got DataArray"),
+        ("climate", {}, TypeError, "initial must be a Dataset, got str"),
     ]  # fmt: skip
     for initial, options, error, match in cases:
         with pytest.raises(error, match=match):

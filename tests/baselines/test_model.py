@@ -10,8 +10,8 @@ import torch
 import xarray as xr
 
 from xsda.baselines import ETKF, Forecast, ForecastError, filter
-from xsda.grid import Grid
-from xsda.layout import Layout
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
 from xsda.systems import DampedSpring, Lorenz63, Lorenz96
 
 EXACT = {"rtol": 0, "atol": 0}

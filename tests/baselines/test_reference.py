@@ -7,7 +7,7 @@ from helpers import Ring, ensemble, kalman, moments, rts
 
 from xsda.baselines import Forecast, filter
 from xsda.baselines.kalman import KalmanFilter, RTSSmoother
-from xsda.baselines.reference import Climatology, FreeRun, OptimalInterpolation, Persistence
+from xsda.baselines.simple import Climatology, FreeRun, OptimalInterpolation, Persistence
 from xsda.systems import DampedSpring, DiscreteODE, Lorenz63, Lorenz96, MarkovChain
 
 START = (np.array([0.5, -0.2]), np.array([[0.5, 0.1], [0.1, 0.3]]))

@@ -57,8 +57,8 @@ def labelled_step(ds, start, stop):
 @pytest.mark.parametrize("count", [5, 200])
 def test_the_square_root_is_of_the_climate_s_covariance(count):
     """Anomalies where there are fewer of them than numbers of a state, eigenvectors otherwise."""
-    from xsda.grid import Grid
-    from xsda.layout import Layout
+    from xsda.labels.grid import Grid
+    from xsda.labels.layout import Layout
 
     ds = Lorenz96(n=12).simulate(count, members=2, seed=1)
     root = square_root(ds, Grid.match(Layout.of(ds, even=False), ds), 0.3).numpy()

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from xsda.cli import main
 from xsda.cli.commands import read
-from xsda.simulation import Request, simulate_to
 from xsda.systems import KolmogorovFlow, Lorenz96
+from xsda.systems.simulation import Request, simulate_to
 
 
 def call(*arguments, code=0):

@@ -36,7 +36,9 @@ class Timid(Denoiser):
         s = SPECTRUM[:, SHELL]
         gain = (self.share * alpha * s / (alpha**2 * s + sigma**2)).to(x)
         x0 = torch.fft.irfftn(gain * torch.fft.rfftn(x, dim=(3, 4)), s=SIZE, dim=(3, 4))
-        return x0 if self.balance is None else x0 + self.balance.owed(x / alpha.to(x), self.schedule.noise_level(t))
+        return (
+            x0 if self.balance is None else x0 + self.balance.correction(x / alpha.to(x), self.schedule.noise_level(t))
+        )
 
 
 def noise(seed, members=48):
@@ -74,12 +76,12 @@ def test_it_acts_on_each_mode_alone():
     balance = Balance(torch.tensor([0.1, 1.0]), k, torch.tensor([[[0.0, 0.2, 0.4]], [[0.0, 1.0, 2.0]]]))
     wave = torch.cos(2 * np.pi * 4 * torch.arange(32) / 32).expand(1, 1, 1, 8, 32)  # 4 / 32 of a cycle a point
     for level, rate in ((0.01, 0.1), (0.1, 0.1), (10**-0.5, 0.3), (1.0, 0.5), (7.0, 0.5)):
-        torch.testing.assert_close(balance.owed(wave, torch.tensor(level)), rate * wave)
+        torch.testing.assert_close(balance.correction(wave, torch.tensor(level)), rate * wave)
     levels = torch.tensor([0.1, 1.0])
     torch.testing.assert_close(
-        balance.owed(wave.expand(2, -1, -1, -1, -1), levels)[:, 0, 0, 0, 0], torch.tensor([0.1, 0.5])
+        balance.correction(wave.expand(2, -1, -1, -1, -1), levels)[:, 0, 0, 0, 0], torch.tensor([0.1, 0.5])
     )
-    torch.testing.assert_close(balance.times(0.5).owed(wave, levels[:1]), 0.05 * wave)
+    torch.testing.assert_close(balance.times(0.5).correction(wave, levels[:1]), 0.05 * wave)
 
 
 @pytest.mark.parametrize("size", [(16,), (15,), (16, 16), (8, 16), (9, 15)], ids=str)

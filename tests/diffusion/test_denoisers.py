@@ -132,4 +132,3 @@ def test_errors_say_what_is_wrong():
         Preconditioned(nn.Identity(), VP(), "score")
     with pytest.raises(TypeError, match="must define forward"):
         Denoiser()(torch.zeros(1), torch.tensor(0.5))
-    assert Denoiser().error(torch.tensor(1.0), (1, 1)) is None

@@ -13,23 +13,9 @@ import xsda
 from xsda.diffusion.error import ErrorCurve
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import DDIM, DPMpp2M
-from xsda.guidance import (
-    DPS,
-    GUIDANCE,
-    MMPS,
-    TMPD,
-    Calibrated,
-    GaussianScore,
-    Group,
-    Huber,
-    Likelihood,
-    PiGDM,
-    Projection,
-    Proximal,
-    Scaling,
-    StudentT,
-)
-from xsda.observations.correlation import Cholesky, Whitened
+from xsda.guidance import DPS, GUIDANCE, MMPS, TMPD, Calibrated, GaussianScore, PiGDM, Projection, Proximal, Scaling
+from xsda.likelihood import Group, Huber, Likelihood, StudentT
+from xsda.likelihood.whitening import Cholesky, Whitening
 from xsda.priors.exact import EXACT_SCHEDULE, GaussianDenoiser, MixtureDenoiser
 
 N = 6
@@ -242,8 +228,9 @@ def test_calibrated_takes_correlated_errors_of_observations_as_they_are(time, la
     if lag:
         energy = torch.einsum("bi,ij,bj->b", weight, own + r, weight)
         weight = ((weight * innovation).sum(1) / energy).clamp(max=1)[:, None] * weight
-    white = Whitened(linear().operator, [(0, 3, STD[:3], Cholesky(torch.linalg.cholesky(correlation[:3, :3])))])
-    likelihood = Likelihood(white, white.whiten(Y[None])[0], torch.tensor([1.0, 1, 1, STD[3]]).double(), mixes=True)
+    white = Whitening([(0, 3, STD[:3], Cholesky(torch.linalg.cholesky(correlation[:3, :3])))])
+    std = torch.tensor([1.0, 1, 1, STD[3]]).double()
+    likelihood = Likelihood(linear().operator, white.whiten(Y[None])[0], std, whitening=white)
     curve = ErrorCurve(LEVELS, RMS, torch.full_like(RMS, 0.6) if lag else None)
     found = Calibrated(limit=1e3).guide(gaussian(COV), likelihood, curve)(x, t)
     torch.testing.assert_close(found.flatten(1), mean + weight @ ROWS @ cov, rtol=0.01, atol=0.01)
@@ -265,11 +252,10 @@ def smooth_errors():
 def test_many_correlated_errors_are_solved_at_every_noise_level(smooth_errors, own):
     """(R + D) w = d for errors of the prior far below and far above those of the observations, whose matrix is ill-conditioned."""
     correlation = torch.as_tensor(smooth_errors[-1])
-    white = Whitened(
-        lambda x: x.flatten(1),
-        [(0, 900, torch.full((900,), 0.3).double(), Cholesky(torch.as_tensor(np.linalg.cholesky(correlation))))],
-    )
-    likelihood = Likelihood(white, torch.zeros(900).double(), torch.ones(900).double(), mixes=True)
+    lower = Cholesky(torch.as_tensor(np.linalg.cholesky(correlation)))
+    white = Whitening([(0, 900, torch.full((900,), 0.3).double(), lower)])
+    ones = torch.ones(900).double()
+    likelihood = Likelihood(lambda x: x.flatten(1), 0 * ones, ones, whitening=white)
     guided = Calibrated().guide(gaussian(COV), likelihood, ErrorCurve(LEVELS, RMS))
     generator = torch.Generator().manual_seed(0)
     d = torch.randn(2, 900, dtype=torch.float64, generator=generator)

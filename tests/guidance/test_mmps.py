@@ -5,7 +5,8 @@ import torch
 
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import DPMpp2M
-from xsda.guidance import MMPS, Likelihood
+from xsda.guidance import MMPS
+from xsda.likelihood import Likelihood
 from xsda.priors.exact import GaussianDenoiser
 
 

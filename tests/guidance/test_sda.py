@@ -6,7 +6,8 @@ import torch
 from xsda.diffusion.error import ErrorCurve
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import DPMpp2M
-from xsda.guidance import Calibrated, GaussianScore, Likelihood
+from xsda.guidance import Calibrated, GaussianScore
+from xsda.likelihood import Likelihood
 from xsda.priors.exact import EXACT_SCHEDULE, GaussianDenoiser
 
 UNIT = GaussianDenoiser.of(torch.zeros(1, 1), torch.ones(1, 1, 1), torch.ones(1), (1, 1))

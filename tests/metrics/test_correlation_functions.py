@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from xsda.metrics.correlation import integral_scale, spatial_correlation, time_correlation
+from xsda.metrics.correlation_functions import integral_scale, spatial_correlation, time_correlation
 
 
 def autoregression(a=0.8, members=40, length=5000, seed=0):

@@ -3,12 +3,13 @@
 import numpy as np
 import xarray as xr
 
+import xsda
 from xsda import metrics
 
 
 def test_evaluate_is_a_table(rotation):
     grid, _, prior = rotation
-    ens = prior.sample(grid, members=8, progress=False)
+    ens = xsda.sample(grid, prior, members=8, progress=False)
     obs = grid[["u"]].isel(time=[0]).assign_attrs()
     table = ens.sda.evaluate(grid, obs=obs, sigma=0.5)
     assert set(table) == {"rmse", "bias", "crps", "spread", "spread_skill", "chi_square"}

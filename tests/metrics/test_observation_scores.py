@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xsda
 from xsda import metrics
 
 
@@ -11,7 +12,7 @@ def test_observation_chi_square_of_an_exact_posterior_is_one(rotation):
     grid, _, prior = rotation
     values = []
     for seed in range(10):
-        truth = prior.sample(grid, members=1, seed=seed, progress=False).isel(member=0, drop=True)
+        truth = xsda.sample(grid, prior, members=1, seed=seed, progress=False).isel(member=0, drop=True)
         obs = truth.sda.observe(truth.isel(time=slice(None, None, 2)), sigma=0.3, seed=seed)
         post = truth.sda.assimilate(obs, prior, members=50, seed=100 + seed, progress=False)
         chi = metrics.observation_chi_square(post, obs)
@@ -55,7 +56,7 @@ def test_desroziers_recovers_the_variances_of_a_kalman_cycle():
 
 def test_desroziers_of_each_station_and_lazily(rotation):
     grid, _, prior = rotation
-    before, after = (prior.sample(grid, members=3, seed=s, progress=False) for s in (0, 1))
+    before, after = (xsda.sample(grid, prior, members=3, seed=s, progress=False) for s in (0, 1))
     obs = grid.sda.observe(grid.isel(time=slice(None, None, 3)), sigma=0.5, seed=0)
     obs["u"][2] = np.nan
     estimate = metrics.desroziers(before, after, obs)
@@ -69,7 +70,7 @@ def test_desroziers_of_each_station_and_lazily(rotation):
 
 def test_innovations_are_departures_of_the_mean(rotation):
     grid, _, prior = rotation
-    ens = prior.sample(grid, members=4, progress=False)
+    ens = xsda.sample(grid, prior, members=4, progress=False)
     obs = xr.Dataset({"u": ("time", [0.3, np.nan, 1.0], {"units": "m s-1"})}, {"time": [2.0, 5.0, 6.5]})
     mean = ens.u.mean("member").values
     expected = [0.3 - mean[2], np.nan, 1.0 - (mean[6] + mean[7]) / 2]
@@ -82,7 +83,7 @@ def test_innovations_are_departures_of_the_mean(rotation):
 
 def test_innovations_of_derived_quantities(rotation):
     grid, _, prior = rotation
-    ens = prior.sample(grid, members=4, progress=False)
+    ens = xsda.sample(grid, prior, members=4, progress=False)
     obs = xr.Dataset({"speed": ("time", [1.0])}, {"time": [3.0]})
     speed = {"speed": lambda s: (s["u"] ** 2 + s["v"] ** 2).sqrt()}
     at = ens.mean("member").isel(time=3)

@@ -81,7 +81,7 @@ def test_the_laws_and_errors_of_observations_are_not_those_of_the_background(rot
     grid, _, prior = rotation
     obs, _, background = case
     likelihood = compile_observations(
-        prior.bind(grid), obs, 0.1, laws="student_t", background=background, background_sigma=0.5
+        prior.bind(grid), obs, 0.1, likelihood="student_t", background=background, background_sigma=0.5
     )
     assert [(g.name, g.count, str(g.law)) for g in likelihood.groups] == [
         ("u", 8, "StudentT(df=4.0)"),
@@ -109,7 +109,7 @@ def test_a_climatology_holds_at_all_times(rotation, case):
 
 
 ERRORS = {
-    "no sigma": (lambda b: {"background": b}, ValueError, "background: no observation error for 'u': pass background_sigma="),
+    "no sigma": (lambda b: {"background": b}, ValueError, "no observation error for 'u': pass background_sigma="),
     "no background": (lambda b: {"background_sigma": 0.5}, ValueError, "background_sigma was given without background="),
     "nothing in common": (
         lambda b: {"background": b.rename(u="a", v="b"), "background_sigma": 0.5},
@@ -125,7 +125,7 @@ ERRORS = {
     "unknown sigma": (
         lambda b: {"background": b, "background_sigma": {"uu": 1.0}},
         KeyError,
-        "background: background_sigma names 'uu'",
+        "background_sigma names 'uu'",
     ),
     "not a Dataset": (lambda b: {"background": b.u, "background_sigma": 0.5}, TypeError, "background must be .* got DataArray"),
     "negative": (lambda b: {"background": b, "background_sigma": -1.0}, ValueError, "must be positive"),

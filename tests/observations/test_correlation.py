@@ -5,8 +5,10 @@ import pytest
 import torch
 import xarray as xr
 
-from xsda.guidance import MMPS, GaussianScore, StudentT
-from xsda.layout import Layout
+from xsda.guidance import MMPS, GaussianScore
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
+from xsda.likelihood import StudentT
 from xsda.observations import compile_observations
 from xsda.observations.correlation import whitener
 
@@ -131,13 +133,13 @@ def test_only_the_named_variable_is_correlated(rotation):
     likelihood = compile_observations(prior.bind(grid), [u, v, u + 1], 0.5, correlation={"u": {"time": LENGTH}})
     plain = compile_observations(prior.bind(grid), [u, v, u + 1], 0.5)
     x = torch.randn(2, 32, 2, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(likelihood.operator(x)[:, 4:8], plain.operator(x)[:, 4:8])
+    torch.testing.assert_close(likelihood.predict(x)[:, 4:8], plain.predict(x)[:, 4:8])
     torch.testing.assert_close(likelihood.std, torch.tensor([1.0] * 4 + [float(plain.std[4])] * 4 + [1.0] * 4))
     whiten = np.linalg.inv(np.linalg.cholesky(exponential(np.arange(0, 32, 8.0))))
     for block in (slice(0, 4), slice(8, 12)):
-        raw = ((plain.y - plain.operator(x)) / plain.std)[:, block]
+        raw = ((plain.y - plain.predict(x)) / plain.std)[:, block]
         torch.testing.assert_close(
-            (likelihood.y - likelihood.operator(x))[:, block], raw @ torch.as_tensor(whiten, dtype=torch.float32).T
+            (likelihood.y - likelihood.predict(x))[:, block], raw @ torch.as_tensor(whiten, dtype=torch.float32).T
         )
 
 
@@ -152,11 +154,11 @@ def fields():
 
 def lengths(obs, correlation):
     ds = fields()
-    grid = Layout.of(ds).bind(ds)
+    grid = Grid.match(Layout.of(ds), ds)
     likelihood = compile_observations(grid, obs, 0.5, correlation={"T": correlation})
     x = torch.randn(4, *grid.shape, generator=torch.Generator().manual_seed(1))
     d = 2 * (compile_observations(grid, obs, 1.0).operator(x) - compile_observations(grid, obs, 1.0).y)
-    return ((likelihood.operator(x) - likelihood.y) ** 2).sum(1), d.numpy()
+    return ((likelihood.predict(x) - likelihood.y) ** 2).sum(1), d.numpy()
 
 
 def check(found, d, *distances):
@@ -251,7 +253,7 @@ def test_the_law_of_another_variable_is_free(rotation):
     grid, _, prior = rotation
     obs = grid.isel(time=[0, 8])
     likelihood = compile_observations(
-        prior.bind(grid), obs, 0.1, laws={"v": StudentT()}, correlation={"u": {"time": LENGTH}}
+        prior.bind(grid), obs, 0.1, likelihood={"v": StudentT()}, correlation={"u": {"time": LENGTH}}
     )
     assert [str(g.law) for g in likelihood.groups] == ["Normal()", "StudentT(df=4.0)"]
 
@@ -342,7 +344,7 @@ def test_laws_and_correlations_by_source(rotation):
     grid, _, prior = rotation
     bound, first, second = prior.bind(grid), grid[["u"]].isel(time=[0, 1]), grid[["u"]].isel(time=[5, 6, 7])
     likelihood = compile_observations(
-        bound, {"a": first, "b": second}, 0.5, laws={"a": "student_t"}, correlation={"b": {"u": {"time": 2.0}}}
+        bound, {"a": first, "b": second}, 0.5, likelihood={"a": "student_t"}, correlation={"b": {"u": {"time": 2.0}}}
     )
     assert [str(g.law) for g in likelihood.groups] == ["StudentT(df=4.0)", "Normal()"]
-    assert likelihood.mixes
+    assert likelihood.whitening is not None

@@ -5,8 +5,9 @@ import pytest
 import torch
 import xarray as xr
 
-from xsda.guidance import Censored, StudentT
-from xsda.layout import Layout
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
+from xsda.likelihood import Censored, StudentT
 from xsda.observations import compile_observations
 
 
@@ -24,7 +25,7 @@ def globe():
 
 
 def grid():
-    return Layout.of(globe()).bind(globe())
+    return Grid.match(Layout.of(globe()), globe())
 
 
 def obs():
@@ -209,7 +210,7 @@ REFUSED = {
         lambda: obs().assign_coords(time=[0.0, 1.0]),
         1,
         ValueError,
-        "observations' 'time' holds plain numbers, the grid's 'time' dates",
+        "'time' holds plain numbers, the grid's 'time' dates",
     ),
     "another calendar": (
         lambda: globe().assign_coords(time=CALENDAR),
@@ -239,7 +240,7 @@ REFUSED = {
 
 def test_latitudes_on_a_grid_of_metres():
     ds = globe().rename(lat="y", lon="x").assign_coords(y=np.arange(4) * 1e5, x=np.arange(8) * 1e5)
-    metres = Layout.of(ds).bind(ds)
+    metres = Grid.match(Layout.of(ds), ds)
     with pytest.raises(ValueError, match=r"has the coordinate 'lat' where the grid has 'y'; \.rename it"):
         compile_observations(metres, stations(), 1.0)
     curvilinear = ds.assign_coords(lat=(("y", "x"), np.ones((4, 8))), lon=(("y", "x"), np.ones((4, 8))))
@@ -257,12 +258,12 @@ def test_dates_of_two_cftime_calendars():
     ds = globe().assign_coords(time=CALENDAR)
     other = obs().assign_coords(time=xr.date_range("2020-01-01", periods=2, calendar="360_day", use_cftime=True))
     with pytest.raises(ValueError, match="belong to different calendars"):
-        compile_observations(Layout.of(ds).bind(ds), other, 1.0)
+        compile_observations(Grid.match(Layout.of(ds), ds), other, 1.0)
     late = ds.isel(time=[0]).assign_coords(time=CALENDAR[:1].shift(365, "D"))
     with pytest.raises(
         ValueError, match="outside the grid along 'time': 2021-01-01 00:00:00; the grid covers 2020-01-01 00:00:00"
     ):
-        compile_observations(Layout.of(ds).bind(ds), late, 1.0)
+        compile_observations(Grid.match(Layout.of(ds), ds), late, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ def test_unknown_channels(wanted, message):
     like = ds[["q"]].isel(level=0)
     like = like.drop_vars("level") if wanted is None else like.assign_coords(level=wanted)
     with pytest.raises(ValueError, match=message):
-        compile_observations(Layout.of(ds).bind(ds), like, 1.0)
+        compile_observations(Grid.match(Layout.of(ds), ds), like, 1.0)
 
 
 @pytest.mark.parametrize("missing", ["time", "lat"])
@@ -283,7 +284,7 @@ def test_a_list_of_stations_that_leaves_out_a_coordinate(missing):
         {"t": ("obs", [1.0, 2.0])},
         {"time": ("obs", ds.time.values[:2]), "lat": ("obs", ds.lat.values[:2]), "lon": ("obs", ds.lon.values[:2])},
     ).rename(t=next(iter(ds.data_vars)))
-    with pytest.raises(ValueError, match=f"list along 'obs' that does not say its '{missing}'"):
+    with pytest.raises(ValueError, match=f"does not say its '{missing}'. If it has one"):
         ds.sda.observe(like.drop_vars(missing))
     name = next(iter(ds.data_vars))
     averaged = like.drop_vars(missing)
@@ -396,7 +397,7 @@ def test_limits_in_other_units():
     with pytest.warns(
         RuntimeWarning, match=r"all \d+ values of 'wind_u' .* Censored\(lower=273.0, upper=None\): is it in the units"
     ):
-        compile_observations(grid(), seen, 1.0, laws=laws)
+        compile_observations(grid(), seen, 1.0, likelihood=laws)
     assert Censored(upper=np.int64(3)).upper == 3.0
 
 
@@ -429,7 +430,7 @@ def test_derived_that_is_not_a_number_everywhere(rotation, guidance):
 )
 def test_laws_that_do_not_exist(laws, kind, message):
     with pytest.raises(kind, match=message):
-        compile_observations(grid(), obs(), 1.0, laws=laws)
+        compile_observations(grid(), obs(), 1.0, likelihood=laws)
 
 
 def test_limits_are_in_the_units_of_the_variable():
@@ -437,7 +438,7 @@ def test_limits_are_in_the_units_of_the_variable():
     ds = obs()
     ds["wind_u"][:] = np.array([-3.0, 0.5, 0.51, 2.0]).reshape(ds["wind_u"].shape)
     layout = Layout.of(ds).scaled([2.0, 0.0], [3.0, 1.0])
-    likelihood = compile_observations(layout.bind(globe()), ds, 1.0, laws={"wind_u": Censored(lower=0.5)})
+    likelihood = compile_observations(Grid.match(layout, globe()), ds, 1.0, likelihood={"wind_u": Censored(lower=0.5)})
     law = likelihood.groups[0].law
     torch.testing.assert_close(law.side, torch.tensor([-1.0, -1.0, 0.0, 0.0]))
     np.testing.assert_allclose(likelihood.y[:4] * 3 + 2, [0.5, 0.5, 0.51, 2.0], rtol=1e-5)

@@ -6,7 +6,8 @@ import torch
 import xarray as xr
 
 from xsda import flow
-from xsda.layout import Layout
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
 from xsda.observations import compile_observations, footprints
 
 STD, RHO = (0.7, 1.3), (0.6, 0.9, 0.8)
@@ -44,7 +45,7 @@ def exact(likelihood, shape):
         for r, n in zip(RHO, (4, 8, 8), strict=True)
     ]
     unit = torch.eye(int(np.prod(shape))).reshape(-1, *shape)
-    h = likelihood.operator(unit).T.reshape(-1, *shape).double()  # (value, time, channel, y, x)
+    h = likelihood.predict(unit).T.reshape(-1, *shape).double()  # (value, time, channel, y, x)
     c = h
     for axis, matrix in zip((1, 3, 4), axes, strict=True):
         c = (c.transpose(axis, -1) @ matrix.double()).transpose(axis, -1)
@@ -53,21 +54,21 @@ def exact(likelihood, shape):
 
 @pytest.mark.parametrize("kind", OBSERVED)
 def test_the_variance_of_what_is_observed(fields, kind):
-    grid = Layout.of(fields).bind(fields)
+    grid = Grid.match(Layout.of(fields), fields)
     likelihood = compile_observations(grid, OBSERVED[kind](fields), 1.0)
     found = torch.cat([f.variance(torch.tensor(STD), RHO) for f in likelihood.footprints])
     torch.testing.assert_close(found, exact(likelihood, (4, 2, 8, 8)), rtol=1e-5, atol=0)
 
 
 def test_values_of_one_kind_are_looked_at_once(fields):
-    grid = Layout.of(fields).bind(fields)
+    grid = Grid.match(Layout.of(fields), fields)
     u, _ = compile_observations(grid, OBSERVED["block means"](fields), 1.0).footprints
     assert u.weight.shape == (1, 16)
     assert len(u.kind) == 4 * 4
 
 
 def test_what_is_not_known_point_by_point(fields, monkeypatch):
-    grid = Layout.of(fields).bind(fields)
+    grid = Grid.match(Layout.of(fields), fields)
     sum_of = {"sum": lambda s: s["u"] + s["v"]}
     seen = (fields.u + fields.v).to_dataset(name="sum")
     assert compile_observations(grid, seen, 1.0, sum_of).footprints is None
@@ -82,7 +83,7 @@ def test_channels_of_one_variable(fields):
         name="t"
     )
     levels = levels.transpose("time", "level", "y", "x")
-    grid = Layout.of(levels).bind(levels)
+    grid = Grid.match(Layout.of(levels), levels)
     between = levels.sel(level=[850.0, 500.0]).interp(x=[2.5, 5.25], time=[1.5])
     likelihood = compile_observations(grid, between, 1.0)
     (found,) = likelihood.footprints

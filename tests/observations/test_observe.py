@@ -7,7 +7,8 @@ import torch
 import xarray as xr
 
 import xsda  # noqa: F401  (registers ds.sda)
-from xsda.layout import Layout
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
 from xsda.observations import compile_observations
 
 
@@ -59,9 +60,9 @@ def check(ds, expected, derived=None):
         xr.testing.assert_allclose(seen[v], expected[v], rtol=1e-10)
         assert seen[v].attrs["units"] == "K"
     layout = Layout.of(ds, even=False)
-    grid = layout.scaled(270 + np.arange(layout.channels), 4 + np.arange(layout.channels)).bind(ds)
+    grid = Grid.match(layout.scaled(270 + np.arange(layout.channels), 4 + np.arange(layout.channels)), ds)
     likelihood = compile_observations(grid, expected, 1.0, derived)
-    np.testing.assert_allclose(likelihood.operator(grid.to_tensor(ds)[None])[0], likelihood.y, rtol=5e-7, atol=2e-5)
+    np.testing.assert_allclose(likelihood.predict(grid.to_tensor(ds)[None])[0], likelihood.y, rtol=5e-7, atol=2e-5)
 
 
 LAT, LON = [61.0, -75.0, 15.0, 3.3], [30.0, 330.0, 31.7, 0.0]
@@ -126,7 +127,7 @@ SERIES = {
     "block means": lambda ds: averaged(ds.coarsen(time=3).mean(), "time"),
     "one moment": lambda ds: ds.sel(time=2.5),
     "between two moments": lambda ds: ds.interp(time=2.6),
-    "mean of all times": lambda ds: ds.mean("time", keep_attrs=True),
+    "mean of all times": lambda ds: averaged(ds.mean("time", keep_attrs=True), "time"),
     "one cell with bounds": lambda ds: bounded(ds, time=(2, 7)),
 }
 RING = {
@@ -134,8 +135,8 @@ RING = {
     "interpolated": lambda ds: ds.interp(x=[0.3, 4.0, 6.9], time=[0.5, 2.0]),
     "one place": lambda ds: ds.sel(x=3.0),
     "block means": lambda ds: averaged(ds.coarsen(x=2, time=3).mean(), "x", "time"),
-    "mean over the ring": lambda ds: ds.mean("x", keep_attrs=True),
-    "mean of everything": lambda ds: ds.mean(keep_attrs=True),
+    "mean over the ring": lambda ds: averaged(ds.mean("x", keep_attrs=True), "x"),
+    "mean of everything": lambda ds: averaged(ds.mean(keep_attrs=True), "x", "time"),
     "transposed": lambda ds: ds.isel(time=[0, 2]).transpose("x", "time"),
 }
 GLOBE = {
@@ -144,7 +145,7 @@ GLOBE = {
         lat=[0.0, 52.0], lon=[12.0, 300.0], time=ds.time.values[:5] + np.timedelta64(100, "m")
     ),
     "block means": lambda ds: averaged(ds.coarsen(lat=2, lon=3, time=4).mean(), "lat", "lon", "time"),
-    "zonal means at a latitude": lambda ds: ds.mean("lon", keep_attrs=True).sel(lat=45.0),
+    "zonal means at a latitude": lambda ds: averaged(ds.mean("lon", keep_attrs=True).sel(lat=45.0), "lon"),
     "stations": stations,
     "stations, transposed": lambda ds: stations(ds).transpose("station", "time"),
     "stations with their own times": timed_stations,
@@ -200,9 +201,9 @@ def test_a_ring_larger_than_the_priors_closes_where_it_ends():
     prior = Layout.of(ds, periodic=("x",))
     large = ring().assign_coords(x=("x", np.arange(8.0), {"axis": "X"}))
     obs = large.pad(x=(0, 1), mode="wrap").assign_coords(x=np.arange(9.0)).interp(x=[5.5, 7.5])
-    grid = prior.bind(large)
+    grid = Grid.match(prior, large)
     likelihood = compile_observations(grid, obs, 1.0)
-    torch.testing.assert_close(likelihood.operator(grid.to_tensor(large)[None])[0], likelihood.y)
+    torch.testing.assert_close(likelihood.predict(grid.to_tensor(large)[None])[0], likelihood.y)
 
 
 def test_averages_wrap_around_the_ring():
@@ -327,7 +328,7 @@ def test_missing_stays_missing_and_has_no_term():
     xr.testing.assert_allclose(seen, obs)
     assert int(seen["u"].isnull().sum()) == 2
     check(ds, obs)
-    likelihood = compile_observations(Layout.of(ds).bind(ds), obs, 1.0)
+    likelihood = compile_observations(Grid.match(Layout.of(ds), ds), obs, 1.0)
     assert likelihood.y.numel() == obs["u"].size - 2
 
 
@@ -441,7 +442,7 @@ def test_members_have_their_own_noise():
 
 def test_errors_are_found_again_without_sigma():
     ds = globe()
-    grid = Layout.of(ds).bind(ds)
+    grid = Grid.match(Layout.of(ds), ds)
     like = stations(ds)
     number = ds.sda.observe(like, sigma=0.25, seed=0)
     assert torch.allclose(compile_observations(grid, number).std, torch.tensor(0.25))

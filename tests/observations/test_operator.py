@@ -7,7 +7,8 @@ import pytest
 import torch
 import xarray as xr
 
-from xsda.layout import Layout
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
 from xsda.observations import compile_observations
 from xsda.observations.compile import compile_variable
 
@@ -53,6 +54,7 @@ def instruments():
         },
     )
     means = ds[["v"]].coarsen(lat=2, lon=4).mean().assign(total=ds["u"].mean()).rename(total="u")
+    means["u"].attrs["cell_methods"] = "time: lat: lon: mean"
     means["v"].attrs["cell_methods"] = "lat: mean lon: mean"
     return {"satellite": satellite, "stations": stations, "sondes": sondes, "means": means}
 
@@ -60,7 +62,7 @@ def instruments():
 def likelihood(derived=None, obs=None):
     layout = Layout.of(globe())
     layout = layout.scaled(np.arange(5) - 2.0, np.arange(5) + 0.5)
-    return compile_observations(layout.bind(globe()), instruments() if obs is None else obs, 1.0, derived)
+    return compile_observations(Grid.match(layout, globe()), instruments() if obs is None else obs, 1.0, derived)
 
 
 def states(n, seed=0):
@@ -70,10 +72,10 @@ def states(n, seed=0):
 @pytest.mark.parametrize("name", [*instruments(), "all"])
 def test_transpose_is_the_adjoint(name):
     obs = instruments() if name == "all" else instruments()[name]
-    H = likelihood(obs=obs).operator
-    x = states(3)
+    lik = likelihood(obs=obs)
+    H, x = lik.operator, states(3)
     y = torch.randn(H(x).shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    back = H.transpose(y, x)
+    back = lik.adjoint(x, y)
     assert back.shape == x.shape
     torch.testing.assert_close((H(x) * y).sum(1), (x * back).flatten(1).sum(1), rtol=1e-12, atol=1e-12)
 
@@ -104,9 +106,9 @@ def test_observing_scaled_values_is_scaling_observed_values():
     ds, obs = globe(), instruments()["stations"]
     layout = Layout.of(ds)
     mean, std = np.arange(5) - 2.0, np.arange(5) + 0.5
-    a = compile_observations(layout.scaled(mean, std).bind(ds), obs, 0.3)
+    a = compile_observations(Grid.match(layout.scaled(mean, std), ds), obs, 0.3)
     other = obs.copy(data={"v": 1.94 * obs["v"] + 273.15})
-    b = compile_observations(layout.scaled(1.94 * mean + 273.15, 1.94 * std).bind(ds), other, 0.3 * 1.94)
+    b = compile_observations(Grid.match(layout.scaled(1.94 * mean + 273.15, 1.94 * std), ds), other, 0.3 * 1.94)
     torch.testing.assert_close(a.y, b.y, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(a.std, b.std)
     torch.testing.assert_close(a.operator(states(2)), b.operator(states(2)), rtol=0, atol=0)
@@ -131,14 +133,14 @@ def test_derived_tangent_equals_finite_differences():
     central = (lik.operator(x + step * d) - lik.operator(x - step * d)) / (2 * step)
     torch.testing.assert_close(lik.tangent(x, d), central, rtol=1e-6, atol=1e-7)
     y = torch.randn(lik.operator(x).shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    adjoint = (lik.operator.transpose(y, x) * d).flatten(1).sum(1)
+    adjoint = (lik.adjoint(x, y) * d).flatten(1).sum(1)
     torch.testing.assert_close((lik.tangent(x, d) * y).sum(1), adjoint, rtol=1e-10, atol=1e-10)
 
 
 def test_derived_is_computed_in_the_variables_own_units():
     ds = globe()
     layout = Layout.of(ds).scaled(np.arange(5) - 2.0, np.arange(5) + 0.5)
-    grid = layout.bind(ds)
+    grid = Grid.match(layout, ds)
     obs = xr.Dataset({"speed": np.hypot(ds["u"], ds["v"])})
     lik = compile_observations(grid, obs, 1.0, SPEED)
     seen = lik.operator(grid.to_tensor(ds)[None]).reshape(5, 4, 8)
@@ -180,7 +182,7 @@ def test_derived_from_an_unknown_variable():
 
 @pytest.mark.parametrize(("source", "name"), [(s, n) for s, ds in instruments().items() for n in ds.data_vars])
 def test_the_stencil_says_what_apply_does(source, name):
-    grid = Layout.of(globe()).bind(globe())
+    grid = Grid.match(Layout.of(globe()), globe())
     op = compile_variable(grid, instruments()[source], name)
     sizes = {**globe().sizes}
     index, weight = op.stencil(sizes)
@@ -199,6 +201,21 @@ def test_long_axes(lazy):
     like = ds.isel(time=slice(1, None, 2))
     seen = (ds.chunk(time=3000) if lazy else ds).sda.observe(like)
     np.testing.assert_array_equal(seen.u, np.arange(1, n, 2))
-    op = compile_variable(Layout.of(ds).bind(ds), like, "u")
+    op = compile_variable(Grid.match(Layout.of(ds), ds), like, "u")
     index, _ = op.stencil(ds.sizes)
     np.testing.assert_array_equal(index["time"][:, 0], np.arange(1, n, 2))
+
+
+def test_a_linear_derived_quantity_is_known_to_be_linear():
+    """It costs no more than a variable; what is left of it at the mean of the prior is taken off the observations."""
+    obs = instruments()["stations"].rename(v="sum")
+    lik = likelihood({"sum": lambda s: s["u"] + 2 * s["v"] - 7}, obs)
+    assert lik.linear
+    x, d = states(2, 3), states(2, 4)
+    torch.testing.assert_close(lik.operator(x + d), lik.operator(x) + lik.operator(d), rtol=1e-12, atol=1e-10)
+    assert float(lik.operator(torch.zeros_like(x)).abs().max()) < 1e-10
+    curved = likelihood({"sum": lambda s: s["u"] + 2 * s["v"] - 7 + 1e-3 * s["u"] ** 2}, obs)
+    assert not curved.linear
+    plain = (lik.y - lik.operator(x)) * lik.std
+    same = (curved.y - curved.operator(x)) * curved.std
+    torch.testing.assert_close(plain, same, rtol=0, atol=0.2)

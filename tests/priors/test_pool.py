@@ -39,8 +39,10 @@ def test_each_member_is_that_of_its_prior(grid, obs):
         assert set(pooled.prior[k::3].values) == {one.name}
     assert pooled.attrs["prior"] == "low, high, flood"
     assert pooled.attrs["prior_hash"].split(", ") == [p.hash for p in priors]
-    free = xsda.load_model(priors).sample(grid, members=4, progress=False)
-    np.testing.assert_allclose(free.level[1], priors[1].sample(grid, members=2, progress=False).level[1], atol=1e-6)
+    free = xsda.sample(grid, xsda.load_model(priors), members=4, progress=False)
+    np.testing.assert_allclose(
+        free.level[1], xsda.sample(grid, priors[1], members=2, progress=False).level[1], atol=1e-6
+    )
 
 
 def test_it_may_be_lazy(grid, obs):

@@ -10,9 +10,9 @@ import torch
 import xarray as xr
 
 import xsda
-from xsda.layout import Layout
-from xsda.priors import climatology
-from xsda.priors.climatology import estimate
+from xsda.labels.layout import Layout
+from xsda.priors import moments
+from xsda.priors.moments import estimate
 
 COORDS = {"time": np.arange(3.0), "lat": [50.0, 40.0, 30.0, 20.0], "lon": np.arange(5.0)}
 WORLDS = {"fields": ("time", "lat", "lon"), "ring": ("time", "lon"), "profile": ("time", "lat"), "series": ("time",)}
@@ -54,18 +54,18 @@ def test_it_is_the_gaussian_with_the_whole_covariance(twins):
         a, b = (torch.autograd.grad(y, x_t, torch.cos(y.detach()))[0] for y in (a, b))
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(prior.error.rms, whole.error.rms, atol=1e-6, rtol=1e-4)
-    sample = whole.sample(mean, members=4, progress=False)
-    np.testing.assert_allclose(prior.log_prob(sample), whole.log_prob(sample), rtol=1e-4)
-    xr.testing.assert_allclose(prior.sample(mean, members=4, progress=False), sample, rtol=1e-3, atol=1e-3)
+    sample = xsda.sample(mean, whole, members=4, progress=False)
+    np.testing.assert_allclose(xsda.log_prob(sample, prior), xsda.log_prob(sample, whole), rtol=1e-4)
+    xr.testing.assert_allclose(xsda.sample(mean, prior, members=4, progress=False), sample, rtol=1e-3, atol=1e-3)
 
 
 def test_its_posterior_is_that_of_the_whole_covariance(twins):
     mean, prior, whole = twins
-    truth = whole.sample(mean, members=1, seed=5, progress=False).isel(member=0, drop=True)
+    truth = xsda.sample(mean, whole, members=1, seed=5, progress=False).isel(member=0, drop=True)
     obs = truth.isel({d: slice(None, None, 2) for d in mean.dims})[["T"]]
     a, b = (mean.sda.assimilate(obs, p, members=8, sigma=0.3, progress=False) for p in (prior, whole))
     xr.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-2)
-    free = prior.sample(mean, members=64, progress=False)
+    free = xsda.sample(mean, prior, members=64, progress=False)
     assert float(a["T"].std("member").mean()) < 0.9 * float(free["T"].std("member").mean())
 
 
@@ -76,7 +76,7 @@ def test_samples_have_its_covariance():
     prior = xsda.GaussianPrior.separable(mean, time, y, x)
     expected = np.kron(time, np.kron(y, x))
     drawn = prior.denoiser.draw(20_000, torch.Generator().manual_seed(0)).numpy() * prior.layout.std + prior.layout.mean
-    sampled = prior.sample(mean, members=20_000, progress=False).a.values
+    sampled = xsda.sample(mean, prior, members=20_000, progress=False).a.values
     for values in (drawn, sampled):
         flat = values.reshape(20_000, -1)
         assert np.linalg.norm(np.cov(flat.T) - expected) < 0.05 * np.linalg.norm(expected)
@@ -89,7 +89,7 @@ def test_patterns_of_the_whole_domain_keep_their_variance_and_mean():
     mean = xr.Dataset({"a": (("time", "y", "x"), np.broadcast_to(rows[:, None], (4, 60, 60)).copy())})
     ones, smooth = np.ones((4, 4)), np.exp(-((rows[:, None] - rows) ** 2) / 200)
     prior = xsda.GaussianPrior.separable(mean, ones, smooth, smooth)
-    anomalies = (prior.sample(mean, members=500, progress=False) - mean).a
+    anomalies = (xsda.sample(mean, prior, members=500, progress=False) - mean).a
     weights = np.ones(60) / 60
     expected = weights @ smooth @ weights
     assert float(anomalies.mean(("time", "y", "x")).std("member")) == pytest.approx(expected, rel=0.1)
@@ -135,7 +135,7 @@ def test_fit_recovers_a_separable_process():
         np.testing.assert_allclose(np.diag(matrix).mean(), 1, rtol=1e-10)
     # on the grid, in the user's orientation: mean, and covariance of samples
     grid = data.isel(time=slice(0, 6))
-    sample = prior.sample(grid, members=4000, progress=False)
+    sample = xsda.sample(grid, prior, members=4000, progress=False)
     bias = sample["T"].mean(("member", "time")) - data["T"].mean("time")
     assert float(np.abs(bias).max()) < 0.2
     first = sample["T"].isel(lat=0, lon=0) - sample["T"].isel(lat=0, lon=0).mean("member")
@@ -171,7 +171,7 @@ def test_blocks_do_not_matter(trajectories, chunks, numbers, monkeypatch):
     data = simulate(50, trajectories)
     layout = Layout.of(data)
     expected = estimate(data, layout, 8)
-    monkeypatch.setattr(climatology, "BLOCK_NUMBERS", numbers)
+    monkeypatch.setattr(moments, "BLOCK_NUMBERS", numbers)
     same(estimate(data, layout, 8), expected)
     same(estimate(data.chunk({d: n for d, n in chunks.items() if d in data.dims}), layout, 8), expected)
 
@@ -202,7 +202,7 @@ class Counter:
 
 
 def test_data_are_read_twice_and_never_whole(monkeypatch):
-    monkeypatch.setattr(climatology, "BLOCK_NUMBERS", 1000)
+    monkeypatch.setattr(moments, "BLOCK_NUMBERS", 1000)
     data = simulate(200)
     lazy = data.copy(data={v: da.from_array(Store(data[v].values), (10, 5, 4)) for v in data})
     with dask.config.set(scheduler=Counter()):
@@ -225,7 +225,7 @@ def test_a_file_gives_back_the_same_prior(twins, tmp_path):
     assert back.hash == prior.hash
     assert back.exact
     assert back.schedule == prior.schedule
-    a, b = (p.sample(mean, members=2, progress=False) for p in (prior, back))
+    a, b = (xsda.sample(mean, p, members=2, progress=False) for p in (prior, back))
     xr.testing.assert_identical(a.drop_attrs(), b.drop_attrs())
 
 
@@ -234,11 +234,11 @@ def test_directions_without_variance():
     mean = xr.Dataset({"a": (("time", "x"), np.zeros((2, 4)))})
     profile = np.array([1.0, 2.0, -1.0, 0.5])
     prior = xsda.GaussianPrior.separable(mean, np.eye(2), x_cov=np.outer(profile, profile))
-    sample = prior.sample(mean, members=8, progress=False)
+    sample = xsda.sample(mean, prior, members=8, progress=False)
     ratio = (sample.a / profile).values
     np.testing.assert_allclose(ratio, ratio[..., :1].repeat(4, -1), atol=0.02)
     with pytest.raises(ValueError, match="rank 1 of 4"):
-        prior.log_prob(sample)
+        xsda.log_prob(sample, prior)
 
 
 GRID = xr.Dataset({"a": (("time", "lat", "lon"), np.zeros((2, 3, 4)))})

@@ -17,14 +17,15 @@ import xarray as xr
 import xsda
 from xsda.diffusion import VE, Preconditioned, denoising_loss
 from xsda.diffusion.balance import power
-from xsda.layout import Layout
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
 from xsda.nn import MarkovNet, TemporalNet
-from xsda.training import make_network
-from xsda.training.balance import InParts
+from xsda.training.balancing import InParts
 from xsda.training.loop import Objective, Trainer, _cut
-from xsda.training.options import TrainingOptions
+from xsda.training.networks import make_network
 from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched
+from xsda.training.training_options import TrainingOptions
 from xsda.training.windows import Windows, fit_scaling, split
 
 QUICK = {
@@ -55,7 +56,7 @@ def test_learns_the_best_denoiser_of_a_linear_gaussian_chain():
         **{**QUICK, "batch_size": 32, "validate_every": 250},
     )  # fmt: skip
     test = system.simulate(16, 400, seed=2)
-    x = Layout.of(test).scaled(prior.layout.mean, prior.layout.std).bind(test).to_tensor(test)
+    x = Grid.match(Layout.of(test).scaled(prior.layout.mean, prior.layout.std), test).to_tensor(test)
     cov = np.cov(prior.bind(test).to_tensor(system.simulate(16, 20_000, seed=3)).flatten(1).T.numpy())
     exact = xsda.priors.exact.GaussianDenoiser.of(
         torch.zeros(1, 32), torch.as_tensor(cov)[None], torch.ones(1), (16, 2), prior.schedule
@@ -325,13 +326,13 @@ def test_fields_with_context_and_dates():
     )
     assert prior.layout.context_channels == 3
     grid = data.isel(time=slice(0, 24))
-    sample = prior.sample(grid, members=4, steps=12, progress=False)
+    sample = xsda.sample(grid, prior, members=4, steps=12, progress=False)
     assert sample["T"].attrs["units"] == "K"
     expected = 280 + 3 * mask * day[:24]
     error = float(((sample["T"].mean("member") - expected) ** 2).mean() ** 0.5)
     assert error < 0.5 * float((3 * mask * day[:24]).std())
     with pytest.raises(KeyError, match="static field 'mask'"):
-        prior.sample(grid.drop_vars("mask"))
+        xsda.sample(grid.drop_vars("mask"), prior)
 
 
 def test_markov_network():
@@ -538,7 +539,7 @@ def test_a_balanced_prior_has_the_spectrum_of_its_data(waves, tmp_path):
     data = power(plain.bind(like).to_tensor(training.isel(time=slice(0, 4))))[:, 1:6]
 
     def off(prior):
-        free = prior.sample(like, members=24, seed=1, progress=False)
+        free = xsda.sample(like, prior, members=24, seed=1, progress=False)
         return float((power(prior.bind(like).to_tensor(free))[:, 1:6] / data - 1).abs().mean())
 
     assert off(read) < 0.5 * off(plain)
@@ -572,3 +573,13 @@ def test_what_cannot_be_balanced(waves, spring):
     exact = xsda.GaussianPrior.fit(waves, length=3)
     with pytest.raises(ValueError, match="only trained priors are balanced"):
         xsda.balance(exact, waves)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e8, 1e9])
+def test_scaling_of_numbers_far_from_zero(mean):
+    """Statistics are those of double precision: single precision knows 1e8 to the nearest 8."""
+    values = mean + np.random.default_rng(0).standard_normal((4, 500))
+    ds = xr.Dataset({"u": (("trajectory", "time"), values)}, {"time": np.arange(500.0)})
+    layout = fit_scaling(ds, Layout.of(ds))
+    assert layout.mean[0] == pytest.approx(values.mean(), abs=1e-6)
+    assert layout.std[0] == pytest.approx(values.std(), rel=1e-6)

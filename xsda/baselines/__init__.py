@@ -1,6 +1,5 @@
 """Filters, smoothers and variational methods, on the same labelled objects as ``assimilate``."""
 
-from xsda.baselines.cycle import filter
 from xsda.baselines.enkf import EAKF, ETKF, DEnKF, EnKF, EnKFN
 from xsda.baselines.esmda import ESMDA
 from xsda.baselines.ienks import IEnKS
@@ -9,7 +8,8 @@ from xsda.baselines.kalman import KalmanFilter, RTSSmoother
 from xsda.baselines.local import LETKF
 from xsda.baselines.model import Forecast, ForecastError
 from xsda.baselines.particle import ParticleFilter, ParticleSmoother
-from xsda.baselines.reference import Climatology, FreeRun, OptimalInterpolation, Persistence
+from xsda.baselines.run import filter
+from xsda.baselines.simple import Climatology, FreeRun, OptimalInterpolation, Persistence
 from xsda.baselines.single import analyse
 from xsda.baselines.smoothers import EnKS, EnRTS
 from xsda.baselines.variational import FourDVar, ThreeDVar

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xsda.baselines.base import Cycle, EnsembleFilter, split
+from xsda.baselines.cycle import Cycle
+from xsda.baselines.method import EnsembleFilter, split
 from xsda.baselines.network import Batch
 
 

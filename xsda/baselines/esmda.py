@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xsda.baselines.base import Cycle, Event, Method, check_finite, split
+from xsda.baselines.cycle import Cycle, check_finite
 from xsda.baselines.enkf import weights
 from xsda.baselines.ienks import carried, check_count, check_deterministic
+from xsda.baselines.method import Event, Method, split
 from xsda.baselines.network import Batch
 
 

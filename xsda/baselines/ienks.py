@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from xsda.baselines.base import Cycle, Event, Method, check_finite, rotated, split
+from xsda.baselines.cycle import Cycle, check_finite
 from xsda.baselines.enkf import observed
 from xsda.baselines.inflation import AdaptiveInflation, Inflation, as_inflation
+from xsda.baselines.method import Event, Method, rotated, split
 from xsda.baselines.network import Batch
 from xsda.systems import MarkovChain
 

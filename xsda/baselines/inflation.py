@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from xsda.baselines.base import Cycle
+    from xsda.baselines.cycle import Cycle
     from xsda.baselines.network import Batch
 
 

@@ -9,11 +9,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from xsda.axes import axis_numbers, is_datelike
-from xsda.baselines.base import Method
+from xsda.baselines.method import Method
 from xsda.baselines.model import Forecast
-from xsda.grid import Grid, check_units
-from xsda.layout import SAMPLE_DIMS, sample_dim
+from xsda.labels.axes import axis_numbers, is_datelike
+from xsda.labels.cf import check_units
+from xsda.labels.grid import Grid
+from xsda.labels.layout import SAMPLE_DIMS, sample_dim
 from xsda.systems import MarkovChain
 
 
@@ -22,7 +23,7 @@ def initial_ensemble(
 ) -> tuple[Tensor, float, dict[str, float]]:
     """The states (member, channel, *space), when they are valid, and the numbers that the method noted with them.
 
-    ``initial``: an ensemble, many states to draw from, a prior, or None for the climate of one of our systems.
+    ``initial``: an ensemble, many states to draw from, or None for the climate of one of our systems.
     """
     time = grid.core_dims[0]
     start, least = float(grid.numbers(time)[0]), method.least
@@ -30,7 +31,7 @@ def initial_ensemble(
     if initial is None:
         if not isinstance(forecast.step, MarkovChain):
             raise ValueError(
-                "initial=... is needed: an ensemble over 'member', a long run over time to draw states from, or a prior"
+                "initial=... is needed: an ensemble over 'member', or a long run over time to draw states from"
             )
         ds = forecast.step.simulate(1, _count(members, least), seed=seed)
         return forecast.step.to_tensor(ds)[:, 0], start, noted
@@ -41,11 +42,11 @@ def initial_ensemble(
         else:
             check_size(ds.sizes["member"], members, least)
             start, noted = _start(ds, grid), _noted(ds, method)
-    elif hasattr(initial, "sample"):
-        first = grid.template.isel({time: slice(0, 1)})
-        ds = initial.sample(first, members=_count(members, least), seed=seed, progress=False).isel({time: 0})
     else:
-        raise TypeError(f"initial must be a Dataset or a prior, got {type(initial).__name__}")
+        raise TypeError(
+            f"initial must be a Dataset, got {type(initial).__name__}; to start from a prior, draw an ensemble from it: "
+            f"initial=ds.isel({time}=[0]).sda.sample(prior, members=20)"
+        )
     ds = ds.drop_vars(time, errors="ignore").expand_dims(time)
     x = torch.as_tensor(grid.stack(ds.transpose("member", time, ...))[:, 0])
     if not bool(torch.isfinite(x).all()):

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xsda.baselines.base import Cycle, Event, Method, split
+from xsda.baselines.cycle import Cycle
+from xsda.baselines.method import Event, Method, split
 from xsda.baselines.model import _steps
-from xsda.baselines.reference import centred
+from xsda.baselines.simple import centred
 from xsda.systems import MarkovChain
 
 DENSE = 4000  # numbers of a state whose covariance is held as a matrix

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xsda.baselines.base import Cycle, EnsembleFilter, split
+from xsda.baselines.cycle import Cycle
 from xsda.baselines.distance import Metric
 from xsda.baselines.enkf import observed, transform
+from xsda.baselines.method import EnsembleFilter, split
 from xsda.baselines.network import Batch, Geometry
 
 NUMBERS = 2**17  # of gathered observed anomalies at a time: what stays in a cache

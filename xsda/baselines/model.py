@@ -19,8 +19,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from xsda.axes import axis_text
-from xsda.grid import Grid
+from xsda.labels.axes import axis_text
+from xsda.labels.grid import Grid
 from xsda.systems import DiscreteODE, MarkovChain
 
 

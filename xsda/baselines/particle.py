@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xsda.baselines.base import Cycle, Event, Filter, Method
+from xsda.baselines.cycle import Cycle
+from xsda.baselines.method import Event, Filter, Method
 from xsda.baselines.network import Batch
 
 FEW = 10  # ancestors

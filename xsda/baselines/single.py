@@ -10,20 +10,21 @@ import numpy as np
 import torch
 import xarray as xr
 
-from xsda.axes import find_axes
-from xsda.baselines.base import Filter, rotated, stream
-from xsda.baselines.cycle import filter, state_grid
+from xsda.baselines.cycle import stream
 from xsda.baselines.distance import Metric
 from xsda.baselines.inflation import as_inflation
 from xsda.baselines.initial import check_size
 from xsda.baselines.local import LETKF, blocks_of, check_independent, localized
+from xsda.baselines.method import Filter, rotated
 from xsda.baselines.model import Forecast
 from xsda.baselines.network import Network
-from xsda.grid import Grid
+from xsda.baselines.run import filter, state_grid
+from xsda.labels.axes import find_axes
+from xsda.labels.grid import Grid
+from xsda.labels.provenance import describe
 from xsda.observations import observe
-from xsda.observations.compile import Sources, as_sources
 from xsda.observations.operator import Derived
-from xsda.provenance import describe
+from xsda.observations.sources import Sources, as_sources
 
 
 def analyse(
@@ -60,7 +61,7 @@ def analyse(
     if isinstance(method, LETKF) and any(v.chunks is not None for v in ds.data_vars.values()):
         out = _lazily(
             ds,
-            Network(state_grid(ds, Forecast(as_it_is)), obs, sigma, derived, correlation),
+            Network.of(state_grid(ds, Forecast(as_it_is)), obs, sigma=sigma, derived=derived, correlation=correlation),
             obs,
             method,
             derived,

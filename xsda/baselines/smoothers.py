@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xsda.baselines.base import Cycle, EnsembleFilter, Event, Method, check_finite, rotated, split
+from xsda.baselines.cycle import Cycle, check_finite
 from xsda.baselines.enkf import ETKF
 from xsda.baselines.inflation import as_inflation
 from xsda.baselines.local import LETKF
+from xsda.baselines.method import EnsembleFilter, Event, Method, rotated, split
 from xsda.baselines.network import Batch, Geometry
 
 RTOL = 1e-8  # of the largest: directions whose spread is less are not inverted

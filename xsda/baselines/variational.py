@@ -25,13 +25,14 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from xsda.baselines.base import Cycle, Event, Filter, check_finite, split
+from xsda.arguments import choose
+from xsda.baselines.cycle import Cycle, check_finite
 from xsda.baselines.ienks import SlidingWindow, Window, carried, check_count, check_tolerance
+from xsda.baselines.method import Event, Filter, split
 from xsda.baselines.minimise import minimise, solve
 from xsda.baselines.network import Batch
-from xsda.baselines.reference import centred, climate
-from xsda.grid import Grid
-from xsda.names import choose
+from xsda.baselines.simple import centred, climate
+from xsda.labels.grid import Grid
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

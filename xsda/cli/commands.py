@@ -10,8 +10,8 @@ from typing import Any
 import click
 import xarray as xr
 
+from xsda.arguments import check_names, choose
 from xsda.files import FORMATS, check_format, read, replacing
-from xsda.names import check_names, choose
 
 out_option = click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="File to write (.nc, .h5 or .zarr)."
@@ -106,7 +106,7 @@ def simulate(
     With --trajectories they need not fit into memory, and the same command goes on where it was interrupted.
     """
     from xsda import systems
-    from xsda.simulation import SYSTEMS, simulate_to
+    from xsda.systems.simulation import SYSTEMS, simulate_to
 
     if system.lower() not in SYSTEMS:
         raise ValueError(f"unknown system {system!r}; {choose(system, SYSTEMS)}")
@@ -180,7 +180,7 @@ def train(ctx: click.Context, data: str, out: Path | None, window: int, network:
 
     recipe = None
     if Path(data).suffix == ".toml":
-        from xsda.recipe import Recipe
+        from xsda.training.recipe import Recipe
 
         recipe = Recipe.read(data)
         out = out or Path(f"{recipe.name}.safetensors")
@@ -236,7 +236,7 @@ def assimilate(observations: tuple[str, ...], models: tuple[str, ...], grid: str
                seed: int, device: str, out: Path, overwrite: bool, quiet: bool) -> None:  # fmt: skip
     """Draw a posterior ensemble given OBSERVATIONS (one or several NetCDF or Zarr files)."""
     from xsda.assimilation import assimilate as run
-    from xsda.cli.grid import default_grid
+    from xsda.cli.default_grid import default_grid
     from xsda.priors import load_model
     from xsda.priors.pool import Pool
 

@@ -35,7 +35,7 @@ def demo(members: int, seed: int, folder: Path, overwrite: bool, quiet: bool) ->
     where = truth.isel(time=slice(None, None, 8))[["x"]]
     obs = truth.sda.observe(where, sigma=1.0, seed=seed)
     click.echo(f"Lorenz-63, {truth.sizes['time']} states; {obs.sizes['time']} observations of x, error 1.0")
-    prior = model.sample(truth, members=members, seed=seed, progress=progress)
+    prior = xsda.sample(truth, model, members=members, seed=seed, progress=progress)
     post = truth.sda.assimilate(obs, model, members=members, seed=seed, progress=progress)
     interpolated = obs.interp(time=truth.time, kwargs={"fill_value": "extrapolate"}).expand_dims(member=[0, 1])
     click.echo(_table(truth, obs, {"prior": prior, "posterior": post, "observations only": interpolated}))

@@ -2,7 +2,7 @@
 
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.error import ErrorCurve, measure_error
-from xsda.diffusion.likelihood import elbo, log_prob
+from xsda.diffusion.log_prob import elbo, log_prob
 from xsda.diffusion.loss import denoising_loss, training_times
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.schedules import DDPM, VE, VP, Schedule, SubSubVP, SubVP

@@ -1,13 +1,13 @@
-r"""Energy balance: what a denoiser owes each wavenumber of its own samples.
+r"""Energy correction: adds back the variance that free samples lose at each wavenumber.
 
-Noised data have the spectrum alpha^2 S_k + sigma^2. Where a network explains less of a scale than there is to explain,
-its samples drift away from what it was trained on, so that it explains less still, and they lose energy from step to
-step, although on data its estimate has no such bias. It is given back where it is lost,
+Noised data have the spectrum alpha^2 S_k + sigma^2. A network that explains too little of a scale removes too much of it
+at every step. Its samples then drift away from its training data, and the loss grows from step to step, although the
+network has no such bias on data. The correction adds
 
 .. math:: \hat x_0 \leftarrow \hat x_0 + \kappa_k(\sigma / \alpha)\, x_t / \alpha
 
-in each Fourier mode, at the small rate kappa with which samples keep the spectrum of noised data all the way down. The
-rates are found by drawing free samples once, and holding their spectrum there at every step.
+in each Fourier mode. The small rate kappa is the one that keeps the spectrum of samples equal to that of noised data. It is
+measured once: free samples are drawn while their spectrum is held at the right value at every step.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from xsda.diffusion.denoisers import Denoiser
+from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.error import interpolate
-from xsda.diffusion.samplers.base import time_grid
 from xsda.diffusion.samplers.dpm import multistep
+from xsda.diffusion.samplers.sampler import time_grid
+from xsda.diffusion.schedules import expand
 
-FAINT = 0.01  # share of the signal in a mode, below which samples tell more of chance than of the denoiser
+FAINT = 0.01  # below this share of signal in a mode, samples are dominated by chance
 SMOOTH = 1.5  # width of the average over noise levels, in steps
 
 
@@ -38,7 +39,7 @@ class Balance:
     rate: Tensor
 
     def times(self, factor: float) -> Balance:
-        """So much of it."""
+        """Return the correction multiplied by ``factor``."""
         return replace(self, rate=factor * self.rate)
 
     def __call__(self, noise_level: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -48,13 +49,41 @@ class Balance:
         rate = interpolate(wavenumber(shape).double(), self.wavenumbers.double(), rate.movedim(-1, 0))
         return rate.movedim(tuple(range(len(shape))), tuple(range(-len(shape), 0)))
 
-    def owed(self, x: Tensor, noise_level: Tensor) -> Tensor:
+    def correction(self, x: Tensor, noise_level: Tensor) -> Tensor:
         """kappa x, for x (batch, time, channel, *space) at one noise level, or at one for each of the batch."""
         space = tuple(range(3, x.ndim))
         rate = self(noise_level, tuple(x.shape[3:])).to(x)
         if noise_level.ndim:
             rate = rate[:, None]
         return torch.fft.irfftn(rate * torch.fft.rfftn(x, dim=space), s=x.shape[3:], dim=space)
+
+
+class Balanced(Denoiser):
+    """A network denoiser with its energy correction; the weights are shared with ``plain``."""
+
+    def __init__(self, plain: Preconditioned, balance: Balance):
+        super().__init__()
+        self.plain, self.balance, self.schedule = plain, balance, plain.schedule
+
+    @property
+    def network(self) -> nn.Module:
+        """The network of the plain denoiser."""
+        return self.plain.network
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        clean = x_t / expand(self.schedule.alpha(t), x_t)
+        return self.plain(x_t, t) + self.balance.correction(clean, self.schedule.noise_level(t))
+
+    def conditioned(self, context: Tensor | None) -> Balanced:
+        return Balanced(self.plain.conditioned(context), self.balance)
+
+    def with_network(self, network: nn.Module) -> Balanced:
+        """The same denoiser, its network replaced by another form of it."""
+        return Balanced(self.plain.with_network(network), self.balance)
+
+    def times(self, factor: float) -> Balanced:
+        """The same denoiser with its correction multiplied by ``factor``."""
+        return Balanced(self.plain, self.balance.times(factor))
 
 
 def wavenumber(shape: tuple[int, ...]) -> Tensor:
@@ -111,7 +140,7 @@ def measure_balance(
         rate = (wanted - power(mean)) / (2 * power(mean, pushed - mean))
         signal = spectrum / level**2
         rate = torch.where(numbers > 0, rate * signal / (signal + FAINT), 0)
-        x0 = x0 + Balance(torch.stack([level, 2 * level]), numbers, rate.expand(2, -1, -1)).owed(clean, level)
+        x0 = x0 + Balance(torch.stack([level, 2 * level]), numbers, rate.expand(2, -1, -1)).correction(clean, level)
         mean, spread, _ = multistep(schedule, x, x0, t, s, memory, stochastic=True)
         x = mean + spread * draw()
         rates.append(rate)

@@ -11,15 +11,11 @@ E[x_0 | x_t]; noise and score are views of it:
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from xsda.diffusion.schedules import Schedule, expand
-
-if TYPE_CHECKING:
-    from xsda.diffusion.balance import Balance
 
 PARAMETERIZATIONS = ("edm", "v", "x0", "eps")
 
@@ -44,9 +40,9 @@ class Denoiser(nn.Module):
         """The gradient of log p(x_t)."""
         return -self.eps(x_t, t) / expand(self.schedule.sigma(t), x_t)
 
-    def error(self, noise_level: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-        """Root mean square of x_0 - E[x_0 | x_t] at a noise level, if it is known (see ``ErrorCurve``)."""
-        return None
+    def conditioned(self, context: Tensor | None) -> Denoiser:
+        """The same denoiser reading ``context`` (batch or 1, time or 1, channel, *space), if it reads any."""
+        return self
 
 
 def noise_estimate(schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
@@ -79,19 +75,17 @@ class Preconditioned(Denoiser):
         self.parameterization = parameterization
         self.data_std = data_std
         self.context: Tensor | None = None
-        self.balance: Balance | None = None
-
-    def balanced(self, balance: Balance | None) -> Preconditioned:
-        """The same denoiser giving back to each wavenumber what its samples lose; the weights are shared."""
-        other = copy.copy(self)
-        other.balance = balance
-        return other
 
     def conditioned(self, context: Tensor | None) -> Preconditioned:
         """The same denoiser reading ``context`` (batch or 1, time or 1, channel, *space); the weights are shared."""
         other = copy.copy(self)
         other.context = context
         return other
+
+    def with_network(self, network: nn.Module) -> Preconditioned:
+        """The same denoiser, its network replaced by another form of it."""
+        other = Preconditioned(network, self.schedule, self.parameterization, self.data_std)
+        return other.conditioned(self.context)
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(skip, out, in) such that E[x_0 | x_t] = skip x_t + out network(in x_t)."""
@@ -111,7 +105,4 @@ class Preconditioned(Denoiser):
         skip, out, scale = (expand(c, x_t) for c in self.coefficients(t))
         log_noise = torch.log(self.schedule.noise_level(t)).to(x_t.dtype)
         inputs = (scale * x_t, log_noise) if self.context is None else (scale * x_t, log_noise, self.context)
-        x0 = skip * x_t + out * self.network(*inputs).to(x_t.dtype)
-        if self.balance is None:
-            return x0
-        return x0 + self.balance.owed(x_t / expand(self.schedule.alpha(t), x_t), self.schedule.noise_level(t))
+        return skip * x_t + out * self.network(*inputs).to(x_t.dtype)

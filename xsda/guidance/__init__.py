@@ -1,10 +1,8 @@
 """Guidance methods; each turns the prior's denoiser into the posterior's."""
 
-from xsda.guidance.base import Guidance, GuidedDenoiser
 from xsda.guidance.calibrated import Calibrated
 from xsda.guidance.dps import DPS
-from xsda.guidance.laws import LAWS, Censored, ErrorLaw, Huber, Normal, StudentT
-from xsda.guidance.likelihood import Group, Likelihood
+from xsda.guidance.guided import Guidance, GuidedDenoiser
 from xsda.guidance.mmps import MMPS
 from xsda.guidance.pigdm import PiGDM, Projection, Proximal
 from xsda.guidance.scaling import Scaling
@@ -25,22 +23,14 @@ GUIDANCE: dict[str, type[Guidance]] = {
 __all__ = [
     "DPS",
     "GUIDANCE",
-    "LAWS",
     "MMPS",
     "TMPD",
     "Calibrated",
-    "Censored",
-    "ErrorLaw",
     "GaussianScore",
-    "Group",
     "Guidance",
     "GuidedDenoiser",
-    "Huber",
-    "Likelihood",
-    "Normal",
     "PiGDM",
     "Projection",
     "Proximal",
     "Scaling",
-    "StudentT",
 ]

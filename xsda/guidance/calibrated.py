@@ -24,9 +24,9 @@ from torch import Tensor
 from xsda.arguments import real_number
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
-from xsda.guidance.base import Guidance, GuidedDenoiser
-from xsda.guidance.likelihood import Likelihood
+from xsda.guidance.guided import Guidance, GuidedDenoiser
 from xsda.guidance.solvers import conjugate_gradients
+from xsda.likelihood.likelihood import Likelihood
 
 TOLERANCE, ITERATIONS = 1e-3, 300  # of the solves with correlated errors
 SMALL = 0.15  # D over the variance of the observations, below which their whitened form is solved in fewer iterations
@@ -70,7 +70,7 @@ class _Calibrated(GuidedDenoiser):
         own = self.own_variance(x0, t)
         innovation, variance = self.likelihood.sites(predicted.detach(), own, self.limit)
         weight = innovation / (variance + own)
-        if self.likelihood.mixes:
+        if self.likelihood.whitening is not None:
             weight = self._solved(innovation, variance, own, self._variance(self._plain, x0, t))
         if self.curve.lag is not None:
             error = self._error(x0, t) * self.likelihood.adjoint(x0.detach(), weight)
@@ -101,7 +101,8 @@ class _Calibrated(GuidedDenoiser):
         large, as it is when sampling begins, (R + D) w = W^-1 innovation is, u = W'^-1 w. Each member has its form, whatever the
         batch. Both are scaled by about the root of their diagonal; ``own`` is that of W D W'.
         """
-        white = self.likelihood.operator
+        white = self.likelihood.whitening
+        assert white is not None
         errors = white.deviations(innovation) ** 2 * variance
         large = (plain / errors).mean(1) > (SMALL if white.invertible else torch.inf)
         weight = torch.empty_like(innovation)
@@ -112,7 +113,8 @@ class _Calibrated(GuidedDenoiser):
         return weight
 
     def _solve(self, innovation: Tensor, variance: Tensor, plain: Tensor, scale: Tensor, *, coloured: bool) -> Tensor:
-        white = self.likelihood.operator
+        white = self.likelihood.whitening
+        assert white is not None
 
         def product(u: Tensor) -> tuple[Tensor, Tensor]:
             u = u / scale
@@ -132,10 +134,10 @@ class _Calibrated(GuidedDenoiser):
         if not likelihood.linear:
             fields, state = self._fields(x0, t, PATTERNS // 2), x0.detach()
             return torch.stack([likelihood.tangent(state, f.expand_as(x0)).square() for f in fields]).mean(0)
-        key = float(self.schedule.noise_level(t)), likelihood.mixes
+        key = float(self.schedule.noise_level(t)), (likelihood.whitening is not None)
         if key not in self._known:
-            if likelihood.mixes or (footprints := likelihood.footprints) is None:
-                known = likelihood.operator(self._fields(x0, t, PATTERNS)).square().mean(0)
+            if (likelihood.whitening is not None) or (footprints := likelihood.footprints) is None:
+                known = likelihood.predict(self._fields(x0, t, PATTERNS)).square().mean(0)
             else:
                 rho, error = self.curve.correlation(self.schedule.noise_level(t)).tolist(), self.own_error(x0, t)
                 known = torch.cat([f.variance(error, rho) for f in footprints]).to(x0)

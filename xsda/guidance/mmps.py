@@ -16,15 +16,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from xsda.arguments import real_number, whole_number
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
-from xsda.guidance.base import Guidance, GuidedDenoiser
-from xsda.guidance.likelihood import Likelihood
+from xsda.guidance.guided import Guidance, GuidedDenoiser
 from xsda.guidance.solvers import conjugate_gradients, gmres
+from xsda.likelihood.likelihood import Likelihood
 
 SOLVERS = {"cg": conjugate_gradients, "gmres": gmres}
 
@@ -95,21 +94,25 @@ class MomentMatching(GuidedDenoiser):
 
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
         options, state = self.options, x0.detach()
-        plain = self.likelihood.gaussian and options.limit is None and options.mix == 0
-        own = torch.zeros_like(predicted) if plain else self.own_variance(x0, t)
+        own = self.own_variance(x0, t)
         innovation, variance = self.likelihood.sites(predicted.detach(), own, options.limit)
-        scale = variance.sqrt()  # unknowns in units of the errors: the noise part of the matrix is the identity
+        # Unknowns in units of what each innovation may be expected to be: no variable hides another, whatever their units.
+        scale = (variance + own).sqrt()
 
         def covariance(u: Tensor) -> tuple[Tensor, Tensor]:
-            """(V H' u, R^-1/2 (R + H V H') R^-1/2 u)."""
+            """(V H' S^-1 u, S^-1 (R + H V H') S^-1 u), S = diag(scale)."""
             self.products += 1
-            back = self.pull(u / scale, x_t, t, predicted, again=True)
-            applied = u + (1 - options.mix) * self.likelihood.tangent(state, back) / scale
-            return back, applied + options.mix * own / variance * u if options.mix else applied
+            weight = u / scale
+            back = self.pull(weight, x_t, t, predicted, again=True)
+            spread = self.likelihood.tangent(state, back)
+            if options.mix:
+                spread = (1 - options.mix) * spread + options.mix * own * weight
+            return back, (variance * weight + spread) / scale
 
+        start = None if self.solution is None else self.solution * scale
         solve, target = SOLVERS[options.solver], innovation / scale
-        found = solve(covariance, target, self.solution, tolerance=options.tolerance, iterations=options.iterations)
-        self.solution = found.u
+        found = solve(covariance, target, start, tolerance=options.tolerance, iterations=options.iterations)
+        self.solution = found.u / scale
         self.note(found)
         update = found.image
         if options.trust is not None:

@@ -25,9 +25,9 @@ from torch import Tensor
 from xsda.arguments import real_number, whole_number
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
-from xsda.guidance.base import Guidance, GuidedDenoiser, check_prediction
-from xsda.guidance.likelihood import Likelihood
+from xsda.guidance.guided import Guidance, GuidedDenoiser, check_prediction
 from xsda.guidance.solvers import conjugate_gradients
+from xsda.likelihood.likelihood import Likelihood
 
 TOLERANCE, ITERATIONS = 1e-3, 50  # of the solves
 ALLOWED = 0.02  # residual that a sample does not show
@@ -93,11 +93,11 @@ class _White(GuidedDenoiser):
         white = white.to(state)
         own = self.likelihood.spread(state, white.sqrt().expand(state.shape[2])) ** 2
         innovation, variance = self.likelihood.sites(predicted, own)
-        scale = variance.sqrt()
+        scale = (variance + own).sqrt()  # what each innovation may be expected to be
 
         def product(u: Tensor) -> tuple[Tensor, Tensor]:
             back = white * self.likelihood.adjoint(state, u / scale)
-            return back, u + self.likelihood.tangent(state, back) / scale
+            return back, (variance / scale * u + self.likelihood.tangent(state, back)) / scale
 
         solution = conjugate_gradients(product, innovation / scale, None, tolerance=TOLERANCE, iterations=ITERATIONS)
         self.note(solution)
@@ -113,7 +113,7 @@ class _PiGDM(_White):
 class _Projection(_White):
     def evaluate(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x0 = self.denoiser(x_t, t).detach()
-        predicted = self.likelihood.operator(x0).detach()
+        predicted = self.likelihood.predict(x0).detach()
         check_prediction(self.likelihood, x0, predicted)
         return x0, self.correction(x_t, t, x0, predicted), predicted
 
@@ -131,7 +131,7 @@ class _Proximal(_Projection):
         state, change = x0, torch.zeros_like(x0)
         for _ in range(1 if self.likelihood.linear else self.options.iterations):
             # around ``state`` H is linear; the distance counts from x0
-            predicted = self.likelihood.operator(state) - self.likelihood.tangent(state, change)
+            predicted = self.likelihood.predict(state) - self.likelihood.tangent(state, change)
             change = self.solve(state, white, predicted)[1]
             state = x0 + change
         return change

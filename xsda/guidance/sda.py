@@ -14,9 +14,9 @@ from torch import Tensor
 from xsda.arguments import real_number
 from xsda.diffusion.denoisers import Denoiser, noise_estimate
 from xsda.diffusion.error import ErrorCurve
-from xsda.guidance.base import Guidance, GuidedDenoiser, check_prediction
-from xsda.guidance.likelihood import Likelihood
+from xsda.guidance.guided import Guidance, GuidedDenoiser, check_prediction
 from xsda.guidance.scaling import Scaling
+from xsda.likelihood.likelihood import Likelihood
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class _GaussianScore(GuidedDenoiser):
         x0 = self.denoiser(x_t, t).detach()  # no graph of the network
         with torch.enable_grad():
             leaf = x0.requires_grad_()
-            predicted = self.likelihood.operator(leaf)
+            predicted = self.likelihood.predict(leaf)
         check_prediction(self.likelihood, leaf, predicted)
         change = self.correction(x_t, t, leaf, predicted)
         return leaf.detach(), change.detach(), predicted.detach()
@@ -70,7 +70,7 @@ class _GaussianScore(GuidedDenoiser):
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
         options, level = self.options, self.schedule.noise_level(t)
         size = level.to(x0)
-        if self.likelihood.mixes:  # whitened: in units of the errors
+        if self.likelihood.whitening is not None:  # whitened: in units of the errors
             size = self.likelihood.spread(x0.detach(), size.expand(x0.shape[2]))
         own = (self.gamma * size**2).expand_as(predicted)
         observed, own = options.scaling.variances(self.likelihood.std**2, own)

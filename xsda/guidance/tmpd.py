@@ -15,8 +15,8 @@ from torch import Tensor
 
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.error import ErrorCurve
-from xsda.guidance.base import Guidance, GuidedDenoiser
-from xsda.guidance.likelihood import Likelihood
+from xsda.guidance.guided import Guidance, GuidedDenoiser
+from xsda.likelihood.likelihood import Likelihood
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,24 @@
 """Scores of ensembles.
 
-``scores`` (of the mean), ``ensemble`` (proper scores, spread), ``calibration`` (ranks, coverage, reliability),
-``observations`` (departures from what was observed), ``transport`` (distances between ensembles), ``confidence`` (intervals
-of a mean over time), ``spectra`` and ``correlation`` (of fields), ``evaluate`` (the usual ones as a table).
+=========================  =============================================================================
+``scores``                 error, bias and anomaly correlation of the ensemble mean
+``ensemble``               proper scores of the whole ensemble, and its spread
+``calibration``            rank histogram, coverage of intervals, reliability of probabilities
+``departures``             misfit to observations
+``transport``              distances between two ensembles
+``confidence``             confidence intervals of time averages
+``spectra``                spectra, energy and vorticity of fields
+``correlation_functions``  correlation in time and space
+``evaluate``               the usual scores in one table
+=========================  =============================================================================
 """
 
 from xsda.metrics.calibration import coverage, rank_histogram, rank_uniformity, reliability
 from xsda.metrics.confidence import difference_interval, mean_interval
-from xsda.metrics.correlation import integral_scale, spatial_correlation, time_correlation
+from xsda.metrics.correlation_functions import integral_scale, spatial_correlation, time_correlation
+from xsda.metrics.departures import desroziers, innovation_consistency, innovations, observation_chi_square
 from xsda.metrics.ensemble import crps, energy_score, spread, spread_skill, variogram_score
 from xsda.metrics.evaluate import evaluate
-from xsda.metrics.observations import desroziers, innovation_consistency, innovations, observation_chi_square
 from xsda.metrics.scores import anomaly_correlation, bias, mae, rmse
 from xsda.metrics.spectra import energy, energy_spectrum, enstrophy, spectrum, vorticity
 from xsda.metrics.transport import earth_movers_distance, gaussian_w2, mmd

@@ -45,17 +45,26 @@ class Segments(nn.Module):
 
 def activation_bytes(network: nn.Module, *inputs: Tensor) -> int:
     """What a gradient with respect to the first input keeps in memory."""
-    seen = {p.untyped_storage().data_ptr() for p in network.parameters()}
-    total = 0
-
-    def count(kept: Tensor) -> Tensor:
-        nonlocal total
-        storage = kept.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            total += storage.nbytes()
-        return kept
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
+    count = _Count(network)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, _given):
         network(inputs[0].detach().requires_grad_(), *inputs[1:])
-    return total
+    return count.total
+
+
+class _Count:
+    """Adds up the memory of the tensors that are kept, each once, the weights not at all."""
+
+    def __init__(self, network: nn.Module):
+        self.seen = {p.untyped_storage().data_ptr() for p in network.parameters()}
+        self.total = 0
+
+    def __call__(self, kept: Tensor) -> Tensor:
+        storage = kept.untyped_storage()
+        if storage.data_ptr() not in self.seen:
+            self.seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return kept.detach()  # of the graph: it would hold itself
+
+
+def _given(kept: Tensor) -> Tensor:
+    return kept

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from xsda.axes import axis_text
+from xsda.labels.axes import axis_text
 
 SNAP = 1e-4  # positions this close to a grid point, in units of the spacing, are on it
 

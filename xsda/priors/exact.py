@@ -20,7 +20,7 @@ from torch import Tensor
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.schedules import VE, Schedule
 
-EXACT_SCHEDULE = VE(sigma_min=1e-3, sigma_max=100.0)
+EXACT_SCHEDULE = VE(sigma_min=1e-4, sigma_max=100.0)
 
 
 class ExactDenoiser(Denoiser, ABC):

@@ -11,10 +11,10 @@ import xarray as xr
 
 from xsda.diffusion.error import ErrorCurve, measure_error
 from xsda.diffusion.schedules import Schedule
-from xsda.grid import Grid
-from xsda.layout import Layout
-from xsda.priors.climatology import estimate
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
 from xsda.priors.exact import EXACT_SCHEDULE, ExactDenoiser, GaussianDenoiser, MixtureDenoiser
+from xsda.priors.moments import estimate
 from xsda.priors.prior import Prior
 from xsda.priors.separable import SeparableDenoiser, reaching
 
@@ -298,8 +298,8 @@ def _check_cov(cov: np.ndarray, n: int, name: str, sizes: str) -> np.ndarray:
 
 def _error_curve(denoiser: ExactDenoiser) -> ErrorCurve:
     """r(s) over all noise levels of the diffusion process; in closed form but for mixtures, which are sampled."""
-    last = denoiser.schedule.noise_level(torch.ones((), dtype=torch.float64)).log10().clamp(min=2)
-    levels = torch.logspace(-3, float(last), 48, dtype=torch.float64)
+    first, last = denoiser.schedule.noise_level(torch.tensor([0.0, 1.0], dtype=torch.float64)).log10().tolist()
+    levels = torch.logspace(min(first, -3), max(last, 2), 48, dtype=torch.float64)
     if isinstance(denoiser, SeparableDenoiser):
         lag = torch.stack([denoiser.neighbours(s) for s in levels])
     else:

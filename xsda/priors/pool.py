@@ -1,23 +1,14 @@
-"""Several priors, trained independently, whose ensembles are pooled: what one training happened to learn counts less.
-
-Member i comes from prior i modulo their number, and is the member i that this prior draws alone.
-"""
+"""Several priors, trained independently, whose ensembles are pooled to average out what one training happened to learn."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import xarray as xr
-
-from xsda.ensemble import member_numbers
-from xsda.grid import check_units
-from xsda.layout import Layout
+from xsda.labels.cf import check_units
+from xsda.labels.layout import Layout
 from xsda.priors.prior import Prior
-
-JOINED = ("prior", "prior_hash", "history")
 
 
 class Pool:
@@ -55,31 +46,6 @@ class Pool:
 
     def __repr__(self) -> str:
         return "\n".join(["<xsda.Pool>", *(f"  {line}" for p in self.priors for line in repr(p).splitlines())])
-
-    def sample(self, like: xr.Dataset, *, members: int | Sequence[int] = 16, **options: Any) -> xr.Dataset:
-        """Unconditional trajectories; see ``Prior.sample``."""
-        return self.share(like, members, lambda prior, numbers: prior.sample(like, members=numbers, **options))
-
-    def share(
-        self, ds: xr.Dataset, members: int | Sequence[int], draw: Callable[[Prior, Sequence[int]], xr.Dataset]
-    ) -> xr.Dataset:
-        """The ensemble on the grid ``ds`` of which each prior draws its members."""
-        numbers, count, parts = member_numbers(members), len(self.priors), []
-        for prior in self.priors:  # before the first of them samples
-            prior.bind(ds)
-        for k, prior in enumerate(self.priors):
-            own = [m for m in numbers if m % count == k]
-            if own:
-                parts.append(draw(prior, own).assign_coords(prior=("member", [prior.name] * len(own))))
-        pooled = xr.concat(parts, "member", data_vars="minimal", coords="minimal", compat="override", join="exact",
-                           combine_attrs="override")  # fmt: skip
-        place = {m: i for i, m in enumerate(pooled.member.values.tolist())}
-        pooled = pooled.isel(member=np.array([place[m] for m in numbers]))
-        for key in JOINED:
-            pooled.attrs[key] = (
-                "\n".join(p.attrs[key] for p in parts) if key == "history" else ", ".join(p.attrs[key] for p in parts)
-            )
-        return pooled
 
 
 def _world(layout: Layout) -> dict[str, Any]:

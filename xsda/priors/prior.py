@@ -6,8 +6,7 @@ import copy
 import hashlib
 import json
 import os
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xsda.diffusion.balance import Balance
+from xsda.arguments import warn
+from xsda.diffusion.balance import Balance, Balanced
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.error import ErrorCurve
 from xsda.diffusion.schedules import SCHEDULES, Schedule
 from xsda.files import replacing
-from xsda.grid import Grid
-from xsda.layout import Layout
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
 from xsda.nn import WindowMLP, build_network, network_config, network_identity
 from xsda.priors.exact import ExactDenoiser, GaussianDenoiser, MixtureDenoiser
 from xsda.priors.separable import SeparableDenoiser
@@ -113,7 +113,7 @@ class Prior:
 
     def bind(self, ds: xr.Dataset) -> Grid:
         """Match a user's Dataset with this prior; raises where they do not fit."""
-        grid = self.layout.bind(ds)
+        grid = Grid.match(self.layout, ds)
         grid.check_time()
         grid.check_rings()
         grid.context()
@@ -131,56 +131,34 @@ class Prior:
         if notes and not self.any_size:
             raise ValueError(f"the grid does not fit the prior: {notes}. Put the grid on the prior's points")
         if notes:
-            warnings.warn(f"the grid is unlike the prior's: {notes}; the prior extrapolates", stacklevel=4)
+            warn(f"the grid is unlike the prior's: {notes}; the prior extrapolates", UserWarning)
         return grid
 
-    def sample(self, like: xr.Dataset, *, members: int | Sequence[int] = 16, **options: Any) -> xr.Dataset:
-        """Unconditional trajectories on the axes of ``like``; options as for ``xsda.assimilate``.
-
-        Values of ``like`` are not read; it may be a Dataset of coordinates only.
-        """
-        from xsda.priors.sampling import sample
-
-        return sample(self, like, members=members, **options)
-
-    def log_prob(self, ds: xr.Dataset, *, steps: int = 128, exact: bool | None = None, seed: int = 0) -> xr.DataArray:
-        """log p of labelled trajectories in the variables' own units.
-
-        In closed form for exact priors, for networks through the probability-flow ODE in ``steps`` steps.
-
-        ``exact``: compute the trace exactly (the default for states of up to 1,024 numbers) or by Hutchinson's estimator.
-        """
-        from xsda.priors.density import log_prob
-
-        return log_prob(self, ds, steps=steps, exact=exact, seed=seed)
-
-    def elbo(self, ds: xr.Dataset, *, samples: int = 64, seed: int = 0) -> xr.DataArray:
-        """A lower bound of log p, by Monte Carlo over the noise levels; much cheaper than ``log_prob``."""
-        from xsda.priors.density import elbo
-
-        return elbo(self, ds, samples=samples, seed=seed)
-
     def unbalanced(self) -> Prior:
-        """Without what ``xsda.balance`` gives back, for other samplers than the one it was found with; the weights are shared."""
-        if not isinstance(self.denoiser, Preconditioned) or self.denoiser.balance is None:
+        """The same prior without the energy correction of ``xsda.balance``, for samplers it was not measured with."""
+        if not isinstance(self.denoiser, Balanced):
             return self
         other = copy.copy(self)
-        other.denoiser = self.denoiser.balanced(None)
+        other.denoiser = self.denoiser.plain
         other.info = {k: v for k, v in self.info.items() if k != "balanced_over"}
         return other
 
+    @property
+    def _plain(self) -> Denoiser:
+        """The denoiser without its energy correction, which is stored beside it."""
+        return self.denoiser.plain if isinstance(self.denoiser, Balanced) else self.denoiser
+
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"denoiser.{k}": v.detach().cpu() for k, v in self.denoiser.state_dict().items()}
+        tensors = {f"denoiser.{k}": v.detach().cpu() for k, v in self._plain.state_dict().items()}
         if self.error is not None:
             tensors |= {"error.levels": self.error.levels, "error.rms": self.error.rms}
             tensors |= {} if self.error.lag is None else {"error.lag": self.error.lag}
-        balance = getattr(self.denoiser, "balance", None)
-        if balance is not None:
-            tensors |= {f"balance.{k}": v for k, v in vars(balance).items()}
+        if isinstance(self.denoiser, Balanced):
+            tensors |= {f"balance.{k}": v for k, v in vars(self.denoiser.balance).items()}
         return tensors
 
     def _description(self) -> dict[str, Any]:
-        d = self.denoiser
+        d = self._plain
         kind: dict[str, Any] = {"kind": type(d).__name__, "schedule": d.schedule.config()}
         if isinstance(d, Preconditioned):
             kind |= {
@@ -198,14 +176,18 @@ class Prior:
         path = Path(path)
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
-        if isinstance(self.denoiser, Preconditioned):
-            network_config(self.denoiser.network)  # raises for a network that could not be read back
-        elif type(self.denoiser).__name__ not in EXACT:
-            raise ValueError(f"a denoiser of type {type(self.denoiser).__name__} cannot be stored in a file")
-        meta = {**self._description(), "name": self.name, "xsda": __version__, "hash": self.hash}
         with replacing(path) as temporary:
-            save_file({k: v.contiguous() for k, v in self._tensors().items()}, temporary, {"xsda": json.dumps(meta)})
+            self.write(temporary)
         return path
+
+    def write(self, path: Path) -> None:
+        """Write to a path, whatever is there."""
+        if isinstance(self._plain, Preconditioned):
+            network_config(self._plain.network)  # raises for a network that could not be read back
+        elif type(self._plain).__name__ not in EXACT:
+            raise ValueError(f"a denoiser of type {type(self._plain).__name__} cannot be stored in a file")
+        meta = {**self._description(), "name": self.name, "xsda": __version__, "hash": self.hash}
+        save_file({k: v.contiguous() for k, v in self._tensors().items()}, path, {"xsda": json.dumps(meta)})
 
 
 def read_prior(path: str | os.PathLike[str]) -> Prior:
@@ -250,7 +232,7 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
         denoiser.load_state_dict(state)
         if "balance.rate" in tensors:
             parts = ("levels", "wavenumbers", "rate")
-            denoiser = denoiser.balanced(Balance(*(tensors[f"balance.{k}"] for k in parts)))
+            denoiser = Balanced(denoiser, Balance(*(tensors[f"balance.{k}"] for k in parts)))
     else:
         denoiser = EXACT[kind["kind"]].from_state(state, schedule)
     error = None

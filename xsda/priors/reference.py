@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from xsda.files import cached
 from xsda.priors.prior import Prior, read_prior
 
 _LOCK = threading.Lock()
@@ -39,25 +39,10 @@ def _read(path: str, fingerprint: str) -> Prior:
     return prior
 
 
-def cache_dir() -> Path:
-    """Where downloaded and implicitly saved priors go: ``$XSDA_CACHE``, or the user's cache folder."""
-    if "XSDA_CACHE" in os.environ:
-        return Path(os.environ["XSDA_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "xsda"
-
-
 def refer(prior: Prior) -> PriorReference:
     """A reference to a prior; one that is only in memory is saved in the cache first."""
     fingerprint = prior.hash
     if prior.path is not None and prior.path_hash == fingerprint and prior.path.is_file():
         return PriorReference(str(prior.path), fingerprint)
-    folder = cache_dir() / "priors"
-    path = folder / f"{fingerprint}.safetensors"
-    if not path.is_file():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(f"cannot keep the prior for the workers in {folder} ({error}); set XSDA_CACHE") from error
-        prior.save(path, overwrite=True)
+    path = cached("priors", f"{fingerprint}.safetensors", lambda temporary: prior.write(temporary))
     return PriorReference(str(path), fingerprint)

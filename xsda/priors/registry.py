@@ -12,10 +12,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, overload
 
-from xsda.names import choose
+from xsda.arguments import choose
+from xsda.files import cache_dir
 from xsda.priors.pool import Pool
 from xsda.priors.prior import Prior, read_prior
-from xsda.priors.reference import cache_dir
+from xsda.systems import MarkovChain
 
 EMBEDDED = ("lorenz63", "lorenz96", "kolmogorov")
 
@@ -56,6 +57,11 @@ def load_model(model: Model | Models) -> Prior | Pool:
     if isinstance(model, (list, tuple)):
         loaded = [load_model(m) for m in model]
         return Pool([one for m in loaded for one in (m.priors if isinstance(m, Pool) else (m,))])
+    if isinstance(model, MarkovChain):
+        raise TypeError(
+            f"model is a system ({model!r}), expected a prior, a path or a name. Train a prior with xsda.train(system.simulate(...)), or "
+            "use the system in ds.sda.filter"
+        )
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"model must be a prior, a path or a name, got {type(model).__name__}")
     name = os.fspath(model)

@@ -1,6 +1,6 @@
 """Simulators: tensors inside, labelled trajectories outside."""
 
-from xsda.systems.base import DiscreteODE, MarkovChain
+from xsda.systems.chain import DiscreteODE, MarkovChain
 from xsda.systems.classic import DampedSpring, LotkaVolterra
 from xsda.systems.kolmogorov import KolmogorovFlow
 from xsda.systems.lorenz import Lorenz63, Lorenz96

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xsda.systems.base import DiscreteODE, MarkovChain
+from xsda.systems.chain import DiscreteODE, MarkovChain
 
 
 class LotkaVolterra(DiscreteODE):

@@ -25,7 +25,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from xsda.systems.base import MarkovChain, check_finite
+from xsda.systems.chain import MarkovChain, check_finite
 
 COURANT = 0.5  # how much of a cell the fastest flow may cross in a step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xsda.systems.base import DiscreteODE
+from xsda.systems.chain import DiscreteODE
 
 
 class Lorenz63(DiscreteODE):

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from xsda.devices import out_of_memory
 from xsda.diffusion.denoisers import Preconditioned
 from xsda.diffusion.loss import denoising_loss, training_times
 from xsda.files import replacing
+from xsda.sampling.devices import out_of_memory
 from xsda.training.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
-from xsda.training.options import OPTIMIZERS, PRECISIONS, TrainingOptions
 from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched
+from xsda.training.training_options import OPTIMIZERS, PRECISIONS, TrainingOptions
 from xsda.training.windows import Windows
 
 Callback = Callable[[int, dict[str, float]], None]

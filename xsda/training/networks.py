@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from xsda.layout import Layout
-from xsda.names import choose
+from xsda.arguments import choose
+from xsda.labels.layout import Layout
 from xsda.nn import NETWORKS, MarkovNet, SpaceTimeUNet, TemporalNet, WindowMLP, WindowUNet
 
 NAMES = ("temporal", "spacetime", "markov")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from xsda.devices import pick_device
+from xsda.sampling.devices import pick_device
 
 Rows = TypeVar("Rows", Tensor, np.ndarray)
 

@@ -16,8 +16,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from xsda.grid import Grid
-from xsda.layout import SAMPLE_DIMS, Layout, sample_dim
+from xsda.labels.grid import Grid
+from xsda.labels.layout import SAMPLE_DIMS, Layout, sample_dim
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,18 @@ class Windows:
         return sum(p.windows(self.window) for p in self.pieces)
 
     def read(self, piece: Piece) -> Tensor:
-        """The standardised states of a piece, (row, time, channel, *space)."""
+        """The standardised states of a piece, (row, time, channel, *space), in single precision."""
+        return self.grid.standardise(self.values(piece))
+
+    def values(self, piece: Piece) -> np.ndarray:
+        """The states of a piece in the units of the variables, in double precision."""
         time = self.grid.core_dims[0]
         picked: dict[Hashable, slice] = {time: slice(piece.start, piece.stop)}
         if self.sample_dim:
             picked[self.sample_dim] = piece.rows
-        values = self.grid.to_tensor(self.ds[list(self.grid.names.values())].isel(picked))
+        values = self.grid.stack(self.ds[list(self.grid.names.values())].isel(picked))
         values = values if self.sample_dim else values[None]
-        if not bool(torch.isfinite(values).all()):
+        if not np.isfinite(values).all():
             raise ValueError(
                 f"the training data hold NaN or infinite values (trajectories {piece.rows.start} to {piece.rows.stop - 1}, "
                 f"times {piece.start} to {piece.stop - 1}); fill or drop them"
@@ -145,19 +149,18 @@ class Windows:
 def fit_scaling(ds: xr.Dataset, layout: Layout) -> Layout:
     """The layout with the mean and standard deviation of each channel, computed in one streamed pass."""
     windows = Windows(ds, layout, 1)
-    count, total, square = 0, torch.zeros(layout.channels), torch.zeros(layout.channels)
-    total, square = total.double(), square.double()
-    shift: Tensor | None = None
+    count, total, square = 0, np.zeros(layout.channels), np.zeros(layout.channels)
+    shift: np.ndarray | None = None
     for piece in windows.pieces:
-        values = windows.read(piece).double().transpose(1, 2).transpose(0, 1).flatten(1)
-        shift = values.mean(1) if shift is None else shift
+        values = np.moveaxis(windows.values(piece), 2, 0).reshape(layout.channels, -1)
+        shift = values.mean(1) if shift is None else shift  # keeps the squares from cancelling
         count += values.shape[1]
         total += (values - shift[:, None]).sum(1)
-        square += (values - shift[:, None]).square().sum(1)
+        square += np.square(values - shift[:, None]).sum(1)
     assert shift is not None  # there is at least one piece
-    std = torch.sqrt((square / count - (total / count) ** 2).clamp(min=0))
-    if bool((std == 0).any()):
-        constant = [n for n, s in layout.slices().items() if bool((std[s] == 0).any())]
+    std = np.sqrt((square / count - (total / count) ** 2).clip(min=0))
+    if (std == 0).any():
+        constant = [n for n, s in layout.slices().items() if (std[s] == 0).any()]
         raise ValueError(
             f"the variables {constant} are constant in the training data; drop them or pass them as context"
         )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from xsda.diffusion.denoisers import Denoiser
-from xsda.diffusion.samplers.base import Draw, Sampler, predict, time_posterior
+from xsda.diffusion.samplers.sampler import Draw, Sampler, predict, time_posterior
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from xsda.diffusion.denoisers import Denoiser
-from xsda.diffusion.samplers.base import Draw, Sampler
+from xsda.diffusion.samplers.sampler import Draw, Sampler
 from xsda.diffusion.schedules import Schedule
 
 

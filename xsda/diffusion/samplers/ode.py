@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from xsda.diffusion.denoisers import Denoiser
-from xsda.diffusion.samplers.base import Draw, Sampler, predict
+from xsda.diffusion.samplers.sampler import Draw, Sampler, predict
 
 
 def velocity(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:

@@ -15,17 +15,17 @@ population is evaluated at once, which is what large fields need memory for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from xsda.diffusion.denoisers import Denoiser
-from xsda.diffusion.samplers.base import check_finite, time_grid
 from xsda.diffusion.samplers.dpm import DPMpp2MSDE, multistep
+from xsda.diffusion.samplers.sampler import check_finite, time_grid
 from xsda.diffusion.schedules import Schedule
 
 
@@ -57,6 +57,21 @@ class TDS(DPMpp2MSDE):
     grid: str = "centered"
     particles: int = 64
     threshold: float = 0.5
+
+    notes: ClassVar[tuple[str, ...]] = ("effective_sample_size",)
+
+    @property
+    def population(self) -> int:
+        return self.particles
+
+    def complaint(self, notes: Mapping[str, Tensor]) -> str | None:
+        size = float(notes["effective_sample_size"].min())
+        if size >= 0.1 * self.particles:
+            return None
+        return (
+            f"the weights of TDS gathered on {size:.1f} of {self.particles} particles. Members share ancestors, some may be copies of "
+            "each other, and their spread is too small. Use more particles, fewer or less precise observations, or another sampler"
+        )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,179 @@
+"""``ds.sda.filter``: labelled observations in, a labelled ensemble out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm.auto import tqdm
+
+from xsda.arguments import choose, warn
+from xsda.baselines.cycle import Cycle
+from xsda.baselines.initial import initial_ensemble
+from xsda.baselines.method import STAGES, Method
+from xsda.baselines.model import Forecast, as_forecast
+from xsda.baselines.network import Network
+from xsda.baselines.record import LONG_NAMES, Record
+from xsda.labels.axes import find_axes
+from xsda.labels.grid import Grid
+from xsda.labels.layout import Layout
+from xsda.observations.operator import Derived
+from xsda.observations.sources import Sources
+from xsda.systems import MarkovChain
+
+
+def filter(
+    ds: xr.Dataset,
+    obs: Sources,
+    system: Any,
+    *,
+    method: Method,
+    members: int | None = None,
+    sigma: Any = None,
+    initial: Any = None,
+    keep: str | Sequence[str] | None = None,
+    correlation: Mapping[str, Any] | None = None,
+    derived: Mapping[str, Derived] | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+    out: str | Path | None = None,
+    every: int = 1000,
+) -> xr.Dataset:
+    """Go through the observations with a forecast model: an ensemble on the axes of ``ds``.
+
+    Parameters
+    ----------
+    ds
+        The grid: its coordinates say what is estimated, and at which times. Its values are not read.
+    obs
+        Observations at any times within those of ``ds`` (or between those and an earlier initial ensemble), one Dataset or
+        several; the ensemble is forecast to each time. NaN is a missing value.
+    system
+        One of ``xsda.systems``; a function ``step(ds, start, stop)`` on labelled ensembles; or ``xsda.baselines.Forecast``.
+    method
+        One of ``xsda.baselines``, such as ``LETKF(localization=4.0, inflation=1.04)``.
+    members
+        Size of the ensemble (default: 20, or that of ``initial``).
+    sigma, correlation, derived
+        Errors of the observations and functions for derived quantities, as in ``assimilate``. Correlations are between values
+        of one time.
+    initial
+        An ensemble over ``member``, valid at its coordinate ``time`` (default: the first time of ``ds``); a long run over time
+        to draw states from. Default: states from the climate of the system. A result's last analysis goes on where
+        it ended, to the bit: ``initial=result.isel(time=-1)``, with later times in ``ds`` and ``obs``.
+    keep
+        "analysis", "forecast", "smoothed" (where the method smooths), "both" (forecast and analysis), or several of them, then
+        along the dimension ``stage``. Default: what the method is for.
+    seed
+        Same seed, same numbers.
+    progress
+        Show a progress bar (default: in a terminal or notebook).
+    out, every
+        A folder to which each ``every`` times are written as NetCDF, so that long runs fit into memory; the result reads it
+        lazily. Called again, a run that was interrupted goes on after what is there (filters only).
+    """
+    if isinstance(method, type) or not isinstance(method, Method):
+        raise _not_a_method(method)
+    forecast = as_forecast(system)
+    grid = state_grid(ds, forecast)
+    stages = _stages(keep, method)
+    x, start, memory = initial_ensemble(initial, members, grid, forecast, seed, method)
+    own = grid.numbers(grid.core_dims[0])
+    network = Network.of(grid, obs, start=start, sigma=sigma, derived=derived, correlation=correlation)
+    if start > own[0]:
+        raise ValueError(
+            f"the initial ensemble is of {forecast.bind(grid).text(start)}, after the first time of the grid; use "
+            "ds.sel(time=slice(...)) and obs.sel(time=slice(...)) from there"
+        )
+    if "analysis" in str(getattr(initial, "attrs", {}).get("stages")) and network.numbers[0] <= start:
+        warn(
+            f"the initial ensemble is an analysis of {forecast.bind(grid).text(start)}, and there are observations at that time: have "
+            "they been used already? Then leave them out, obs.sel(time=slice(...))"
+        )
+    times = np.union1d(own, network.numbers)
+    cycle = Cycle(grid, forecast.bind(grid), network, times, start, seed, memory=memory)
+    method.check(cycle)
+    kept = ", ".join(stages)
+    attrs = {"method": str(method), "system": _name(forecast), "members": len(x), "seed": seed, "stages": kept}
+    record = Record(cycle, method, stages, attrs, out, every)
+    x, skip = record.resume(x)
+    disable = None if progress is None else not progress
+    with (
+        tqdm(total=len(times), initial=skip, desc=type(method).__name__, unit="time", disable=disable) as bar,
+        torch.no_grad(),
+    ):
+        try:
+            for stage, k, state in method.run(cycle, x) if not skip else method.resume(cycle, x, skip):  # type: ignore[attr-defined]
+                record.put(stage, k, state)
+                if stage == "analysis":
+                    bar.update()
+        except Exception as error:
+            error.partial = record.partial()  # type: ignore[attr-defined]
+            raise
+    return record.result()
+
+
+def state_grid(ds: xr.Dataset, forecast: Forecast) -> Grid:
+    """The grid with the variables in the order of the model's state, without what an earlier run told of its times."""
+    if not isinstance(ds, xr.Dataset):
+        raise TypeError(f"the grid must be an xarray.Dataset, got {type(ds).__name__}")
+    ds = ds.drop_vars([n for n, text in LONG_NAMES.items() if n in ds.coords and ds[n].attrs.get("long_name") == text])
+    time, space = find_axes(ds)
+    names = list(forecast.variables or [str(v) for v in ds.data_vars if {time, *space} <= set(ds[v].dims)])
+    missing = [v for v in names if v not in ds.data_vars]
+    if missing:
+        raise KeyError(
+            f"{type(forecast.step).__name__} has the variable {missing[0]!r}, which the grid lacks; {choose(missing[0], ds.data_vars)}"
+        )
+    if not names:
+        raise ValueError(f"the grid has no variables over {(time, *space)}, which say what the state is")
+    return Grid.match(Layout.of(ds[names], even=False), ds[names])
+
+
+def _stages(keep: str | Sequence[str] | None, method: Method) -> tuple[str, ...]:
+    if keep is None:
+        return (method.stages[-1],)
+    named = (
+        ["forecast", "analysis"]
+        if keep == "both"
+        else list(keep)
+        if isinstance(keep, Sequence) and not isinstance(keep, str)
+        else [keep]
+    )
+    if not named:
+        raise ValueError(f"keep names no stage; {choose('', method.stages)}")
+    for name in named:
+        if name not in method.stages:
+            raise ValueError(
+                f"keep={name!r}: {type(method).__name__} has {', '.join(method.stages)}; {choose(str(name), [*method.stages, 'both'])}"
+            )
+    return tuple(s for s in STAGES if s in named)
+
+
+def _name(forecast: Forecast) -> str:
+    step = forecast.step
+    return repr(step) if isinstance(step, MarkovChain) else getattr(step, "__name__", type(step).__name__)
+
+
+def _not_a_method(method: Any) -> Exception:
+    names = sorted(c.__name__ for c in _kinds(Method) if not inspect.isabstract(c) and not c.__name__.startswith("_"))
+    if isinstance(method, type) and issubclass(method, Method):
+        return TypeError(f"method is the class {method.__name__}; pass an object of it: {method.__name__}(...)")
+    if isinstance(method, str):
+        same = next((n for n in names if n.lower() == method.lower()), None)
+        hint = f"write xsda.baselines.{same}(...)" if same else choose(method, names)
+        return ValueError(f"unknown method {method!r}; {hint}")
+    return TypeError(f"method must be one of xsda.baselines ({', '.join(names)}), got {type(method).__name__}")
+
+
+def _kinds(cls: type[Any]) -> set[type[Any]]:
+    """All classes derived from one."""
+    found: set[type[Any]] = set()
+    for sub in cls.__subclasses__():
+        found |= {sub, *_kinds(sub)}
+    return {c for c in found if c.__module__.startswith("xsda.")}

@@ -1,0 +1,41 @@
+"""The grid that observations imply when none is given: the prior's own, over their time span."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from xsda.labels.axes import axis_numbers, is_datelike
+from xsda.priors.prior import Prior
+
+
+def default_grid(prior: Prior, sources: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Time steps of the prior from the first to the last observation, and its space axes counted from zero."""
+    layout = prior.layout
+    times = [ds[layout.time] for ds in sources if layout.time in ds.coords]
+    if not times or layout.dt is None:
+        raise ValueError(
+            f"the observations have no coordinate {layout.time!r}; give --grid, a file with the time axis wanted"
+        )
+    if any(a.period is None for a in layout.space):
+        raise ValueError("this prior has space dimensions; give --grid, a file with the coordinates wanted")
+    if layout.context:
+        fields = ", ".join(repr(v.name) for v in layout.context)
+        raise ValueError(f"this prior reads {fields}; give --grid, a file that holds it, with the coordinates wanted")
+    origin = min(t.values.min() for t in times) if is_datelike(times[0]) else None
+    values = np.concatenate([np.atleast_1d(axis_numbers(t, origin)) for t in times])
+    if not np.isfinite(values).all():
+        raise ValueError(f"the observations' {layout.time!r} holds NaN or NaT; drop those observations")
+    steps = max(int(np.ceil((values.max() - values.min()) / layout.dt - 1e-6)) + 1, prior.window)
+    offsets = np.arange(prior.length or steps) * layout.dt
+    time: np.ndarray = values.min() + offsets
+    if origin is not None:
+        if times[0].dtype.kind != "M":
+            raise ValueError("the observations have a cftime axis; give --grid, a file with the time axis wanted")
+        time = np.datetime64(origin, "ns") + (offsets * 1e9).astype("timedelta64[ns]")
+    grid = xr.Dataset(coords={layout.time: time, **{a.name: np.arange(a.size) * a.spacing for a in layout.space}})
+    for a in layout.space:
+        grid[a.name].attrs["period"] = a.period
+    return grid

@@ -1,0 +1,232 @@
+r"""The reverse process: from noise to a sample, with any denoiser, guided or not.
+
+A sampler walks a decreasing grid of times; every transition costs one or two evaluations of the denoiser, and the last
+evaluation returns E[x_0 | x_t] at the smallest noise. After each transition, ``corrections`` Langevin steps may repair
+what the transition, or an approximate guidance, got wrong:
+
+.. math:: x \leftarrow x - \delta\, \sigma\, \hat\varepsilon + \sqrt{2\delta}\, \sigma z,
+   \qquad \delta = \tau / \max(1, \overline{\hat\varepsilon^2}).
+
+The bound on delta matters: with the usual tau / mean(eps^2), well-observed numbers, whose eps is small, receive steps
+far too large and an inflated spread.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xsda.diffusion.denoisers import Denoiser, noise_estimate
+from xsda.diffusion.schedules import Schedule
+
+Draw = Callable[[], Tensor]
+GRIDS = ("log_snr", "centered", "linear", "karras")
+
+
+class NonFiniteSampleError(FloatingPointError):
+    """A member of the ensemble turned NaN or infinite."""
+
+
+def time_grid(schedule: Schedule, steps: int, grid: str = "log_snr", *, dtype: torch.dtype = torch.float64) -> Tensor:
+    """``steps`` decreasing times from 1 to 0.
+
+    "log_snr": uniform in log(sigma / alpha); "centered": the same but up to four times denser around noise as large as
+    the (standardised) data, where observations decide between different futures; "linear": uniform in t; "karras":
+    uniform in (sigma / alpha)^(1/7).
+    """
+    if steps < 2:
+        raise ValueError(f"steps={steps} must be at least 2")
+    if grid == "linear":
+        return torch.linspace(1, 0, steps, dtype=dtype)
+    high, low = (float(schedule.noise_level(torch.tensor(e, dtype=torch.float64))) for e in (1.0, 0.0))
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    if grid == "log_snr":
+        levels = torch.exp(math.log(high) + ramp * (math.log(low) - math.log(high)))
+    elif grid == "centered":
+        fine = torch.linspace(math.log(high), math.log(low), 4097, dtype=torch.float64)
+        density = 1 + 3 * torch.exp(-((fine / 1.5) ** 2) / 2)
+        share = torch.cumulative_trapezoid(density) / torch.trapezoid(density)
+        levels = torch.from_numpy(np.exp(np.interp(ramp, [0, *share], fine)))
+    elif grid == "karras":
+        levels = (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+    else:
+        raise ValueError(f"grid={grid!r} is unknown; choose one of {GRIDS}")
+    times = schedule.time(levels)
+    times[0], times[-1] = 1.0, 0.0
+    return times.to(dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(ABC):
+    """Base of all samplers.
+
+    Parameters
+    ----------
+    steps
+        Number of times on the grid.
+    grid
+        Spacing of the times: "log_snr", "centered", "linear" or "karras"; see ``time_grid``.
+    corrections
+        Langevin corrections after each transition; each costs one evaluation.
+    tau
+        Size of a correction.
+    bounded
+        Bound the corrections as above; False gives the usual rule.
+    resampling
+        Repeat every transition so many times, going back by adding noise in between (the time travel of RePaint).
+    """
+
+    steps: int = 32
+    grid: str = "log_snr"
+    corrections: int = 0
+    tau: float = 0.1
+    bounded: bool = True
+    resampling: int = 0
+
+    evaluations_per_step: ClassVar[int] = 1
+    notes: ClassVar[tuple[str, ...]] = ()  # what ``sample`` notes of each member
+
+    @property
+    def population(self) -> int:
+        """Members that depend on each other and are sampled together; more than one if they are weighted particles."""
+        return 1
+
+    def complaint(self, notes: Mapping[str, Tensor]) -> str | None:
+        """What the user should know about what was noted."""
+        return None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "corrections", "resampling"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be an integer")
+        if self.steps < 2:
+            raise ValueError(f"steps={self.steps} must be at least 2")
+        for name in ("corrections", "resampling"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not self.tau > 0:
+            raise ValueError(f"tau={self.tau} must be positive: it is the size of a Langevin correction")
+        if self.grid not in GRIDS:
+            raise ValueError(f"grid={self.grid!r} is unknown; choose one of {GRIDS}")
+
+    @abstractmethod
+    def transition(
+        self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
+    ) -> Tensor:
+        """One transition from time ``t`` to the smaller time ``s``; ``memory`` lasts for one trajectory."""
+
+    def integrate(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        times: Tensor,
+        draw: Draw,
+        *,
+        callback: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Carry x from ``times[0]`` to ``times[-1]``."""
+        memory: dict[str, Any] = {}
+        for i, (t, s) in enumerate(pairwise(times)):
+            before = dict(memory)
+            for again in range(self.resampling + 1):
+                if again:
+                    x, memory = _back(denoiser.schedule, x, s, t, draw), dict(before)
+                x = self.transition(denoiser, x, t, s, draw, memory)
+                if "x0" in before:
+                    # a multistep method extrapolates from where it first was at t: added noise is no slope
+                    before.setdefault("arrived", memory["x0"])
+                for _ in range(self.corrections):
+                    x0, eps = predict(denoiser, x, s)
+                    # a multistep method extrapolates from here: the noise of the corrections is not part of its path
+                    memory.setdefault("arrived", x0)
+                    x = langevin(denoiser.schedule, x, eps, s, draw, self.tau, bounded=self.bounded)
+            check_finite(x, i, len(times), draw)
+            if callback is not None:
+                callback(i)
+        return x
+
+    def sample(
+        self,
+        denoiser: Denoiser,
+        draw: Draw,
+        *,
+        callback: Callable[[int], None] | None = None,
+        notes: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Draw samples: noise at t = 1 carried to t = 0, then denoised.
+
+        ``draw()`` gives standard normal numbers; ``notes`` receives what the sampler knows of each member (see ``TDS``).
+        """
+        z = draw()
+        times = time_grid(denoiser.schedule, self.steps, self.grid).to(z.device)
+        scale = torch.sqrt(denoiser.schedule.alpha(times[0]) ** 2 + denoiser.schedule.sigma(times[0]) ** 2)
+        with torch.no_grad():
+            x = self.integrate(denoiser, z * scale.to(z), times, draw, callback=callback)
+            x = denoiser(x, times[-1])
+        check_finite(x, self.steps - 1, self.steps, draw)
+        if callback is not None:
+            callback(self.steps - 1)
+        return x
+
+    @property
+    def evaluations(self) -> int:
+        """Denoiser evaluations that one call of ``sample`` makes."""
+        return (self.steps - 1) * (self.evaluations_per_step + self.corrections) * (self.resampling + 1) + 1
+
+    def __str__(self) -> str:
+        shown = {k: v for k, v in asdict(self).items() if k == "steps" or v != _default(type(self), k)}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+def _default(cls: type[Sampler], name: str) -> Any:
+    return next(f.default for f in fields(cls) if f.name == name)
+
+
+def _back(schedule: Schedule, x: Tensor, s: Tensor, t: Tensor, draw: Draw) -> Tensor:
+    """From time ``s`` to the larger time ``t``: what the noising process does."""
+    step = schedule.alpha(t) / schedule.alpha(s)
+    return step.to(x) * x + torch.sqrt(schedule.sigma(t) ** 2 - (step * schedule.sigma(s)) ** 2).to(x) * draw()
+
+
+def langevin(schedule: Schedule, x: Tensor, eps: Tensor, t: Tensor, draw: Draw, tau: float, *, bounded: bool) -> Tensor:
+    """One Langevin step at time ``t``, with ``eps`` = E[eps | x_t]; each member has its own step size."""
+    mean_square = eps.flatten(1).square().mean(1)
+    delta = tau / (mean_square.clamp(min=1) if bounded else mean_square)
+    delta = delta.reshape(-1, *(1,) * (x.ndim - 1))
+    sigma = schedule.sigma(t).to(x)
+    return x - delta * sigma * eps + torch.sqrt(2 * delta) * sigma * draw()
+
+
+def check_finite(x: Tensor, step: int, steps: int, draw: Draw) -> None:
+    """Raise if a member is not finite, naming it and the step."""
+    bad = ~torch.isfinite(x.flatten(1)).all(1)
+    if bool(bad.any()):
+        names = getattr(draw, "members", list(range(len(x))))
+        members = [names[i] for i in torch.nonzero(bad).flatten().tolist()]
+        raise NonFiniteSampleError(
+            f"member {', '.join(map(str, members[:8]))} became non-finite at step {step + 1} of {steps}. "
+            "Try more steps, corrections (sampler=DPMpp2MSDE(steps=128, corrections=1)), the default guidance ('auto'), or check "
+            "that sigma is not far smaller than the observations deserve."
+        )
+
+
+def time_posterior(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Coefficients of x_s given x_t and x_0 (s < t): mean = a x_t + b x_0, and the variance."""
+    alpha_t, sigma_t, alpha_s, sigma_s = schedule.alpha(t), schedule.sigma(t), schedule.alpha(s), schedule.sigma(s)
+    step = alpha_t / alpha_s
+    variance = sigma_t**2 - (step * sigma_s) ** 2
+    return step * sigma_s**2 / sigma_t**2, alpha_s * variance / sigma_t**2, variance * sigma_s**2 / sigma_t**2
+
+
+def predict(denoiser: Denoiser, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(E[x_0 | x_t], E[eps | x_t]) from one evaluation."""
+    x0 = denoiser(x, t)
+    return x0, noise_estimate(denoiser.schedule, x, x0, t)

@@ -1,0 +1,175 @@
+"""Which dimension is time, which are space, and what their coordinates are worth as numbers."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xsda.labels.cf import is_longitude
+
+TIME_NAMES = ("time", "t")
+SPACE_NAMES = {
+    "Y": ("y", "lat", "latitude", "rlat", "nav_lat"),
+    "X": ("x", "lon", "longitude", "rlon", "nav_lon"),
+}
+
+
+def is_datelike(coord: xr.DataArray) -> bool:
+    """Whether the values are datetime64 or cftime dates."""
+    return coord.dtype.kind == "M" or (
+        coord.dtype == object and coord.size > 0 and hasattr(coord.values.flat[0], "calendar")
+    )
+
+
+def axis_numbers(coord: xr.DataArray, origin: Any = None) -> np.ndarray:
+    """Coordinate values in double precision; dates become seconds since ``origin`` (default: the first), lags seconds."""
+    values = np.asarray(coord.values)
+    if is_datelike(coord):
+        origin = values.flat[0] if origin is None else origin
+        try:
+            if values.dtype.kind == "M":
+                if not isinstance(origin, np.datetime64):
+                    raise TypeError("numpy would read the origin's calendar as its own")
+                return (values - origin) / np.timedelta64(1, "s")
+            return np.vectorize(lambda d: (d - origin).total_seconds(), otypes=[float])(values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"the dates of {coord.name!r} ({type(values.flat[0]).__name__}) and those of the grid "
+                f"({type(origin).__name__}) belong to different calendars; convert one with .convert_calendar"
+            ) from error
+    if values.dtype.kind == "m":
+        return values / np.timedelta64(1, "s")
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the coordinate {coord.name!r} holds {_kind(values)}") from error
+
+
+def _kind(values: np.ndarray) -> str:
+    """What a coordinate holds that is neither numbers nor dates, and what to do."""
+    first = values.flat[0] if values.size else None
+    if isinstance(first, str):
+        return f"text such as {first!r}, expected numbers or dates; convert dates with pd.to_datetime"
+    if getattr(first, "tzinfo", None) is not None:
+        return "dates with a time zone, which xarray does not take; use .tz_convert('UTC').tz_localize(None) of the pandas index"
+    return f"{values.dtype}, expected numbers or dates"
+
+
+def check_calendar(coord: xr.DataArray, dates: bool, whose: str) -> None:
+    """Raise unless a time coordinate holds dates, or plain numbers, as the other side does."""
+    if is_datelike(coord) == dates:
+        return
+    kinds = ("plain numbers", "dates")
+    hint = ""
+    if coord.dtype.kind in "OUS" and coord.size and isinstance(coord.values.flat[0], str):
+        hint = f". These are texts: use .assign_coords({coord.name}=pd.to_datetime(...)) first"
+    raise ValueError(
+        f"{str(coord.name)!r} holds {kinds[is_datelike(coord)]}, {whose} {kinds[dates]}; make them alike{hint}"
+    )
+
+
+def axis_text(value: float, origin: Any = None) -> str:
+    """A position on an axis as the user wrote it: a number, or a date."""
+    if origin is None or not np.isfinite(value):
+        return f"{value:g}"
+    if isinstance(origin, np.datetime64):
+        return str((origin + np.timedelta64(round(value), "s")).astype("datetime64[s]"))
+    return str(origin + datetime.timedelta(seconds=round(value)))
+
+
+def check_sorted(values: np.ndarray, name: str) -> None:
+    """Raise unless every grid point has a position and they ascend or descend."""
+    if not np.isfinite(values).all():
+        raise ValueError(f"the coordinate {name!r} of the grid holds NaN or NaT; every grid point needs a position")
+    steps = np.diff(values)
+    if len(steps) and not ((steps > 0).all() or (steps < 0).all()):
+        raise ValueError(
+            f"the coordinate {name!r} of the grid is neither ascending nor descending; use .sortby({name!r})"
+        )
+
+
+def uniform_step(values: np.ndarray, name: str) -> float:
+    """The step of an evenly spaced axis; raises if it is not."""
+    steps = np.diff(values)
+    step = float(np.median(steps))
+    if not np.isfinite(steps).all() or np.abs(steps - step).max() > 1e-3 * abs(step):
+        raise ValueError(
+            f"the axis {name!r} must be evenly spaced; its steps lie between {steps.min():g} and {steps.max():g}. "
+            "Put the trajectory on a regular axis (observations may lie anywhere)."
+        )
+    return step
+
+
+def find_axes(ds: xr.Dataset, prefer: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
+    """The time dimension and the space dimensions (y before x) of a Dataset.
+
+    Names in ``prefer`` (time first, then space) win; then CF attributes, then customary names and dates.
+    """
+    dims = [str(d) for d in ds.dims]
+    if prefer and all(name in dims for name in prefer):
+        return prefer[0], tuple(prefer[1:])
+    found = _cf_axes(ds)
+    time = next((n for n in (*prefer[:1], "time") if n in dims), None) or found.get("T")
+    if time is None:
+        dated = [d for d in dims if d in ds.coords and is_datelike(ds[d])]
+        if len(dated) != 1:
+            raise ValueError(
+                f"no time dimension found among {dims}; call it 'time' or give its coordinate the attribute axis='T'"
+            )
+        time = dated[0]
+    space = []
+    for letter, names in SPACE_NAMES.items():
+        name = found.get(letter) or next((d for d in dims if d.lower() in names and d != time), None)
+        if name is not None and name != time and name in dims:
+            space.append(name)
+    return time, tuple(space)
+
+
+def _cf_axes(ds: xr.Dataset) -> dict[str, str]:
+    """CF axes with exactly one dimension each; importing cf_xarray only where attributes exist."""
+    if not any({"axis", "standard_name", "units"} & set(ds[d].attrs) for d in ds.dims if d in ds.coords):
+        return {}
+    import cf_xarray  # noqa: F401  (registers ds.cf)
+
+    axes: dict[str, str] = {}
+    for key, names in {**ds.cf.coordinates, **ds.cf.axes}.items():
+        letter = {"latitude": "Y", "longitude": "X", "time": "T"}.get(key, key)
+        dims = [str(n) for n in names if n in ds.dims]
+        if len(dims) == 1:
+            axes[letter] = dims[0]
+    return axes
+
+
+def own_period(ds: xr.Dataset, dim: str, spacing: float) -> float | None:
+    """The period of an axis that says so itself: its attribute ``period``, or longitudes all around the globe."""
+    if dim not in ds.coords:
+        return None
+    attrs, span = ds[dim].attrs, spacing * ds.sizes[dim]
+    if "period" in attrs:
+        return float(attrs["period"])
+    return 360.0 if is_longitude(ds[dim]) and abs(span - 360) < 0.5 * spacing else None
+
+
+TIME_FEATURES = ("hour_of_day", "day_of_year")
+
+
+def check_time_features(features: Sequence[str], dates: bool) -> None:
+    """Raise unless every feature is known and the time axis holds dates."""
+    for name in features:
+        if name not in TIME_FEATURES:
+            raise ValueError(f"time feature {name!r} is unknown; choose among {TIME_FEATURES}")
+    if features and not dates:
+        raise ValueError(f"time features {tuple(features)} need a time axis of dates")
+
+
+def time_feature_waves(time: xr.DataArray, features: Sequence[str]) -> np.ndarray:
+    """Sine and cosine of each feature, (time, 2 * features)."""
+    date = time.dt
+    hours = date.hour + date.minute / 60
+    phases = {"hour_of_day": hours / 24, "day_of_year": (date.dayofyear - 1 + hours / 24) / 365.25}
+    angles = [2 * np.pi * phases[name].values for name in features]
+    return np.stack([wave(a) for a in angles for wave in (np.sin, np.cos)], axis=1)

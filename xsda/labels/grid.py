@@ -1,0 +1,317 @@
+"""From labelled Datasets to tensors and back.
+
+A ``Grid`` is a prior's layout bound to a user's Dataset; it knows the user's own dimension names, coordinates and
+orientation. Inside, a trajectory is a tensor (..., time, channel, *space) of standardised numbers with every axis
+ascending; outside, it is what the user gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from xsda.arguments import choose
+from xsda.labels.axes import (
+    axis_numbers,
+    check_calendar,
+    check_sorted,
+    find_axes,
+    is_datelike,
+    own_period,
+    time_feature_waves,
+    uniform_step,
+)
+from xsda.labels.layout import SAMPLE_DIMS, Layout, Variable
+
+RESOLVED = 1e-3  # steps of single precision, in standard deviations, that are fine enough for a result
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """One variable of a tensor (..., time, channel, *space), as the user has it: units, dimensions, orientation, dtype."""
+
+    name: str
+    channels: slice
+    single: bool
+    mean: np.ndarray
+    std: np.ndarray
+    dims: tuple[str, ...]
+    order: tuple[int, ...]
+    flipped: tuple[int, ...]
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def __call__(self, values: Any, dtype: Any = None) -> Any:
+        """The values (*outer, *dims) of this variable from standardised ones (numpy or dask), in double precision."""
+        inner = len(self.dims) + self.single  # time, channel and space
+        outer = (slice(None),) * (values.ndim - inner)
+        scale = (-1, *(1,) * (inner - 2))
+        block = values[(*outer, slice(None), self.channels)] * self.std.reshape(scale) + self.mean.reshape(scale)
+        if self.single:
+            block = block[(*outer, slice(None), 0)]
+        flips = [slice(None, None, -1) if axis in self.flipped else slice(None) for axis in range(len(self.dims))]
+        block = block[(*outer, *flips)].transpose(*range(len(outer)), *(len(outer) + axis for axis in self.order))
+        return block.astype(dtype or self.dtype)
+
+
+def _dtype(source: xr.DataArray | None, v: Variable) -> np.dtype:
+    """That of the user's variable; where there is none, single precision if that resolves the variable."""
+    if source is not None:
+        return np.result_type(source.dtype, np.float32)
+    coarse = any(np.spacing(np.float32(abs(m))) > RESOLVED * s for m, s in zip(v.mean, v.std, strict=True))
+    return np.dtype(np.float64 if coarse else np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A layout bound to a user's Dataset.
+
+    ``dims`` maps the prior's dimension names (time, then space) to the user's; ``names`` maps variables likewise. The layout is in
+    the user's units; ``converted`` says what was converted.
+    """
+
+    layout: Layout
+    template: xr.Dataset
+    dims: Mapping[str, str]
+    names: Mapping[str, str]
+    converted: tuple[str, ...] = ()
+
+    @classmethod
+    def match(cls, layout: Layout, ds: xr.Dataset) -> Grid:
+        names = {v.name: _match_variable(v, ds) for v in layout.variables}
+        if len(set(names.values())) < len(names):
+            raise ValueError(f"the prior's variables {list(names)} cannot be told apart in the Dataset; use its names")
+        time, space = find_axes(ds, prefer=(layout.time, *(a.name for a in layout.space)))
+        if len(space) != len(layout.space):
+            raise ValueError(
+                f"the prior has the space dimensions {[a.name for a in layout.space]}, the Dataset has {list(space)}; "
+                "rename its dimensions, or mark them with the attribute axis='X' / 'Y'"
+            )
+        dims = {layout.time: time, **{a.name: d for a, d in zip(layout.space, space, strict=True)}}
+        known = {v.name: ds[names[v.name]].attrs.get("units") for v in layout.variables if names[v.name] in ds}
+        own = layout.in_units(known)
+        pairs = zip(layout.variables, own.variables, strict=True)
+        converted = [
+            f"{names[a.name]} of the prior converted from {a.attrs['units']} to {b.attrs['units']}"
+            for a, b in pairs
+            if a != b
+        ]
+        grid = cls(own, ds, dims, names, tuple(converted))
+        for name in grid.core_dims:
+            grid.numbers(name)  # raises if the coordinate is not usable
+        for v in layout.variables:
+            if names[v.name] in ds:
+                _check_variable(v, ds[names[v.name]], grid.core_dims)
+        return grid
+
+    @property
+    def core_dims(self) -> tuple[str, ...]:
+        """The user's names of (time, *space)."""
+        return tuple(self.dims.values())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(time, channel, *space)."""
+        time, *space = self.core_dims
+        return (self.template.sizes[time], self.layout.channels, *(self.template.sizes[d] for d in space))
+
+    def numbers(self, dim: str) -> np.ndarray:
+        """The coordinate of one of the user's dimensions, ascending, as numbers (dates: seconds since the first)."""
+        values = self._raw_numbers(dim)
+        return values[::-1] if self.descends(dim) else values
+
+    def _raw_numbers(self, dim: str) -> np.ndarray:
+        if dim not in self.template.coords:
+            spacing = {d: a.spacing for d, a in zip(self.core_dims[1:], self.layout.space, strict=True)}
+            return np.arange(self.template.sizes[dim]) * spacing.get(dim, self.layout.dt or 1.0)
+        values = axis_numbers(self.template[dim], self.origin if dim == self.core_dims[0] else None)
+        check_sorted(values, dim)
+        if dim == self.core_dims[0] and len(values) > 1 and values[1] < values[0]:
+            raise ValueError(f"the time axis {dim!r} runs backwards; use .sortby({dim!r})")
+        return values
+
+    @property
+    def origin(self) -> Any:
+        """The first date of the time axis, from which dates are counted in seconds."""
+        time = self.template[self.core_dims[0]]
+        return time.values[0] if is_datelike(time) else None
+
+    def descends(self, dim: str) -> bool:
+        if dim not in self.template.coords or self.template.sizes[dim] < 2:
+            return False
+        values = self._raw_numbers(dim)
+        return bool(values[1] < values[0])
+
+    def stack(self, ds: xr.Dataset) -> np.ndarray:
+        """The values of the variables as one array (..., time, channel, *space), in their own units, double precision."""
+        parts = []
+        time, *space = self.core_dims
+        for v in self.layout.variables:
+            da = ds[self.names[v.name]]
+            da = da.expand_dims("_channel") if v.channel_dim is None else da.rename({v.channel_dim: "_channel"})
+            da = da.drop_vars("_channel", errors="ignore")
+            parts.append(np.asarray(self.orient(da).transpose(..., time, "_channel", *space).values, dtype=np.float64))
+        return np.concatenate(parts, axis=parts[0].ndim - len(space) - 1)
+
+    def to_tensor(self, ds: xr.Dataset) -> Tensor:
+        """Standardised values (..., time, channel, *space) in single precision."""
+        return self.standardise(self.stack(ds))
+
+    def standardise(self, values: np.ndarray) -> Tensor:
+        """What ``stack`` gave, in standard deviations from the mean of each channel, in single precision."""
+        shape = (-1, *(1,) * len(self.layout.space))
+        scaled = (values - self.layout.mean.reshape(shape)) / self.layout.std.reshape(shape)
+        return torch.as_tensor(scaled, dtype=torch.float32)
+
+    def context(self) -> Tensor | None:
+        """What the network reads beside the state, (1, time or 1, context channel, *space), or None."""
+        time, *space = self.core_dims
+        sizes = self.shape[2:]
+        parts = []
+        for v in self.layout.context:
+            if v.name not in self.template:
+                raise KeyError(f"the prior needs the static field {v.name!r} in the grid; add it as a variable")
+            if set(self.template[v.name].dims) != set(space):
+                raise ValueError(
+                    f"the static field {v.name!r} has the dimensions {self.template[v.name].dims}, expected {tuple(space)}; select "
+                    "one entry of the others"
+                )
+            field = self.orient(self.template[v.name]).transpose(*space).values
+            if not np.isfinite(field).all():
+                raise ValueError(f"the static field {v.name!r} holds NaN or infinite values; fill them")
+            parts.append(np.broadcast_to((field - v.mean[0]) / v.std[0], (1, 1, *sizes)))
+        if self.layout.time_features:
+            waves = time_feature_waves(self.template[time], self.layout.time_features)
+            shape = (*waves.shape, *(1,) * len(sizes))
+            parts = [np.broadcast_to(p, (len(waves), 1, *sizes)) for p in parts]
+            parts.append(np.broadcast_to(waves.reshape(shape), (*waves.shape, *sizes)))
+        if not parts:
+            return None
+        return torch.as_tensor(np.concatenate(parts, axis=1)[None], dtype=torch.float32)
+
+    def orient(self, da: xr.DataArray) -> xr.DataArray:
+        """Turn descending space axes around (its own inverse)."""
+        flips = {d: slice(None, None, -1) for d in self.core_dims[1:] if self.descends(d) and d in da.dims}
+        return da.isel(flips) if flips else da
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """How each variable comes out of a tensor of standardised numbers."""
+        time, *space = self.core_dims
+        sizes = {d: self.template.sizes[d] for d in self.core_dims}
+        found = []
+        for v, channels in zip(self.layout.variables, self.layout.slices().values(), strict=True):
+            source = self.template.get(self.names[v.name])
+            inner = (time, *([v.channel_dim] if v.channel_dim else []), *space)
+            order = [d for d in (source.dims if source is not None else ()) if d in inner] or list(inner)
+            found.append(
+                Field(
+                    self.names[v.name], channels, v.channel_dim is None, np.asarray(v.mean), np.asarray(v.std),
+                    tuple(order), tuple(inner.index(d) for d in order),
+                    tuple(i for i, d in enumerate(inner) if d in space and self.descends(d)),
+                    _dtype(source, v), tuple(sizes.get(d, v.channels) for d in order),
+                )
+            )  # fmt: skip
+        return tuple(found)
+
+    def to_dataset(self, values: Any, outer: Mapping[str, xr.DataArray]) -> xr.Dataset:
+        """Label standardised values (*outer, time, channel, *space), of their precision, in the user's terms."""
+        return self.label([field(values, values.dtype) for field in self.fields], outer)
+
+    def label(self, arrays: Sequence[Any], outer: Mapping[str, xr.DataArray]) -> xr.Dataset:
+        """Label what ``fields`` gave, one numpy or dask array (*outer, ...) for each variable."""
+        space = self.core_dims[1:]
+        data = {}
+        for v, field, array in zip(self.layout.variables, self.fields, arrays, strict=True):
+            source = self.template.get(field.name)
+            attrs = {**v.attrs, **(source.attrs if source is not None else {})}
+            data[field.name] = xr.DataArray(array, dims=(*outer, *field.dims), attrs=attrs)
+        labels = {v.channel_dim: list(v.labels) for v in self.layout.variables if v.channel_dim and v.labels}
+        keep = {*self.core_dims, *(v.channel_dim for v in self.layout.variables)}
+        coords = {k: c for k, c in self.template.coords.items() if set(c.dims) <= keep}
+        out = xr.Dataset(data).assign_coords({**labels, **coords, **outer})
+        for axis, dim in zip(self.layout.space, space, strict=True):
+            if axis.period and dim in out.coords and own_period(self.template, dim, axis.spacing) is None:
+                out[dim].attrs.setdefault("period", axis.period)
+        for coord in out.coords.values():
+            if coord.attrs.get("bounds", coord.name) not in out.coords:
+                del coord.attrs["bounds"]
+        return out
+
+    def check_spacing(self) -> list[str]:
+        """Differences from the training grid that may make the network inaccurate, as phrases."""
+        notes = []
+        for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
+            x = self.numbers(dim)
+            spacing = float(np.median(np.diff(x))) if len(x) > 1 else axis.spacing
+            if dim in self.template.coords and abs(spacing - axis.spacing) > 1e-3 * abs(axis.spacing):
+                notes.append(f"spacing {spacing:g} along {dim!r} where the prior was trained with {axis.spacing:g}")
+            if len(x) != axis.size:
+                notes.append(f"{len(x)} points along {dim!r} where the prior was trained with {axis.size}")
+        return notes
+
+    def check_rings(self) -> None:
+        """Raise where the grid is a part of a ring, whose ends a network would join."""
+        for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
+            if axis.period is None or dim not in self.template.coords or self.template.sizes[dim] < 2:
+                continue
+            x = self.numbers(dim)
+            spacing = float(np.median(np.diff(x)))
+            period = own_period(self.template, dim, spacing) or axis.period
+            if spacing * len(x) < period - 0.5 * spacing:
+                raise ValueError(
+                    f"{dim!r} covers {spacing * len(x):.4g} of a ring of length {period:.4g}: this prior knows the whole ring, whose "
+                    "ends meet. Sample or assimilate on all of it (observations may lie anywhere), and select a part of the result"
+                )
+
+    def check_time(self) -> None:
+        """Raise unless the time step is the prior's."""
+        dim = self.core_dims[0]
+        time = self.template[dim]
+        if self.layout.time_features and not (dim in self.template.coords and is_datelike(time)):
+            raise ValueError(
+                f"this prior reads the date ({', '.join(self.layout.time_features)}); {dim!r} must hold dates"
+            )
+        if self.layout.dt is None or self.template.sizes[dim] < 2 or dim not in self.template.coords:
+            return
+        check_calendar(time, self.layout.dates, "the prior's time axis")
+        step = uniform_step(self.numbers(dim), dim)
+        if abs(step - self.layout.dt) > 1e-3 * self.layout.dt:
+            unit = " s" if self.layout.dates else ""
+            raise ValueError(
+                f"the time step of the grid is {step:g}{unit}, the prior was trained with {self.layout.dt:g}{unit}; "
+                "put the grid on that step (observations may lie at any time)"
+            )
+
+
+def _match_variable(v: Variable, ds: xr.Dataset) -> str:
+    if v.name in ds.data_vars or len(ds.data_vars) == 0:
+        return v.name
+    wanted = v.attrs.get("standard_name")
+    found = [str(name) for name, da in ds.data_vars.items() if wanted and da.attrs.get("standard_name") == wanted]
+    if len(found) == 1:
+        return found[0]
+    raise KeyError(
+        f"the prior's variable {v.name!r} is not in the Dataset, which has {list(ds.data_vars)}; {choose(v.name, ds.data_vars)}"
+    )
+
+
+def _check_variable(v: Variable, da: xr.DataArray, core: Sequence[str]) -> None:
+    """Raise unless a variable of the grid has the prior's dimensions, units and channels."""
+    expected = (*core, *([v.channel_dim] if v.channel_dim else []))
+    if {*da.dims} - {*SAMPLE_DIMS} != {*expected}:
+        raise ValueError(f"variable {da.name!r} of the grid has the dimensions {da.dims}, the prior expects {expected}")
+    if v.channel_dim is None:
+        return
+    own = da[v.channel_dim].values.tolist() if v.channel_dim in da.coords else []
+    if da.sizes[v.channel_dim] != v.channels or (own and v.labels and own != list(v.labels)):
+        raise ValueError(
+            f"variable {da.name!r} of the grid has {v.channel_dim} = {own or da.sizes[v.channel_dim]}, the prior was trained "
+            f"with {list(v.labels) or v.channels}; use .sel({v.channel_dim}=...) to pick them in that order"
+        )

@@ -1,0 +1,230 @@
+"""The layout of a prior's world: which variables, how scaled, on which axes.
+
+Bound to a user's Dataset it becomes a ``Grid`` (``xsda.labels.grid``), which turns labelled Datasets into tensors and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xsda.arguments import choose
+from xsda.labels.axes import (
+    axis_numbers,
+    check_sorted,
+    check_time_features,
+    find_axes,
+    is_datelike,
+    own_period,
+    uniform_step,
+)
+from xsda.labels.cf import find_scale
+
+KEPT_ATTRS = ("units", "standard_name", "long_name")
+SAMPLE_DIMS = ("trajectory", "member")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable: one channel, or one channel per entry of ``channel_dim``. ``mean`` and ``std`` per channel."""
+
+    name: str
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    channel_dim: str | None = None
+    labels: tuple[Any, ...] = ()
+    attrs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A space axis as the prior knows it; ``period`` is the length of the ring if it is one."""
+
+    name: str
+    size: int
+    spacing: float
+    period: float | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shape of a prior's world.
+
+    Parameters
+    ----------
+    variables
+        One entry per variable, in channel order.
+    space
+        Space axes in tensor order.
+    time
+        Name of the time dimension.
+    dt
+        Time step: in seconds where time is a date, in the units of the coordinate otherwise.
+    dates
+        Whether the prior was trained on dates.
+    context
+        Static fields that the network reads beside the state, scaled like variables.
+    time_features
+        What the network is told of the date: any of "hour_of_day", "day_of_year".
+    """
+
+    variables: tuple[Variable, ...]
+    space: tuple[Axis, ...] = ()
+    time: str = "time"
+    dt: float | None = None
+    dates: bool = False
+    context: tuple[Variable, ...] = ()
+    time_features: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        ds: xr.Dataset,
+        *,
+        periodic: Sequence[str] = (),
+        space: Sequence[str] | None = None,
+        context: Sequence[str] = (),
+        time_features: Sequence[str] = (),
+        sample_dims: Sequence[str] = SAMPLE_DIMS,
+        even: bool = True,
+    ) -> Layout:
+        """Read a layout off a Dataset; the scaling is left at mean 0 and standard deviation 1.
+
+        The time axis must be evenly spaced, as a prior's is, unless ``even`` is False: then there is no time step.
+        """
+        time, found = find_axes(ds)
+        dims = tuple(space) if space is not None else found
+        for name in (*dims, *periodic):
+            if name in periodic and name in ds.dims and name not in dims:
+                raise ValueError(f"periodic={name!r} is not a space dimension here; pass space=({name!r},) as well")
+            if name not in ds.dims:
+                raise ValueError(
+                    f"no dimension {name!r} in the Dataset, which has {tuple(ds.sizes)}; {choose(name, ds.dims)}"
+                )
+        numbers = axis_numbers(ds[time]) if time in ds.coords else np.arange(ds.sizes[time], dtype=float)
+        check_sorted(numbers, time)
+        dt = uniform_step(numbers, time) if even and len(numbers) > 1 else None
+        axes = []
+        for name in dims:
+            x = np.sort(axis_numbers(ds[name])) if name in ds.coords else np.arange(ds.sizes[name], dtype=float)
+            spacing = float(np.median(np.diff(x))) if len(x) > 1 else 1.0
+            axes.append(
+                Axis(name, len(x), spacing, spacing * len(x) if name in periodic else own_period(ds, name, spacing))
+            )
+        fixed = tuple(_context(ds, v, dims) for v in context)
+        others = {*context, *(v.attrs.get("bounds") for v in ds.variables.values())}
+        variables = [_variable(ds[v], (time, *dims), sample_dims) for v in ds.data_vars if v not in others]
+        if not variables:
+            raise ValueError(f"the Dataset has no variables over {(time, *dims)}")
+        dates = time in ds.coords and is_datelike(ds[time])
+        check_time_features(time_features, dates)
+        return cls(tuple(variables), tuple(axes), time, dt, dates, fixed, tuple(time_features))
+
+    @property
+    def channels(self) -> int:
+        return sum(v.channels for v in self.variables)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(v.name for v in self.variables)
+
+    @property
+    def context_channels(self) -> int:
+        return len(self.context) + 2 * len(self.time_features)
+
+    @property
+    def mean(self) -> np.ndarray:
+        return np.concatenate([v.mean for v in self.variables])
+
+    @property
+    def std(self) -> np.ndarray:
+        return np.concatenate([v.std for v in self.variables])
+
+    def scaled(self, mean: Sequence[float], std: Sequence[float]) -> Layout:
+        """The same layout with this mean and standard deviation for each channel."""
+        variables, start = [], 0
+        for v in self.variables:
+            part = slice(start, start + v.channels)
+            variables.append(replace(v, mean=tuple(map(float, mean[part])), std=tuple(map(float, std[part]))))
+            start += v.channels
+        return replace(self, variables=tuple(variables))
+
+    def in_units(self, units: Mapping[str, Any]) -> Layout:
+        """The same layout with variables in these units, where both are known and differ."""
+        variables = []
+        for v in self.variables:
+            wanted = units.get(v.name)
+            factor, offset = find_scale(v.name, v.attrs.get("units"), wanted, "the grid")
+            if (factor, offset) != (1.0, 0.0):
+                mean, std = tuple(factor * m + offset for m in v.mean), tuple(abs(factor) * s for s in v.std)
+                v = replace(v, mean=mean, std=std, attrs={**v.attrs, "units": str(wanted)})
+            variables.append(v)
+        return replace(self, variables=tuple(variables))
+
+    def slices(self) -> dict[str, slice]:
+        """The channels of each variable."""
+        out, start = {}, 0
+        for v in self.variables:
+            out[v.name] = slice(start, start + v.channels)
+            start += v.channels
+        return out
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Layout:
+        parts = {
+            key: tuple(Variable(**{**v, **{k: tuple(v[k]) for k in ("mean", "std", "labels")}}) for v in data[key])
+            for key in ("variables", "context")
+        }
+        space = tuple(Axis(**a) for a in data["space"])
+        return cls(**{**data, **parts, "space": space, "time_features": tuple(data["time_features"])})
+
+
+def sample_dim(ds: xr.Dataset) -> str | None:
+    """The dimension along which a Dataset holds several trajectories, if it does."""
+    found = [d for d in SAMPLE_DIMS if d in ds.dims]
+    if len(found) > 1:
+        raise ValueError(f"the data have the dimensions {found}; stack them into one, .stack(trajectory={found})")
+    return found[0] if found else None
+
+
+def _variable(da: xr.DataArray, core: Sequence[str], sample_dims: Sequence[str]) -> Variable:
+    lacking = [d for d in core if d not in da.dims]
+    if lacking:
+        raise ValueError(
+            f"variable {da.name!r} lacks the dimension {lacking[0]!r} of the trajectory; drop it, or pass it as context=... "
+            "if it is a static field"
+        )
+    extra = [str(d) for d in da.dims if d not in {*core, *sample_dims}]
+    if len(extra) > 1:
+        raise ValueError(
+            f"variable {da.name!r} has the dimensions {extra} beside time and space; at most one (its channels) is "
+            "possible. Mark space dimensions with the attribute axis='X' / 'Y', or pass space=(...)."
+        )
+    attrs = {k: str(da.attrs[k]) for k in KEPT_ATTRS if k in da.attrs}
+    if not extra:
+        return Variable(str(da.name), attrs=attrs)
+    size = da.sizes[extra[0]]
+    labels = tuple(np.asarray(da[extra[0]].values).tolist()) if extra[0] in da.coords else ()
+    return Variable(str(da.name), (0.0,) * size, (1.0,) * size, extra[0], labels, attrs)
+
+
+def _context(ds: xr.Dataset, name: str, space: Sequence[str]) -> Variable:
+    if name not in ds:
+        raise KeyError(f"context field {name!r} is not in the Dataset; {choose(name, ds.data_vars)}")
+    if set(ds[name].dims) != set(space):
+        raise ValueError(
+            f"context field {name!r} has the dimensions {ds[name].dims}, expected {tuple(space)}: a static field"
+        )
+    values = ds[name].astype(np.float64)
+    return Variable(name, (float(values.mean()),), (float(values.std()) or 1.0,))

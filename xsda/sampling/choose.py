@@ -1,0 +1,54 @@
+"""Which guidance and which sampler: by name, configured by hand, or what suits the prior."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from xsda.arguments import choose, what
+from xsda.diffusion.samplers import SAMPLERS, DPMpp2M, DPMpp2MSDE, Sampler
+from xsda.guidance import GUIDANCE, MMPS, Calibrated, Guidance
+from xsda.priors.prior import Prior
+
+
+def pick_sampler(sampler: str | Sampler, steps: int | None, default: Sampler) -> Sampler:
+    """A sampler by name, configured by hand, or the default; ``steps`` overrides its number of steps."""
+    if isinstance(sampler, str):
+        if sampler.lower() != "auto" and sampler.lower() not in SAMPLERS:
+            raise ValueError(f"unknown sampler {sampler!r}; {choose(sampler.lower(), SAMPLERS)}")
+        sampler = default if sampler.lower() == "auto" else SAMPLERS[sampler.lower()]()
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler must be a name or an xsda Sampler, got {what(sampler)}")
+    if steps is None:
+        return sampler
+    return type(sampler)(**{**vars(sampler), "steps": steps})
+
+
+def pick_guidance(guidance: str | Guidance, prior: Prior) -> Guidance:
+    """A guidance by name, configured by hand, or what suits the prior."""
+    if isinstance(guidance, Guidance):
+        return guidance
+    if not isinstance(guidance, str):
+        raise TypeError(f"guidance must be a name or an xsda Guidance, got {what(guidance)}")
+    name = guidance.lower()
+    if name == "auto":
+        return MMPS() if prior.exact or prior.error is None else Calibrated()
+    if name not in GUIDANCE:
+        raise ValueError(f"unknown guidance {guidance!r}; {choose(name, GUIDANCE)}")
+    return GUIDANCE[name]()
+
+
+def default_sampler(prior: Prior, guided: bool) -> Sampler:
+    """The cheapest sampler that passes the benchmarks.
+
+    A prior in closed form takes 32 evaluations for six decades of noise, and as many per decade where a large field needs
+    more. A network takes one correction a step, which lets members leave futures that the observations exclude. Two space
+    axes take 24 steps. There, 48 steps gain a tenth in CRPS with nonlinear or very precise observations.
+    """
+    if prior.exact:
+        low, high = (float(prior.schedule.noise_level(torch.tensor(t, dtype=torch.float64))) for t in (0.0, 1.0))
+        return DPMpp2M(steps=max(32, round(32 * np.log10(high / low) / 6)))
+    if not guided:
+        return DPMpp2MSDE(steps=64)
+    steps = 24 if len(prior.layout.space) == 2 else 48
+    return DPMpp2MSDE(steps=steps, grid="centered", corrections=1, tau=0.5)

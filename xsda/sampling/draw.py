@@ -1,0 +1,141 @@
+"""``sample``, and the way from a prior and a likelihood to a labelled ensemble: plan, run or defer, label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xsda.diffusion.samplers import Sampler
+from xsda.guidance import Guidance
+from xsda.labels.grid import Grid
+from xsda.labels.provenance import describe
+from xsda.likelihood import Likelihood
+from xsda.priors.pool import Pool
+from xsda.priors.prior import Prior
+from xsda.priors.reference import refer
+from xsda.priors.registry import Model, Models, load_model
+from xsda.sampling.blocks import check_core_chunks, compute, lazy, member_chunks
+from xsda.sampling.choose import default_sampler, pick_sampler
+from xsda.sampling.devices import pick_device
+from xsda.sampling.options import SamplingOptions
+from xsda.sampling.pooling import share
+from xsda.sampling.shipping import Shipment, pack
+from xsda.sampling.task import SamplingTask
+
+NOTES = {
+    "effective_sample_size": {
+        "long_name": "least effective number of particles in the population of this member",
+        "units": "1",
+    }
+}
+
+
+def sample(
+    ds: xr.Dataset,
+    model: Model | Models,
+    *,
+    members: int | Sequence[int] = 16,
+    sampler: str | Sampler = "auto",
+    steps: int | None = None,
+    seed: int = 0,
+    chunks: Any = None,
+    batch: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Draw trajectories from a prior, without observations.
+
+    Parameters
+    ----------
+    ds
+        The grid: its coordinates say what is sampled. Its values are not read; a Dataset of coordinates is enough.
+    model
+        A prior, the path of one, or a name ("lorenz63"); a list of them pools their samples.
+    members, sampler, steps, seed, chunks, batch, device, precision, progress
+        As in ``xsda.assimilate``.
+
+    Returns
+    -------
+    xarray.Dataset
+        The variables of the prior over (member, time, ...), with the coordinates, names and attributes of ``ds``.
+
+    Examples
+    --------
+    >>> grid = xsda.systems.Lorenz63().simulate(length=16, seed=0)
+    >>> xsda.sample(grid, "lorenz63", members=2, progress=False).x.sizes["member"]
+    2
+    """
+    prior = load_model(model)
+    own: dict[str, Any] = {
+        "sampler": sampler, "steps": steps, "seed": seed, "chunks": chunks, "batch": batch, "device": device,
+        "precision": precision, "progress": progress,
+    }  # fmt: skip
+    options = SamplingOptions(members=members, redraw=0, **own)
+    if isinstance(prior, Pool):
+        return share(prior, ds, members, lambda one, numbers: sample(ds, one, members=numbers, **own))
+    chosen = pick_sampler(sampler, steps, default_sampler(prior, guided=False))
+    return draw_ensemble(prior, prior.bind(ds), options, chosen, attrs={"guidance": "none"})
+
+
+def draw_ensemble(
+    prior: Prior,
+    grid: Grid,
+    options: SamplingOptions,
+    sampler: Sampler,
+    *,
+    guidance: Guidance | None = None,
+    likelihood: Likelihood | None = None,
+    attrs: Mapping[str, Any],
+) -> xr.Dataset:
+    """Plan, run (or defer), label."""
+    numbers, batch = options.numbers, options.at_once(grid.shape)
+    check_core_chunks(grid.template, grid.core_dims)
+    chunk = member_chunks(len(numbers), options.chunks, grid.core_dims)
+    defer = options.chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
+    if not defer:
+        pick_device(options.device)
+    if sampler.population > 1:
+        _check_populations(numbers, chunk, options.batch, sampler.population)
+        batch = -(-batch // sampler.population) * sampler.population
+    content = (likelihood, grid.context())
+    task = SamplingTask(
+        refer(prior) if defer else prior, grid.shape, grid.fields, sampler, guidance,
+        pack(content) if defer else Shipment(content), options.seed, options.device, options.precision, options.redraw,
+    )  # fmt: skip
+    if defer:
+        arrays = lazy(task, numbers, chunk=chunk or min(batch, len(numbers)), batch=batch)
+    else:
+        label = "assimilating" if likelihood else "sampling"
+        arrays = compute(task, numbers, batch=batch, progress=options.progress, label=label)
+    member = xr.DataArray(np.array(numbers), dims="member", attrs={"standard_name": "realization", "units": "1"})
+    ds = grid.label(arrays[: len(task.fields)], {"member": member})
+    for name, values in zip(task.notes, arrays[len(task.fields) :], strict=True):
+        ds = ds.assign_coords({name: ("member", values, NOTES[name])})
+    return describe(ds, grid, {
+        "prior": prior.name, "prior_hash": prior.hash, "sampler": str(sampler), "steps": sampler.steps,
+        "denoiser_evaluations": sampler.evaluations, "seed": options.seed, **attrs,
+    })  # fmt: skip
+
+
+def _check_populations(numbers: Sequence[int], chunk: int | None, batch: int | None, size: int) -> None:
+    """Raise unless members are whole populations of ``size``, so that none is sampled twice."""
+    count = len(numbers)
+    if list(numbers) != list(range(numbers[0], numbers[0] + count)) or numbers[0] % size:
+        raise ValueError(
+            f"TDS samples populations of {size} particles: members must be a number, or a range from a multiple of {size}; a "
+            "pool of priors cannot share them out"
+        )
+    if batch is not None and batch < size:
+        raise ValueError(
+            f"batch={batch} is smaller than a population of {size} particles, which is sampled at once; use "
+            f"sampler=TDS(particles={max(batch, 2)}), or leave batch out"
+        )
+    if chunk is not None and chunk < count and chunk % size:
+        raise ValueError(
+            f"chunks of {chunk} members divide populations of {size} particles; use a multiple of them, such as "
+            f"chunks={{'member': {size}}}"
+        )

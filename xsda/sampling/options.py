@@ -1,0 +1,82 @@
+"""How an ensemble is drawn: every option of ``assimilate`` and ``sample`` that is not about observations, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xsda.arguments import choose, whole_number
+from xsda.diffusion.samplers import Sampler
+from xsda.guidance import Guidance
+
+PRECISIONS = ("auto", "float32", "float64", "bf16", "fp16")
+BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """Options of a draw. Their defaults are those of ``xsda.assimilate``, ``ds.sda.assimilate`` and the command line.
+
+    Parameters
+    ----------
+    members
+        Size of the ensemble, or the numbers of the members wanted: ``range(16, 32)`` adds to an ensemble of 16.
+    guidance, sampler, steps
+        See ``xsda.assimilate``.
+    redraw
+        How often at most a member that does not fit the observations is drawn again. 0: never.
+    seed
+        Each member's noise is keyed by (seed, member).
+    chunks
+        ``{"member": 8}`` gives a lazy, dask-backed result.
+    batch
+        Members sampled at once.
+    device, precision
+        Where and how precisely to compute.
+    progress
+        Show a progress bar (default: where there is a terminal or a notebook).
+    """
+
+    members: int | Sequence[int] = 16
+    guidance: str | Guidance = "auto"
+    sampler: str | Sampler = "auto"
+    steps: int | None = None
+    redraw: int = 16
+    seed: int = 0
+    chunks: Any = None
+    batch: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.numbers  # raises where members name none
+        whole_number("seed", self.seed, least=0)
+        whole_number("redraw", self.redraw, least=0)
+        for name, least in (("batch", 1), ("steps", 2)):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), least=least)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; {choose(self.precision, PRECISIONS)}")
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of the members that are wanted."""
+        return member_numbers(self.members)
+
+    def at_once(self, shape: Sequence[int]) -> int:
+        """Members of this shape that are sampled together."""
+        return self.batch or int(np.clip(BATCH_NUMBERS // int(np.prod(shape)), 1, 512))
+
+
+def member_numbers(members: int | Sequence[int]) -> Sequence[int]:
+    """The numbers of the members that are wanted."""
+    if not isinstance(members, Sequence) or isinstance(members, str):
+        return range(whole_number("members", members, least=1))
+    numbers = [whole_number("members", m, least=0) for m in members]
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"members={members!r} must name each member once, and at least one")
+    return numbers

@@ -1,0 +1,183 @@
+"""What computes a block of members: draws them, judges them, and gives them in the units of the user."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xsda.arguments import warn
+from xsda.diffusion.balance import Balanced
+from xsda.diffusion.denoisers import Denoiser
+from xsda.diffusion.noise import MemberNoise
+from xsda.diffusion.samplers import NonFiniteSampleError, Sampler
+from xsda.guidance import Guidance, GuidedDenoiser
+from xsda.labels.grid import Field
+from xsda.likelihood import Likelihood
+from xsda.priors.prior import Prior
+from xsda.priors.reference import PriorReference
+from xsda.sampling.blocks import Shared, shared
+from xsda.sampling.choose import pick_guidance
+from xsda.sampling.devices import pick_device
+from xsda.sampling.pieces import MEMORY, in_pieces, place
+from xsda.sampling.redraw import draw_again, modes
+from xsda.sampling.shipping import Shipment
+
+DIVERGED = 100.0  # no standardised trajectory is that far out
+HELD = (
+    0.5  # share of the energy correction that is applied where observations hold the large scales (docs/kolmogorov.md)
+)
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingTask:
+    """Draw members of the prior, or of the posterior if the shipment holds a likelihood.
+
+    ``shipment`` holds (likelihood or None, context or None).
+    """
+
+    prior: Prior | PriorReference
+    shape: tuple[int, ...]
+    fields: tuple[Field, ...]
+    sampler: Sampler
+    guidance: Guidance | None
+    shipment: Shipment
+    seed: int
+    device: str
+    precision: str
+    redraw: int = 0
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def token(self) -> str:
+        """A hash of all that the members depend on."""
+        from dask.base import tokenize
+
+        return str(tokenize(
+            self.prior, self.shape, self.fields, str(self.sampler), str(self.guidance), self.shipment.hash, self.seed,
+            self.device, self.precision, self.redraw,
+        ))  # fmt: skip
+
+    @property
+    def steps(self) -> int:
+        return self.sampler.steps
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.sampler.notes
+
+    @property
+    def group(self) -> int:
+        """Members that are sampled together."""
+        return self.sampler.population
+
+    @property
+    def shared(self) -> Shared:
+        """With the other blocks of this ensemble, in this process."""
+        return shared(self.key)
+
+    def __call__(self, members: Sequence[int], advance: Advance | None = None) -> list[np.ndarray]:
+        run = Run.of(self)
+        x, notes = run.draw(members, 0, advance)
+        if run.likelihood is not None:
+            attempts = 0 if run.prior.exact or self.sampler.population > 1 else self.redraw
+            again = draw_again(
+                x, run.likelihood, members, attempts, lambda wanted, attempt: run.draw(wanted, attempt, advance)[0],
+                run.settle, self.shared,
+            )  # fmt: skip
+            self.warn("misfit", again)
+        run.check_far(x, members)
+        values = x.double().cpu().numpy()
+        return [f(values) for f in self.fields] + [notes[k].float().cpu().numpy() for k in self.notes]
+
+    def warn(self, key: str, text: str | None) -> None:
+        """Warn once, however many batches there are."""
+        if text is not None and key not in self.shared.warned:
+            self.shared.warned.add(key)
+            warn(text)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A task with all that it needs on its device."""
+
+    task: SamplingTask
+    prior: Prior
+    denoiser: Denoiser
+    likelihood: Likelihood | None
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, task: SamplingTask) -> Run:
+        """Load the prior and the likelihood and place them."""
+        prior = task.prior.load() if isinstance(task.prior, PriorReference) else task.prior
+        likelihood, context = task.shipment.load()
+        device = pick_device(task.device)
+        dtype = torch.float64 if task.precision == "float64" else torch.float32
+        placed = place(prior.denoiser, context, device, dtype)
+        denoiser = in_pieces(placed, task.shape, context, MEMORY >> task.shared.halved)
+        if likelihood is not None:
+            likelihood = likelihood.to(device, dtype)
+            if isinstance(denoiser, Balanced):
+                denoiser = denoiser.times(HELD)
+        return cls(task, prior, denoiser, likelihood, device, dtype)
+
+    def draw(
+        self, wanted: Sequence[int], attempt: int, advance: Advance | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """These members, and the sampler's notes on them; of weighted particles, whole populations are sampled."""
+        task = self.task
+        size = task.sampler.population
+        everyone = (
+            [size * p + k for p in sorted({m // size for m in wanted}) for k in range(size)] if size > 1 else wanted
+        )
+        guided = self.denoiser
+        if self.likelihood is not None:
+            assert task.guidance is not None
+            guided = task.guidance.guide(self.denoiser, self.likelihood, self.prior.error)
+        noise = MemberNoise(task.seed, everyone, task.shape, attempt=attempt, device=self.device, dtype=self.dtype)
+        notes: dict[str, Tensor] = {}
+        with autocast("auto" if self.prior.exact else task.precision, self.device):
+            x = task.sampler.sample(guided, noise, callback=advance, notes=notes)
+        if isinstance(guided, GuidedDenoiser):
+            task.warn("guidance", guided.complaint())
+        task.warn("sampler", task.sampler.complaint(notes))
+        place_of = {m: i for i, m in enumerate(everyone)}
+        rows = [place_of[m] for m in wanted]
+        return x[rows], {k: v[rows] for k, v in notes.items()}
+
+    def settle(self, x: Tensor) -> Tensor:
+        """The modes of the posterior that these members belong to."""
+        assert self.likelihood is not None
+        with autocast(self.task.precision, self.device):
+            guidance = pick_guidance("auto", self.prior)
+            return modes(x, guidance.guide(self.denoiser, self.likelihood, self.prior.error))
+
+    def check_far(self, x: Tensor, members: Sequence[int]) -> None:
+        """Raise if a member has left the range of the prior and of the observations."""
+        bound = DIVERGED
+        if self.prior.exact and float(x.abs().max()) > DIVERGED:  # means and observations may be that far out
+            mean = self.denoiser(torch.zeros_like(x[:1]), torch.ones((), dtype=torch.float64))
+            bound *= max(1.0, float(mean.abs().max()))
+            bound = bound if self.likelihood is None else max(bound, DIVERGED * float(self.likelihood.y.abs().max()))
+        far = (x.flatten(1).abs() > bound).any(1).nonzero().flatten().tolist()
+        if far:
+            raise NonFiniteSampleError(
+                f"member {', '.join(str(members[i]) for i in far[:8])} diverged (more than {bound:.3g} standard deviations "
+                "from the mean). Try more steps, corrections, or the default guidance (guidance='auto')"
+            )
+
+
+def autocast(precision: str, device: torch.device) -> Any:
+    """The half precision that networks are to compute in, if any."""
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=half) if half else contextlib.nullcontext()

@@ -1,0 +1,214 @@
+"""Train a prior on your own data: ``xsda.train(ds)``."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from xsda.arguments import choose
+from xsda.diffusion.denoisers import PARAMETERIZATIONS, Denoiser, Preconditioned
+from xsda.diffusion.error import measure_error
+from xsda.diffusion.schedules import VE, Schedule
+from xsda.labels.layout import Layout
+from xsda.nn import MarkovNet, network_identity
+from xsda.priors.prior import Prior
+from xsda.training.balancing import balance as balanced
+from xsda.training.balancing import check_balance
+from xsda.training.loop import Callback, Trainer, run
+from xsda.training.networks import make_network
+from xsda.training.parallel import Team
+from xsda.training.training_options import TrainingOptions
+from xsda.training.windows import Windows, fit_scaling, split
+
+
+def train(
+    ds: xr.Dataset,
+    *,
+    window: int = 5,
+    network: str | Mapping[str, Any] | nn.Module = "temporal",
+    width: int | None = None,
+    periodic: Sequence[str] = (),
+    space: Sequence[str] | None = None,
+    context: Sequence[str] = (),
+    time_features: Sequence[str] = (),
+    validation: xr.Dataset | None = None,
+    schedule: Schedule | None = None,
+    parameterization: str = "edm",
+    balance: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    log: str | os.PathLike[str] | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+    device: str = "auto",
+    name: str = "unnamed",
+    **options: Any,
+) -> Prior:
+    """Train a diffusion prior of trajectories.
+
+    Parameters
+    ----------
+    ds
+        Variables over ``time``, up to two space dimensions and optionally ``trajectory``. Data backed by dask, NetCDF,
+        Zarr or HDF5 are read in pieces.
+    window
+        Number of consecutive states of a training sample.
+    network
+        "temporal": convolutional in time, trained on segments of ``window`` states, applied to any length from there
+        on (or from ``shortest``); its reach is half the window, so that it also learns what the middle of a long
+        trajectory looks like. "spacetime": the same for large fields, a UNet over space whose blocks mix neighbours in time.
+        "markov": a network on windows of ``window`` states (an odd number), composed. A mapping chooses a class and
+        its parameters: ``{"name": "SpaceTimeUNet", "hidden": (32, 64, 128)}``.
+        Or a network of your own, called as ``network(x, log_noise)`` on ``(batch, time, channel, *space)``.
+    width
+        Features of the network (default 64; 32 for "spacetime"; 128 for "markov" without space).
+    periodic, space
+        Names of the periodic dimensions; names of the space dimensions where attributes do not tell.
+    context
+        Variables of ``ds`` without time that the network reads but does not predict (an orography, a land mask).
+    time_features
+        "hour_of_day", "day_of_year".
+    validation
+        Validation data; without it the data are split 80/10/10 into training, validation and (unused) test.
+    schedule, parameterization
+        Diffusion process and what the network predicts ("edm", "v", "x0", "eps").
+    balance
+        Draw so many free samples at the end and have the prior give back what their spectrum lacks (see ``xsda.balance``);
+        for fields that are periodic along all space axes.
+    checkpoint
+        File for checkpoints. If it exists the training goes on from there, exactly as if it had not been interrupted.
+    log
+        CSV file for the losses.
+    callback
+        Called as ``callback(step, values)`` at each validation: hang your tracker here.
+    device
+        "auto", "cpu", "cuda".
+    options
+        Fields of ``xsda.training.TrainingOptions``: steps, batch_size, learning_rate, ema, patience, precision, seed, ...
+    """
+    if not isinstance(ds, xr.Dataset):
+        raise TypeError(f"the training data must be an xarray.Dataset, got {type(ds).__name__}; use .to_dataset()")
+    ds = ds[sorted(ds.data_vars, key=str)]  # that of a zarr store may be another each time it is opened
+    settings, layout = planned(
+        ds, window=window, width=width, periodic=periodic, space=space, context=context, time_features=time_features,
+        parameterization=parameterization, balance=balance, **options,
+    )  # fmt: skip
+    for path in (checkpoint, log):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise FileNotFoundError(f"the folder of {path} does not exist; make it first")
+    if validation is None:
+        ds, validation, _ = split(ds, layout, window)
+    layout = fit_scaling(ds, layout)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # initial weights
+        net = make_network(network, layout, window, width)
+    denoiser = Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization)
+    team = Team.join(device)
+    setup = {
+        "diffusion": denoiser.schedule.config(),
+        "parameterization": parameterization,
+        "window": window,
+        "data": layout.to_json(),
+        "windows_a_step": settings.batch_size * settings.accumulate * team.size,
+        "network": network_identity(net),
+    }
+    trainer = Trainer(denoiser, settings, team, setup)
+    training, held_out = Windows(ds, layout, window), Windows(validation, layout, window)
+    summary = run(
+        trainer,
+        training,
+        held_out,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        log=None if log is None else Path(log),
+        progress=progress,
+        callback=callback,
+    )
+    final = trainer.average
+    error = measure_error(final, _batches(final, held_out, team.device))
+    parameters = sum(p.numel() for p in net.parameters())
+    prior = Prior(
+        final.cpu(),
+        layout,
+        window=window if isinstance(net, MarkovNet) else window // (window // (settings.shortest or window)),
+        error=error,
+        info={
+            "parameters": parameters,
+            "training_steps": summary["steps"],
+            "batch_size": setup["windows_a_step"],
+            "training_window": window,
+            "seed": settings.seed,
+            "validation_loss": round(summary["validation_loss"], 6),
+            "options": {f.name: v for f in fields(settings) if (v := getattr(settings, f.name)) != f.default},
+            "processes": team.size,
+            "device": team.device.type,
+            "torch": torch.__version__.split("+")[0],
+        },
+        name=name,
+    )
+    if not balance:
+        return prior
+    return balanced(
+        prior,
+        ds,
+        members=balance,
+        device=str(team.device),
+        precision=settings.precision,
+        progress=progress and team.leads,
+    )
+
+
+def planned(
+    ds: xr.Dataset,
+    *,
+    window: int = 5,
+    width: int | None = None,
+    periodic: Sequence[str] = (),
+    space: Sequence[str] | None = None,
+    context: Sequence[str] = (),
+    time_features: Sequence[str] = (),
+    parameterization: str = "edm",
+    balance: int = 0,
+    **options: Any,
+) -> tuple[TrainingOptions, Layout]:
+    """What ``train`` would do with data like these, checked."""
+    unknown = [k for k in options if k not in TrainingOptions.__dataclass_fields__]
+    if unknown:
+        raise TypeError(f"unknown option {unknown[0]!r}; {choose(unknown[0], TrainingOptions.__dataclass_fields__)}")
+    for key, number, least in (
+        ("window", window, 1),
+        ("width", 1 if width is None else width, 1),
+        ("balance", balance, 0),
+    ):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(f"{key}={number!r} must be an integer of at least {least}")
+    if parameterization not in PARAMETERIZATIONS:
+        raise ValueError(
+            f"parameterization={parameterization!r} is unknown; {choose(parameterization, PARAMETERIZATIONS)}"
+        )
+    settings = TrainingOptions(**options)
+    if settings.shortest is not None and not 1 <= settings.shortest <= window:
+        raise ValueError(f"shortest={settings.shortest} must lie between 1 and window={window}")
+    periodic, context, time_features = (
+        (n,) if isinstance(n, str) else tuple(n) for n in (periodic, context, time_features)
+    )
+    layout = Layout.of(ds, periodic=periodic, space=space, context=context, time_features=time_features)
+    if balance:
+        check_balance(layout)
+    return settings, layout
+
+
+def _batches(denoiser: Preconditioned, windows: Windows, device: torch.device) -> Iterator[tuple[Denoiser, Tensor]]:
+    """256 windows, or as many as make two million numbers."""
+    wanted = min(256, max(8, 2**21 // (windows.window * math.prod(windows.grid.shape[1:]))))
+    size = min(wanted, 64)
+    source = windows.batches(size, seed=2)
+    for _ in range(wanted // size):
+        x0, context = next(source)
+        yield denoiser if context is None else denoiser.conditioned(context.to(device)), x0.to(device)
