@@ -12,9 +12,9 @@ import argparse
 import numpy as np
 import xarray as xr
 from record import add_options, record
-from xsda.likelihood import Censored, Huber, StudentT
 
 import xsda
+from xsda.likelihood import Censored, Huber, StudentT
 
 SYSTEM = xsda.systems.Lorenz63()
 SCALE = xr.Dataset({"x": 8.0, "y": 9.0, "z": 8.6})

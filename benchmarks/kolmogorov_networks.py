@@ -18,12 +18,12 @@ import xarray as xr
 from record import add_options, record
 from torch import Tensor, nn
 from torch.nn import functional
-from xsda.labels.layout import Layout
 
 import xsda
 from xsda import flow
 from xsda.diffusion import VE, Preconditioned
 from xsda.diffusion.samplers import NonFiniteSampleError
+from xsda.labels.layout import Layout
 from xsda.nn import MarkovNet, WindowUNet
 from xsda.nn.norm import ChannelNorm
 from xsda.training.networks import make_network

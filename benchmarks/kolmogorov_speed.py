@@ -28,18 +28,18 @@ import torch
 import xarray as xr
 from record import add_options, record
 from torch.nn import functional
-from xsda.labels.layout import Layout
-from xsda.sampling import pieces
-from xsda.sampling.pieces import place
 
 import xsda
 from xsda import flow
 from xsda.diffusion import VE, Preconditioned
 from xsda.diffusion.samplers import DPMpp2MSDE, PredictorCorrector
 from xsda.guidance import GaussianScore
+from xsda.labels.layout import Layout
 from xsda.nn import WindowUNet
 from xsda.nn.boundary import BoundaryConv
 from xsda.nn.norm import ChannelNorm
+from xsda.sampling import pieces
+from xsda.sampling.pieces import place
 from xsda.systems import KolmogorovFlow
 from xsda.training import TrainingOptions
 from xsda.training.loop import Trainer

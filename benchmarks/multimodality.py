@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from record import add_options, record
 from torch import Tensor
-from xsda.likelihood import Likelihood
 
 from xsda.diffusion.error import measure_error
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import TDS, DPMpp2M, DPMpp2MSDE, Sampler
 from xsda.guidance import DPS, MMPS, TMPD, Calibrated, GaussianScore, Guidance, PiGDM, Projection, Proximal
+from xsda.likelihood import Likelihood
 from xsda.priors.exact import MixtureDenoiser
 
 SDE = DPMpp2MSDE(steps=128)

@@ -17,14 +17,14 @@ import torch
 import xarray as xr
 from record import add_options, record
 from torch import Tensor
-from xsda.likelihood import Likelihood
-from xsda.sampling.choose import default_sampler
 
 import xsda
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import DPMpp2MSDE, NonFiniteSampleError, Sampler
 from xsda.guidance import MMPS, Calibrated, GaussianScore, Guidance, Scaling
+from xsda.likelihood import Likelihood
 from xsda.observations import compile_observations
+from xsda.sampling.choose import default_sampler
 
 SIGMA = 0.1
 

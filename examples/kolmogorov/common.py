@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from xsda.systems.simulation import simulate_to
 
 import xsda
 from xsda import flow
@@ -34,6 +33,7 @@ from xsda.baselines import LETKF, ForecastError
 from xsda.diffusion.samplers import NonFiniteSampleError, PredictorCorrector
 from xsda.guidance import DPS, GaussianScore
 from xsda.systems import KolmogorovFlow
+from xsda.systems.simulation import simulate_to
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from record import record
