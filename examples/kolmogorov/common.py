@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from xsda.simulation import simulate_to
 
 import xsda
 from xsda import flow
