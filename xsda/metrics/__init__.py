@@ -12,7 +12,7 @@ from xsda.metrics.departures import desroziers, innovation_consistency, innovati
 from xsda.metrics.ensemble import crps, energy_score, spread, spread_skill, variogram_score
 from xsda.metrics.evaluate import evaluate
 from xsda.metrics.scores import anomaly_correlation, bias, mae, rmse
-from xsda.metrics.spectra import energy, energy_spectrum, enstrophy, spectrum, vorticity
+from xsda.metrics.spectra import energy, energy_spectrum, spectrum
 from xsda.metrics.transport import earth_movers_distance, gaussian_w2, mmd
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "energy",
     "energy_score",
     "energy_spectrum",
-    "enstrophy",
     "evaluate",
     "gaussian_w2",
     "innovation_consistency",
@@ -46,5 +45,4 @@ __all__ = [
     "spread_skill",
     "time_correlation",
     "variogram_score",
-    "vorticity",
 ]
