@@ -92,7 +92,7 @@ def estimate(ds: xr.Dataset, layout: Layout, length: int) -> Moments:
 
 
 class Blocks:
-    """The data in consecutive blocks (start, values); ``values`` (row, time, channel, *space) begins at state ``start``.
+    """Consecutive blocks (start, values) of the data; values (row, time, channel, *space) start at state ``start``.
 
     Rows are trajectories. All blocks of some rows come before those of the next rows. Reads follow the edges of dask
     chunks, so that no chunk is read twice in a pass.

@@ -34,11 +34,11 @@ COLUMNS = ("loss", "validation_loss", "learning_rate", "seconds", "waiting")  # 
 
 
 class TrainingError(RuntimeError):
-    """Training could not go on."""
+    """Training cannot continue."""
 
 
 class Sample(NamedTuple):
-    """What one evaluation of the loss needs; one noise level for each item of the batch."""
+    """The input of one evaluation of the loss, with one noise level for each item of the batch."""
 
     x0: Tensor
     context: Tensor | None
@@ -46,21 +46,31 @@ class Sample(NamedTuple):
     noise: Tensor
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Sample:
+        """Apply a function to every tensor."""
         context = None if self.context is None else change(self.context)
         return Sample(change(self.x0), context, change(self.t), change(self.noise))
 
     def to(self, device: torch.device) -> Sample:
+        """Return the sample on another device."""
         return self.each(lambda v: v.to(device, non_blocking=True))
 
     def parts(self, count: int) -> Iterator[tuple[float, Sample]]:
-        """So many parts of the batch, or as many as it has items, and the share that each is of it."""
+        """Yield ``count`` parts of the batch (at most one per item), each with its fraction of the batch."""
         size = len(self.t)
         for rows in torch.arange(size).tensor_split(min(count, size)):
             yield len(rows) / size, self.each(lambda v: v[rows[0] : rows[-1] + 1])  # noqa: B023
 
 
 class Objective(nn.Module):
-    """The loss as a module, which is what torch distributes over processes."""
+    """The loss as a module, which is what torch distributes over processes.
+
+    Parameters
+    ----------
+    denoiser
+        The denoiser to train.
+    options
+        Weighting and precision.
+    """
 
     def __init__(self, denoiser: Preconditioned, options: TrainingOptions):
         super().__init__()
@@ -73,7 +83,19 @@ class Objective(nn.Module):
 
 
 class Trainer:
-    """One training run: network, average, optimiser, and where it stands."""
+    """The state of one training run: network, running average and optimiser.
+
+    Parameters
+    ----------
+    denoiser
+        The denoiser to train.
+    options
+        The options of the training.
+    team
+        The processes of the training.
+    setup
+        Further settings that a checkpoint must agree with.
+    """
 
     def __init__(
         self,
@@ -84,9 +106,9 @@ class Trainer:
     ):
         self.options, self.team = options, team
         self.setup = json.loads(json.dumps(setup or {}, default=str))  # what else a checkpoint must agree with
-        self.running = math.nan  # the loss, averaged over some fifty steps
-        self.parts = 1  # of a batch, one after the other, where memory is short
-        self.pending: Tensor | None = None  # loss and gradient norm of the last step, not yet looked at
+        self.running = math.nan  # the loss, averaged over about fifty steps
+        self.parts = 1  # of a batch, evaluated one after the other to save memory
+        self.pending: Tensor | None = None  # loss and gradient norm of the last step, not yet read
         self.denoiser = denoiser.to(team.device)
         self.objective = team.join_gradients(Objective(self.denoiser, options))  # all processes start from one network
         self.average = copy.deepcopy(self.denoiser).requires_grad_(False).eval()
@@ -125,7 +147,8 @@ class Trainer:
         if changed:
             differences = ", ".join(f"{k}: {then.get(k)!r} then, {now[k]!r} now" for k in changed)
             raise ValueError(
-                f"the checkpoint {path} belongs to a training with other options ({differences}); remove it to start anew"
+                f"the checkpoint {path} belongs to a training with other options ({differences}); remove it to start "
+                "anew"
             )
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -143,13 +166,13 @@ class Trainer:
         self.step, self.best_loss, self.stale = meta["step"], meta["best_loss"], meta["stale"]
         if self.step > self.options.steps:
             raise ValueError(
-                f"the checkpoint {path} stands at step {self.step}, steps={self.options.steps} lie behind it; ask for more, or "
-                "name another checkpoint"
+                f"the checkpoint {path} stands at step {self.step}, steps={self.options.steps} lie behind it; ask for "
+                "more, or name another checkpoint"
             )
         self.running = meta["running"]
 
     def samples(self, windows: Windows) -> Iterator[Sample]:
-        """What the steps from here on see: windows of the data (this process's share), times, noises."""
+        """Yield the inputs of the following steps: windows of the data (for this process), times and noises."""
         o, team = self.options, self.team
         batches = windows.batches(
             o.batch_size * team.size, o.seed, skip=self.step * o.accumulate, rows=team.rows, multiple=team.size
@@ -167,7 +190,7 @@ class Trainer:
     def _draw(
         self, x0: Tensor, context: Tensor | None, generator: torch.Generator, team: Team, pieces: int = 1
     ) -> Sample:
-        """Times and noises, drawn for all processes; each takes those of its windows, ``pieces`` segments each."""
+        """Draw times and noises for all processes, and take those of the windows of this process."""
         o, count = self.options, len(x0) * team.size
         schedule = self.denoiser.schedule
         t = training_times(schedule, count, generator, center=o.noise_center, width=o.noise_width)
@@ -177,7 +200,7 @@ class Trainer:
         return sample.each(Tensor.pin_memory) if team.device.type == "cuda" else sample
 
     def update(self, samples: Iterator[Sample]) -> None:
-        """One optimiser step."""
+        """Make one optimiser step."""
         self.settle()
         o = self.options
         rate = o.rate(self.step)
@@ -208,7 +231,7 @@ class Trainer:
         self.pending = torch.stack([total, norm.detach()])
 
     def _gradients(self, batches: list[Sample]) -> Tensor:
-        """Add those of all batches up; returns the loss."""
+        """Add up the gradients of all batches, and return the loss."""
         total = torch.zeros((), device=self.team.device)
         for k, batch in enumerate(batches):
             last = k == len(batches) - 1 or self.team.size == 1
@@ -220,17 +243,17 @@ class Trainer:
         return total
 
     def _make_room(self, windows: int) -> None:
-        """After the device ran out of memory: take half as many windows at once from now on."""
+        """Use half as many windows at once from now on, because the device ran out of memory."""
         if self.team.size > 1 or self.parts >= windows:
             what = f"batches of {windows} (segments of) windows" if self.team.size > 1 else "a single window"
             raise MemoryError(
-                f"the device has too little memory to train on {what}; use a smaller batch_size with a larger accumulate, "
-                "precision='bf16', recompute in the network, or a shorter window"
+                f"the device has too little memory to train on {what}; use a smaller batch_size with a larger "
+                "accumulate, precision='bf16', recompute in the network, or a shorter window"
             )
         if self.parts == 1:
             warnings.warn(
-                "the device ran out of memory; going on with parts of a batch at once, whose gradients are added up (a smaller "
-                "batch_size with a larger accumulate saves the detour)",
+                "the device ran out of memory; training continues with parts of a batch, whose gradients are added "
+                "up (a smaller batch_size with a larger accumulate has the same effect)",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -238,7 +261,7 @@ class Trainer:
         torch.cuda.empty_cache()
 
     def settle(self) -> None:
-        """Look at the loss of the last step; only now, so that a GPU is not kept waiting after each."""
+        """Read the loss of the last step. This is done late, so that a GPU does not wait after each step."""
         if self.pending is None:
             return
         loss, norm = self.team.mean(self.pending).tolist()
@@ -252,9 +275,9 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, windows: Windows) -> float:
-        """Loss of the averaged network on fixed windows, times and noises; keeps the best.
+        """Compute the loss of the averaged network on fixed windows, times and noises, and keep the best network.
 
-        Each process takes its windows of a batch, as in a step.
+        Each process takes its own windows of a batch, as in a training step.
         """
         count, team = self.options.validation_batches, self.team
         batches = windows.batches(self.options.batch_size * team.size, seed=1, rows=team.rows, multiple=team.size)
@@ -329,7 +352,7 @@ def run(
 
 
 def _cut(x: Tensor, pieces: int) -> Tensor:
-    """(batch, time, ...) as ``pieces`` times as many segments; what is the same at all times is repeated."""
+    """Cut (batch, time, ...) into ``pieces`` segments per item. What is constant in time is repeated."""
     if x.shape[1] == 1:
         return x.repeat_interleave(pieces, 0)
     length = x.shape[1] // pieces

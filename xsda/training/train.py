@@ -61,48 +61,65 @@ def train(
     window
         Number of consecutive states of a training sample.
     network
-        "temporal": convolutional in time, trained on segments of ``window`` states, applied to any length from there
-        on (or from ``shortest``); its reach is half the window, so that it also learns what the middle of a long
-        trajectory looks like. "spacetime": the same for large fields, a UNet over space whose blocks mix neighbours in time.
-        "markov": a network on windows of ``window`` states (an odd number), composed. A mapping chooses a class and
-        its parameters: ``{"name": "SpaceTimeUNet", "hidden": (32, 64, 128)}``.
-        Or a network of your own, called as ``network(x, log_noise)`` on ``(batch, time, channel, *space)``.
+        "temporal": convolutional in time, for any size of state. It is trained on segments of ``window`` states and
+        then applies to any length from there on (or from ``shortest``). Its reach is half the window, so that it also
+        learns the middle of a long trajectory. "spacetime": the same for large fields, a UNet over space whose blocks
+        mix neighbours in time. "markov": a network on windows of ``window`` states (an odd number) that are composed.
+        A mapping chooses a class and its parameters: ``{"name": "SpaceTimeUNet", "hidden": (32, 64, 128)}``. Or a
+        network of your own, called as ``network(x, log_noise)`` on (batch, time, channel, *space).
     width
-        Features of the network (default 64; 32 for "spacetime"; 128 for "markov" without space).
+        Features of the network (default: 64; 32 for "spacetime"; 128 for "markov" without space).
     periodic, space
-        Names of the periodic dimensions; names of the space dimensions where attributes do not tell.
+        Names of the periodic dimensions, and of the space dimensions if attributes do not identify them.
     context
-        Variables of ``ds`` without time that the network reads but does not predict (an orography, a land mask).
+        Variables of ``ds`` without time that the network reads but does not predict (orography, a land mask).
     time_features
         "hour_of_day", "day_of_year".
     validation
-        Validation data; without it the data are split 80/10/10 into training, validation and (unused) test.
+        Validation data. Without them, ``ds`` is split 80/10/10 into training, validation and (unused) test data.
     schedule, parameterization
-        Diffusion process and what the network predicts ("edm", "v", "x0", "eps").
+        The diffusion process, and the prediction of the network ("edm", "v", "x0", "eps").
     balance
-        Draw so many free samples at the end and have the prior give back what their spectrum lacks (see ``xsda.balance``);
-        for fields that are periodic along all space axes.
+        Number of free samples that are drawn at the end to correct their spectrum (see ``xsda.balance``), for fields
+        that are periodic along all space axes. 0 makes no correction.
     checkpoint
-        File for checkpoints. If it exists the training goes on from there, exactly as if it had not been interrupted.
+        File for checkpoints. If it exists, the training resumes exactly as if it had not been interrupted.
     log
         CSV file for the losses.
     callback
-        Called as ``callback(step, values)`` at each validation: hang your tracker here.
+        Called as ``callback(step, values)`` at each validation, for an experiment tracker.
+    progress
+        Show a progress bar.
     device
         "auto", "cpu", "cuda".
+    name
+        Name of the prior in results.
     options
-        Fields of ``xsda.training.TrainingOptions``: steps, batch_size, learning_rate, ema, patience, precision, seed, ...
+        Fields of ``xsda.training.TrainingOptions``: steps, batch_size, learning_rate, ema, patience, precision, seed,
+        ...
+
+    Returns
+    -------
+    Prior
+        The trained prior, with its measured error curve.
+
+    Examples
+    --------
+    >>> wave = xr.Dataset({"x": ("time", np.sin(np.arange(100.0)))}, {"time": np.arange(100.0)})
+    >>> prior = xsda.train(wave, window=3, width=4, steps=2, validation_batches=1, progress=False, name="wave")
+    >>> prior.name
+    'wave'
     """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"the training data must be an xarray.Dataset, got {type(ds).__name__}; use .to_dataset()")
-    ds = ds[sorted(ds.data_vars, key=str)]  # that of a zarr store may be another each time it is opened
+    ds = ds[sorted(ds.data_vars, key=str)]  # the order in a zarr store may change each time it is opened
     settings, layout = planned(
         ds, window=window, width=width, periodic=periodic, space=space, context=context, time_features=time_features,
         parameterization=parameterization, balance=balance, **options,
     )  # fmt: skip
     for path in (checkpoint, log):
         if path is not None and not Path(path).absolute().parent.is_dir():
-            raise FileNotFoundError(f"the folder of {path} does not exist; make it first")
+            raise FileNotFoundError(f"the folder of {path} does not exist; create it first")
     if validation is None:
         ds, validation, _ = split(ds, layout, window)
     layout = fit_scaling(ds, layout)
@@ -111,7 +128,7 @@ def train(
         net = make_network(network, layout, window, width)
     denoiser = Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization)
     team = Team.join(device)
-    setup = {
+    setup: dict[str, Any] = {
         "diffusion": denoiser.schedule.config(),
         "parameterization": parameterization,
         "window": window,
@@ -130,28 +147,7 @@ def train(
         progress=progress,
         callback=callback,
     )
-    final = trainer.average
-    error = measure_error(final, _batches(final, held_out, team.device))
-    parameters = sum(p.numel() for p in net.parameters())
-    prior = Prior(
-        final.cpu(),
-        layout,
-        window=window if isinstance(net, MarkovNet) else window // (window // (settings.shortest or window)),
-        error=error,
-        info={
-            "parameters": parameters,
-            "training_steps": summary["steps"],
-            "batch_size": setup["windows_a_step"],
-            "training_window": window,
-            "seed": settings.seed,
-            "validation_loss": round(summary["validation_loss"], 6),
-            "options": {f.name: v for f in fields(settings) if (v := getattr(settings, f.name)) != f.default},
-            "processes": team.size,
-            "device": team.device.type,
-            "torch": torch.__version__.split("+")[0],
-        },
-        name=name,
-    )
+    prior = _trained(trainer, layout, held_out, summary, name)
     if not balance:
         return prior
     return balanced(
@@ -161,6 +157,32 @@ def train(
         device=str(team.device),
         precision=settings.precision,
         progress=progress and team.leads,
+    )
+
+
+def _trained(trainer: Trainer, layout: Layout, held_out: Windows, summary: Mapping[str, Any], name: str) -> Prior:
+    """The prior of the averaged network, with its error on the validation data."""
+    final, settings, team, window = trainer.average, trainer.options, trainer.team, held_out.window
+    error = measure_error(final, _batches(final, held_out, team.device))
+    shortest = window // (window // (settings.shortest or window))
+    return Prior(
+        final.cpu(),
+        layout,
+        window=window if isinstance(final.network, MarkovNet) else shortest,
+        error=error,
+        info={
+            "parameters": sum(p.numel() for p in final.network.parameters()),
+            "training_steps": summary["steps"],
+            "batch_size": trainer.setup["windows_a_step"],
+            "training_window": window,
+            "seed": settings.seed,
+            "validation_loss": round(summary["validation_loss"], 6),
+            "options": {f.name: v for f in fields(settings) if (v := getattr(settings, f.name)) != f.default},
+            "processes": team.size,
+            "device": team.device.type,
+            "torch": torch.__version__.split("+")[0],
+        },
+        name=name,
     )
 
 
@@ -177,7 +199,27 @@ def planned(
     balance: int = 0,
     **options: Any,
 ) -> tuple[TrainingOptions, Layout]:
-    """What ``train`` would do with data like these, checked."""
+    """Check the options of ``train`` for these data, without training.
+
+    Parameters
+    ----------
+    ds, window, width, periodic, space, context, time_features, parameterization, balance, options
+        As for ``train``.
+
+    Returns
+    -------
+    settings : TrainingOptions
+        Options of the training.
+    layout : Layout
+        Variables and axes.
+
+    Examples
+    --------
+    >>> from xsda.training.train import planned
+    >>> wave = xr.Dataset({"x": ("time", np.sin(np.arange(100.0)))}, {"time": np.arange(100.0)})
+    >>> planned(wave, steps=5)[0].steps
+    5
+    """
     unknown = [k for k in options if k not in TrainingOptions.__dataclass_fields__]
     if unknown:
         raise TypeError(f"unknown option {unknown[0]!r}; {choose(unknown[0], TrainingOptions.__dataclass_fields__)}")
