@@ -21,7 +21,8 @@ from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.nn import MarkovNet, TemporalNet
 from xsda.training.balancing import InParts
-from xsda.training.loop import Objective, Trainer, _cut
+from xsda.training.loop import Trainer, _cut
+from xsda.training.objective import Objective
 from xsda.training.networks import make_network
 from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched

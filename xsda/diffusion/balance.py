@@ -212,6 +212,17 @@ def measure_balance(
     -------
     Balance
         The correction.
+
+    Examples
+    --------
+
+    >>> from xsda.diffusion.balance import measure_balance
+    >>> from xsda.priors.exact import GaussianDenoiser
+    >>> white = GaussianDenoiser.of(torch.zeros(1, 8), torch.eye(8)[None], torch.ones(1), (1, 1, 8))
+    >>> noise = xsda.diffusion.MemberNoise(0, range(64), (1, 1, 8))
+    >>> found = measure_balance(white, torch.ones(1, 5), (1, 1, 8), noise, steps=16)
+    >>> bool(found.rate.abs().max() < 0.1)
+    True
     """
     schedule, times = denoiser.schedule, time_grid(denoiser.schedule, steps)
     numbers = torch.arange(spectrum.shape[1]) / min(shape[2:])

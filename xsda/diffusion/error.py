@@ -111,6 +111,15 @@ def measure_error(
     -------
     ErrorCurve
         Root mean square error and correlation of neighbours.
+
+    Examples
+    --------
+
+    >>> denoiser = xsda.load_model("lorenz63").denoiser
+    >>> states = torch.randn(4, 16, 3, generator=torch.Generator().manual_seed(0))
+    >>> curve = xsda.diffusion.measure_error(denoiser, [(denoiser, states)], count=3)
+    >>> curve.rms.shape
+    torch.Size([3, 3])
     """
     if levels is None:
         ends = denoiser.schedule.noise_level(torch.tensor([0.0, 1.0], dtype=torch.float64)).log()

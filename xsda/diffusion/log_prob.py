@@ -56,6 +56,14 @@ def log_prob(
     -------
     Tensor
         log p of each state, (batch,).
+
+    Examples
+    --------
+
+    >>> from xsda.priors.exact import GaussianDenoiser
+    >>> normal = GaussianDenoiser.of(torch.zeros(1, 2), torch.eye(2)[None], torch.ones(1), (2, 1))
+    >>> xsda.diffusion.log_prob(normal, torch.zeros(1, 2, 1)).round(decimals=2)
+    tensor([-1.8400], dtype=torch.float64)
     """
     schedule = denoiser.schedule
     exact = x0[0].numel() <= EXACT_LIMIT if exact is None else exact
@@ -144,6 +152,14 @@ def elbo(
     -------
     Tensor
         Estimate of the bound for each state, (batch,).
+
+    Examples
+    --------
+
+    >>> from xsda.priors.exact import GaussianDenoiser
+    >>> normal = GaussianDenoiser.of(torch.zeros(1, 2), torch.eye(2)[None], torch.ones(1), (2, 1))
+    >>> bool(xsda.diffusion.elbo(normal, torch.zeros(1, 2, 1), samples=512) < -1.8)
+    True
     """
     schedule, n = denoiser.schedule, x0[0].numel()
     low, high = _log_levels(denoiser)

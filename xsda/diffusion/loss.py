@@ -125,6 +125,15 @@ def denoising_loss(
     -------
     Tensor
         The loss.
+
+    Examples
+    --------
+
+    >>> from xsda.priors.exact import GaussianDenoiser
+    >>> normal = GaussianDenoiser.of(torch.zeros(1, 2), torch.eye(2)[None], torch.ones(1), (2, 1))
+    >>> x0, t = torch.randn(5, 2, 1), torch.rand(5)
+    >>> xsda.diffusion.denoising_loss(normal, x0, t, torch.randn(5, 2, 1), reduce=False).shape
+    torch.Size([5])
     """
     x_t = denoiser.schedule.add_noise(x0, t, noise)
     weight = loss_weight(denoiser.schedule, t, weighting, getattr(denoiser, "data_std", 1.0))

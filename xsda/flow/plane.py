@@ -42,7 +42,26 @@ class PlaneAxis:
 
 
 def velocity(flow: Flow, u: str, v: str) -> dict[str, Any]:
-    """Return the velocities as "u" and "v", or raise if they are missing or do not match."""
+    """Return the velocities, or raise if they are missing or do not match.
+
+    Parameters
+    ----------
+    flow
+        Dataset or mapping of tensors.
+    u, v
+        Names of the velocities.
+
+    Returns
+    -------
+    dict
+        The fields "u" and "v".
+
+    Examples
+    --------
+    >>> from xsda.flow.plane import velocity
+    >>> list(velocity({"a": torch.zeros(2, 2), "b": torch.zeros(2, 2)}, "a", "b"))
+    ['u', 'v']
+    """
     if not isinstance(flow, Mapping):
         raise TypeError(
             f"expected a Dataset, or a mapping of tensors, with the velocities {u!r} and {v!r}, "
@@ -63,7 +82,26 @@ def velocity(flow: Flow, u: str, v: str) -> dict[str, Any]:
 
 
 def checked(name: str, field: Any) -> Tensor:
-    """Return a floating-point tensor (..., y, x), or raise."""
+    """Return a floating-point tensor (..., y, x), or raise.
+
+    Parameters
+    ----------
+    name
+        Name for the error message.
+    field
+        What may be a tensor.
+
+    Returns
+    -------
+    Tensor
+        The field.
+
+    Examples
+    --------
+    >>> from xsda.flow.plane import checked
+    >>> checked("u", torch.zeros(2, 3)).shape
+    torch.Size([2, 3])
+    """
     if not isinstance(field, Tensor):
         raise TypeError(f"{name} is a {type(field).__name__}, expected a tensor; use torch.as_tensor, or a Dataset")
     if field.ndim < 2 or not field.is_floating_point():
@@ -75,7 +113,31 @@ def checked(name: str, field: Any) -> Tensor:
 
 
 def labelled_axes(ds: xr.Dataset, name: str, *, ring: bool) -> tuple[dict[str, PlaneAxis], str | None]:
-    """Return the axes of a variable and the unit of length. ``ring``: the axes must be periodic."""
+    """Find the axes of a variable.
+
+    Parameters
+    ----------
+    ds
+        Dataset with the variable.
+    name
+        Name of the variable.
+    ring
+        Whether the axes must be periodic.
+
+    Returns
+    -------
+    axes : dict
+        The axes "y" and "x".
+    unit : str or None
+        Unit of length.
+
+    Examples
+    --------
+    >>> from xsda.flow.plane import labelled_axes
+    >>> ds = xr.Dataset({"u": (("y", "x"), np.zeros((2, 3)))}, {"y": [0.0, 2.0], "x": [0.0, 1.0, 2.0]})
+    >>> labelled_axes(ds, "u", ring=False)[0]["y"]
+    PlaneAxis(dim='y', step=2.0, ring=False)
+    """
     axes = {}
     dims = plane_dims(ds[[name]])
     for along, dim in zip("yx", dims, strict=True):
@@ -89,7 +151,28 @@ def labelled_axes(ds: xr.Dataset, name: str, *, ring: bool) -> tuple[dict[str, P
 
 
 def tensor_axes(flow: Any, spacing: Spacing, *, ring: bool) -> dict[str, PlaneAxis]:
-    """Return the axes of tensors (..., y, x). ``ring``: the axes must be periodic."""
+    """Describe the axes of tensors (..., y, x).
+
+    Parameters
+    ----------
+    flow
+        Mapping of tensors, which may be the state of a prior.
+    spacing
+        A number or (dy, dx), or None to use that of the state.
+    ring
+        Whether the axes must be periodic.
+
+    Returns
+    -------
+    dict
+        The axes "y" and "x".
+
+    Examples
+    --------
+    >>> from xsda.flow.plane import tensor_axes
+    >>> tensor_axes({}, (2.0, 1.0), ring=True)["y"]
+    PlaneAxis(dim=-2, step=2.0, ring=True)
+    """
     space = getattr(flow, "space", ()) if spacing is None else ()
     if spacing is None:
         spacing = getattr(flow, "spacing", None)
@@ -120,7 +203,24 @@ def _check_space(axes: Sequence[Any], *, ring: bool) -> tuple[bool, bool]:
 
 
 def plane_dims(ds: xr.Dataset) -> tuple[str, str]:
-    """Return the names of the y and x dimensions."""
+    """Find the two dimensions of a plane.
+
+    Parameters
+    ----------
+    ds
+        Dataset on the plane.
+
+    Returns
+    -------
+    tuple of str
+        Names of the y and x dimensions.
+
+    Examples
+    --------
+    >>> from xsda.flow.plane import plane_dims
+    >>> plane_dims(xr.Dataset({"u": (("x", "y"), np.zeros((2, 3)))}))
+    ('y', 'x')
+    """
     timed = ds if "time" in ds.dims else ds.drop_vars("time", errors="ignore").expand_dims("time")
     space = find_axes(timed)[1]
     if len(space) != 2:
@@ -132,7 +232,28 @@ def plane_dims(ds: xr.Dataset) -> tuple[str, str]:
 
 
 def positions(ds: xr.Dataset, dim: str, *, ring: bool = False) -> np.ndarray:
-    """Return the coordinate of an axis as numbers. ``ring``: the axis must be periodic and evenly spaced."""
+    """Return the coordinate of an axis as numbers.
+
+    Parameters
+    ----------
+    ds
+        Dataset with the coordinate.
+    dim
+        Name of the axis.
+    ring
+        Whether the axis must be periodic and evenly spaced.
+
+    Returns
+    -------
+    ndarray
+        Positions, ascending or descending.
+
+    Examples
+    --------
+    >>> from xsda.flow.plane import positions
+    >>> positions(xr.Dataset(coords={"x": [0.0, 1.0]}), "x")
+    array([0., 1.])
+    """
     if dim not in ds.coords:
         raise ValueError(f"{dim!r} has no coordinate; give it the centres of its cells: .assign_coords({dim}=...)")
     if ds.sizes[dim] < 2:
@@ -161,7 +282,24 @@ def _open_text(ds: xr.Dataset, dim: str, x: np.ndarray) -> str:
 
 
 def step(x: np.ndarray) -> float:
-    """Return the mean distance between two points, negative along a descending axis."""
+    """Return the mean distance between two points, negative along a descending axis.
+
+    Parameters
+    ----------
+    x
+        Positions.
+
+    Returns
+    -------
+    float
+        The step.
+
+    Examples
+    --------
+    >>> from xsda.flow.plane import step
+    >>> step(np.array([3.0, 1.0]))
+    -2.0
+    """
     return float(x[-1] - x[0]) / (len(x) - 1)
 
 

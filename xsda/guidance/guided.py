@@ -135,6 +135,21 @@ def check_prediction(likelihood: Likelihood, x0: Tensor, predicted: Tensor) -> N
     """Raise if H, or its derivative, is not finite at a finite state.
 
     States that are themselves not finite are left to the sampler, which reports them.
+
+    Parameters
+    ----------
+    likelihood
+        Operator and observations.
+    x0
+        States (batch, time, channel, *space).
+    predicted
+        H(x0), (batch, M).
+
+    Examples
+    --------
+    >>> from xsda.guidance.guided import check_prediction
+    >>> rooted = xsda.likelihood.Likelihood(lambda x: x[:, 0].sqrt(), torch.ones(1), torch.ones(1), linear=False)
+    >>> check_prediction(rooted, torch.ones(1, 1, 1), torch.ones(1, 1))
     """
     finite = torch.isfinite(x0).flatten(1).all(1)
     bad = finite[:, None] & ~torch.isfinite(predicted)

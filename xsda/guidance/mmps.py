@@ -65,6 +65,17 @@ class MomentMatching(GuidedDenoiser):
     """The guided denoiser of ``MMPS``.
 
     It keeps the last solution as the next starting point, and counts the products with V_t.
+
+    Parameters
+    ----------
+    denoiser
+        Denoiser of the prior.
+    likelihood
+        Operator, observed values and law of their errors.
+    error
+        Measured error of the denoiser, if the prior stores it.
+    options
+        Options of the solves.
     """
 
     def __init__(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None, options: MMPS):

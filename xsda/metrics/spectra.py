@@ -177,7 +177,29 @@ def _positions(ds: xr.Dataset, dim: str) -> np.ndarray:
 
 
 def ring_period(ds: xr.Dataset, dim: str, x: np.ndarray) -> float | None:
-    """Return the period of an axis that holds every point of it once, None for any other axis."""
+    """Return the period of an axis that holds every point of it once, None for any other axis.
+
+    Parameters
+    ----------
+    ds
+        Dataset with the coordinate.
+    dim
+        Name of the axis.
+    x
+        Its positions as numbers.
+
+    Returns
+    -------
+    float or None
+        The period.
+
+    Examples
+    --------
+    >>> from xsda.metrics.spectra import ring_period
+    >>> ds = xr.Dataset(coords={"x": ("x", np.arange(4.0), {"period": 4.0})})
+    >>> ring_period(ds, "x", ds.x.values), ring_period(ds, "x", ds.x.values[:3])
+    (4.0, None)
+    """
     spacing = abs(float(x[-1] - x[0])) / (len(x) - 1)
     period = own_period(ds, dim, spacing)
     return period if period is not None and abs(spacing * len(x) - period) < 0.01 * spacing else None
@@ -221,7 +243,24 @@ def _density(values: np.ndarray, shell: np.ndarray, width: float, axes: tuple[in
 
 
 def units_of(*factors: tuple[str | None, int]) -> str:
-    """Multiply powers of units: ``("m s-1", 2), ("m", -1)`` gives ``"m s-2"``, and ``""`` if the first is unknown."""
+    """Multiply powers of units.
+
+    Parameters
+    ----------
+    factors
+        Pairs of units and exponent.
+
+    Returns
+    -------
+    str
+        The product, or "" if the first units are unknown.
+
+    Examples
+    --------
+    >>> from xsda.metrics.spectra import units_of
+    >>> units_of(("m s-1", 2), ("m", -1))
+    'm s-2'
+    """
     if not factors[0][0]:
         return ""
     powers: dict[str, int] = {}

@@ -25,7 +25,19 @@ AT_ONCE = 128  # states in one tensor: the allocator reuses the memory of small 
 
 
 class SpaceTimeBlock(nn.Module):
-    """Residual block on states in the order of time, (time * batch, channel, *space); initially the identity."""
+    """Residual block on states in the order of time, (time * batch, channel, *space); initially the identity.
+
+    Parameters
+    ----------
+    width
+        Features.
+    features
+        Size of the noise embedding.
+    kernel
+        Size of the convolutions in space.
+    boundaries
+        Boundary of each space axis.
+    """
 
     def __init__(self, width: int, features: int, kernel: int, boundaries: Sequence[str]):
         super().__init__()

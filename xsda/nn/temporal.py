@@ -20,7 +20,17 @@ from xsda.nn.norm import ChannelNorm
 
 
 class GatedBlock(nn.Module):
-    """Residual block: normalise, modulate by the noise level, convolve, gate, project. Initially the identity."""
+    """Residual block: normalise, modulate by the noise level, convolve, gate, project. Initially the identity.
+
+    Parameters
+    ----------
+    width
+        Features.
+    features
+        Size of the noise embedding.
+    kernel, dilation, boundaries
+        Size and dilation of the convolution, and boundary, for each axis.
+    """
 
     def __init__(
         self, width: int, features: int, kernel: Sequence[int], dilation: Sequence[int], boundaries: Sequence[str]

@@ -20,7 +20,19 @@ from xsda.nn.norm import ChannelNorm
 
 
 class ModulatedBlock(nn.Module):
-    """Residual block of two convolutions, modulated by the noise embedding."""
+    """Residual block of two convolutions, modulated by the noise embedding.
+
+    Parameters
+    ----------
+    width
+        Features.
+    features
+        Size of the noise embedding.
+    kernel
+        Size of the convolutions.
+    boundaries
+        Boundary of each axis.
+    """
 
     def __init__(self, width: int, features: int, kernel: int, boundaries: Sequence[str]):
         super().__init__()

@@ -64,6 +64,12 @@ def balance(
     -------
     Prior
         The corrected prior. ``unbalanced()`` returns the original.
+
+    Examples
+    --------
+
+    >>> truth = xsda.systems.Lorenz96().simulate(length=16, seed=0)
+    >>> prior = xsda.balance(xsda.load_model("lorenz96"), truth, members=4, progress=False)  # doctest: +SKIP
     """
     check_balance(prior.layout)
     plain = prior.unbalanced().denoiser

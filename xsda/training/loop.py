@@ -13,20 +13,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from xsda.diffusion.denoisers import Preconditioned
-from xsda.diffusion.loss import denoising_loss, training_times
+from xsda.diffusion.loss import training_times
 from xsda.files import replacing
 from xsda.sampling.devices import out_of_memory
 from xsda.training.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from xsda.training.objective import Objective, Sample
 from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched
-from xsda.training.training_options import OPTIMIZERS, PRECISIONS, TrainingOptions
+from xsda.training.training_options import OPTIMIZERS, TrainingOptions
 from xsda.training.windows import Windows
 
 Callback = Callable[[int, dict[str, float]], None]
@@ -35,51 +36,6 @@ COLUMNS = ("loss", "validation_loss", "learning_rate", "seconds", "waiting")  # 
 
 class TrainingError(RuntimeError):
     """Training cannot continue."""
-
-
-class Sample(NamedTuple):
-    """The input of one evaluation of the loss, with one noise level for each item of the batch."""
-
-    x0: Tensor
-    context: Tensor | None
-    t: Tensor
-    noise: Tensor
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> Sample:
-        """Apply a function to every tensor."""
-        context = None if self.context is None else change(self.context)
-        return Sample(change(self.x0), context, change(self.t), change(self.noise))
-
-    def to(self, device: torch.device) -> Sample:
-        """Return the sample on another device."""
-        return self.each(lambda v: v.to(device, non_blocking=True))
-
-    def parts(self, count: int) -> Iterator[tuple[float, Sample]]:
-        """Yield ``count`` parts of the batch (at most one per item), each with its fraction of the batch."""
-        size = len(self.t)
-        for rows in torch.arange(size).tensor_split(min(count, size)):
-            yield len(rows) / size, self.each(lambda v: v[rows[0] : rows[-1] + 1])  # noqa: B023
-
-
-class Objective(nn.Module):
-    """The loss as a module, which is what torch distributes over processes.
-
-    Parameters
-    ----------
-    denoiser
-        The denoiser to train.
-    options
-        Weighting and precision.
-    """
-
-    def __init__(self, denoiser: Preconditioned, options: TrainingOptions):
-        super().__init__()
-        self.denoiser, self.weighting, self.precision = denoiser, options.weighting, PRECISIONS[options.precision]
-
-    def forward(self, x0: Tensor, context: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
-        seen = self.denoiser if context is None else self.denoiser.conditioned(context)
-        with torch.autocast(x0.device.type, dtype=self.precision, enabled=self.precision is not None):
-            return denoising_loss(seen, x0, t, noise, weighting=self.weighting)
 
 
 class Trainer:
@@ -309,7 +265,26 @@ def run(
     progress: bool,
     callback: Callback | None,
 ) -> dict[str, Any]:
-    """Train to the end; returns a summary. The trainer then holds the best averaged weights."""
+    """Train to the end. The trainer then holds the best averaged weights.
+
+    Parameters
+    ----------
+    trainer
+        The state of the training.
+    training, validation
+        Windows of the data.
+    checkpoint, log
+        Files for checkpoints and losses, or None.
+    progress
+        Show a progress bar.
+    callback
+        Called as ``callback(step, values)`` at each validation.
+
+    Returns
+    -------
+    dict
+        Number of steps, best validation loss, and seconds.
+    """
     options, team = trainer.options, trainer.team
     if checkpoint is not None and checkpoint.exists():
         trainer.load(checkpoint)

@@ -51,7 +51,13 @@ class DDIM(Sampler):
 
 @dataclass(frozen=True, kw_only=True)
 class DDPM(DDIM):
-    """Ancestral sampling: draw x_s given x_t and the estimate of x_0; the parameters are those of ``DDIM``."""
+    """Ancestral sampling: draw x_s from its distribution given x_t and the estimate of x_0.
+
+    Parameters
+    ----------
+    steps, grid, corrections, tau, bounded, resampling, eta
+        As for ``DDIM``.
+    """
 
     steps: int = 256
     eta: float = 1.0

@@ -30,6 +30,15 @@ def velocity(denoiser: Denoiser, x: Tensor, t: Tensor) -> Tensor:
     -------
     Tensor
         Velocity, in the shape of ``x``.
+
+    Examples
+    --------
+
+    >>> from xsda.diffusion.samplers import velocity
+    >>> from xsda.priors.exact import GaussianDenoiser
+    >>> normal = GaussianDenoiser.of(torch.zeros(1, 2), torch.eye(2)[None], torch.ones(1), (2, 1))
+    >>> velocity(normal, torch.zeros(1, 2, 1), torch.tensor(0.5)).flatten()
+    tensor([0., 0.])
     """
     x0, eps = predict(denoiser, x, t)
     alpha_rate, sigma_rate = denoiser.schedule.rates(t)

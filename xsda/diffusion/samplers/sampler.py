@@ -359,6 +359,16 @@ def predict(denoiser: Denoiser, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     -------
     x0, eps : Tensor
         Estimates of the clean state and of the noise.
+
+    Examples
+    --------
+
+    >>> from xsda.diffusion.samplers.sampler import predict
+    >>> from xsda.priors.exact import GaussianDenoiser
+    >>> normal = GaussianDenoiser.of(torch.zeros(1, 2), torch.eye(2)[None], torch.ones(1), (2, 1))
+    >>> x0, eps = predict(normal, torch.zeros(1, 2, 1), torch.tensor(0.5))
+    >>> x0.flatten()
+    tensor([0., 0.])
     """
     x0 = denoiser(x, t)
     return x0, noise_estimate(denoiser.schedule, x, x0, t)
