@@ -325,7 +325,7 @@ def test_a_cluster(tmp_path):
         ({"seed": -1}, ValueError, "seed=-1"),
         ({"workers": 0}, ValueError, "workers=0"),
         ({"workers": 2, "scheduler": "tcp://nowhere:1"}, ValueError, "give one of them"),
-        ({"coarsen": 4}, ValueError, "would do: 2, 3, 6"),
+        ({"coarsen": 4}, ValueError, "possible factors: 2, 3, 6"),
         ({"system": Lorenz63(), "coarsen": 2}, ValueError, "no space"),
         ({"system": Lorenz96}, TypeError, "such as Lorenz96"),
         ({"path": "a.txt"}, ValueError, r"must end in one of \.nc"),

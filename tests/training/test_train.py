@@ -21,8 +21,9 @@ from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.nn import MarkovNet, TemporalNet
 from xsda.training.balancing import InParts
-from xsda.training.loop import Objective, Trainer, _cut
+from xsda.training.loop import Trainer, _cut
 from xsda.training.networks import make_network
+from xsda.training.objective import Objective
 from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched
 from xsda.training.training_options import TrainingOptions

@@ -16,20 +16,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from xsda.diffusion.denoisers import Preconditioned
-from xsda.diffusion.loss import denoising_loss, training_times
+from xsda.diffusion.loss import training_times
 from xsda.files import replacing
 from xsda.sampling.devices import out_of_memory
 from xsda.training.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from xsda.training.objective import Objective, Sample
 from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched
-from xsda.training.training_options import OPTIMIZERS, PRECISIONS, TrainingOptions
+from xsda.training.training_options import OPTIMIZERS, TrainingOptions
 from xsda.training.windows import Windows
 
 Callback = Callable[[int, dict[str, float]], None]
@@ -40,43 +41,20 @@ class TrainingError(RuntimeError):
     """Training cannot continue."""
 
 
-class Sample(NamedTuple):
-    """The inputs of one evaluation of the loss, with one noise level for each item of the batch."""
-
-    x0: Tensor
-    context: Tensor | None
-    t: Tensor
-    noise: Tensor
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> Sample:
-        context = None if self.context is None else change(self.context)
-        return Sample(change(self.x0), context, change(self.t), change(self.noise))
-
-    def to(self, device: torch.device) -> Sample:
-        return self.each(lambda v: v.to(device, non_blocking=True))
-
-    def parts(self, count: int) -> Iterator[tuple[float, Sample]]:
-        """Split the batch into ``count`` parts, or fewer if it has fewer items; yield each with its share of the batch."""
-        size = len(self.t)
-        for rows in torch.arange(size).tensor_split(min(count, size)):
-            yield len(rows) / size, self.each(lambda v: v[rows[0] : rows[-1] + 1])  # noqa: B023
-
-
-class Objective(nn.Module):
-    """The loss as a module, because torch distributes modules over processes."""
-
-    def __init__(self, denoiser: Preconditioned, options: TrainingOptions):
-        super().__init__()
-        self.denoiser, self.weighting, self.precision = denoiser, options.weighting, PRECISIONS[options.precision]
-
-    def forward(self, x0: Tensor, context: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
-        seen = self.denoiser if context is None else self.denoiser.conditioned(context)
-        with torch.autocast(x0.device.type, dtype=self.precision, enabled=self.precision is not None):
-            return denoising_loss(seen, x0, t, noise, weighting=self.weighting)
-
-
 class Trainer:
-    """The state of a training run: network, averaged network, optimiser and step."""
+    """The state of one training run: network, running average and optimiser.
+
+    Parameters
+    ----------
+    denoiser
+        The denoiser to train.
+    options
+        The options of the training.
+    team
+        The processes of the training.
+    setup
+        Further settings that a checkpoint must agree with.
+    """
 
     def __init__(
         self,
@@ -128,7 +106,8 @@ class Trainer:
         if changed:
             differences = ", ".join(f"{k}: {then.get(k)!r} then, {now[k]!r} now" for k in changed)
             raise ValueError(
-                f"the checkpoint {path} belongs to a training with other options ({differences}); remove it to start anew"
+                f"the checkpoint {path} belongs to a training with other options ({differences}); remove it to start "
+                "anew"
             )
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -227,8 +206,8 @@ class Trainer:
         if self.team.size > 1 or self.parts >= windows:
             what = f"batches of {windows} (segments of) windows" if self.team.size > 1 else "a single window"
             raise MemoryError(
-                f"the device has too little memory to train on {what}; use a smaller batch_size with a larger accumulate, "
-                "precision='bf16', recompute in the network, or a shorter window"
+                f"the device has too little memory to train on {what}; use a smaller batch_size with a larger "
+                "accumulate, precision='bf16', recompute in the network, or a shorter window"
             )
         if self.parts == 1:
             warnings.warn(

@@ -69,7 +69,7 @@ def train(
         on windows of ``window`` states (an odd number), whose results are composed. A mapping chooses a class and its
         parameters: ``{"name": "SpaceTimeUNet", "hidden": (32, 64, 128)}``. Or pass your own network, called as ``network(x, log_noise)`` on ``(batch, time, channel, *space)``.
     width
-        Features of the network (default 64; 32 for "spacetime"; 128 for "markov" without space).
+        Features of the network (default: 64; 32 for "spacetime"; 128 for "markov" without space).
     periodic, space
         Names of the periodic dimensions. Names of the space dimensions, needed if their attributes do not mark them.
     context
@@ -79,7 +79,7 @@ def train(
     validation
         Validation data. Without it, ``ds`` is split 80/10/10 into training, validation and (unused) test data.
     schedule, parameterization
-        Diffusion process and what the network predicts ("edm", "v", "x0", "eps").
+        The diffusion process, and the prediction of the network ("edm", "v", "x0", "eps").
     balance
         Number of free samples to draw at the end, to measure and correct the variance that samples lack at each wavenumber
         (see ``xsda.balance``). Only for fields that are periodic along all space axes.
@@ -196,6 +196,32 @@ def _prior(
         error=error,
         info={
             "parameters": sum(p.numel() for p in network.parameters()),
+            "training_steps": summary["steps"],
+            "batch_size": trainer.setup["windows_a_step"],
+            "training_window": window,
+            "seed": settings.seed,
+            "validation_loss": round(summary["validation_loss"], 6),
+            "options": {f.name: v for f in fields(settings) if (v := getattr(settings, f.name)) != f.default},
+            "processes": team.size,
+            "device": team.device.type,
+            "torch": torch.__version__.split("+")[0],
+        },
+        name=name,
+    )
+
+
+def _trained(trainer: Trainer, layout: Layout, held_out: Windows, summary: Mapping[str, Any], name: str) -> Prior:
+    """The prior of the averaged network, with its error on the validation data."""
+    final, settings, team, window = trainer.average, trainer.options, trainer.team, held_out.window
+    error = measure_error(final, _batches(final, held_out, team.device))
+    shortest = window // (window // (settings.shortest or window))
+    return Prior(
+        final.cpu(),
+        layout,
+        window=window if isinstance(final.network, MarkovNet) else shortest,
+        error=error,
+        info={
+            "parameters": sum(p.numel() for p in final.network.parameters()),
             "training_steps": summary["steps"],
             "batch_size": trainer.setup["windows_a_step"],
             "training_window": window,
