@@ -16,6 +16,7 @@ import pytest
 import xsda
 from xsda.cli import values
 from xsda.diffusion.samplers import SAMPLERS
+from xsda.files import FORMATS
 from xsda.guidance import GUIDANCE
 from xsda.likelihood import LAWS
 from xsda.systems.simulation import SYSTEMS
@@ -33,7 +34,9 @@ def program(request, tmp_path):
         return [sys.executable, "-m", "xsda"]
     script = tmp_path / "bin" / "xsda"
     script.parent.mkdir()
-    script.write_text("import sys\nfrom xsda.cli import main\nsys.exit(main())\n")  # as an installer writes it
+    script.write_text(
+        "import sys\nfrom xsda.cli import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )  # as an installer writes it
     return [sys.executable, str(script)]
 
 
@@ -98,6 +101,7 @@ def test_names_of_the_command_line_are_those_of_the_library():
     assert set(values.LAWS) == set(LAWS)
     assert set(values.SYSTEMS) == set(SYSTEMS)
     assert set(values.NETWORKS) == set(NAMES)
+    assert set(values.FILE_ENDINGS) == set(FORMATS)
     assert values.model_names() == sorted(xsda.models())
 
 
