@@ -23,6 +23,7 @@ from xsda.systems.simulation import SYSTEMS
 from xsda.training.networks import NAMES
 
 ROOT = Path(xsda.__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 COMMANDS = ["demo", "simulate", "train", "assimilate", "sample", "evaluate", "plot", "models"]
 HEAVY = {"torch", "xarray", "numpy", "dask", "pandas", "matplotlib", "tqdm"}
 
@@ -42,7 +43,7 @@ def program(request, tmp_path):
 
 def run(command, folder, path=(), **environment):
     """The finished process of a command in a folder, which imports from ``path`` first."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT])), **environment}
+    env = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(map(str, [*path, ROOT])), **environment}
     return subprocess.run([str(c) for c in command], cwd=folder, env=env, capture_output=True, text=True)
 
 
@@ -116,9 +117,8 @@ def test_interrupted_imports_say_one_line(program, tmp_path, module, arguments):
 
 def test_an_interrupted_computation_says_one_line_and_leaves_nothing(program, tmp_path):
     command = [*program, "sample", "--model", "lorenz63", "--length", "64", "--members", "100000", "--out", "a.nc"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     before = set(tmp_path.iterdir())
-    running = subprocess.Popen([*command, "--progress"], cwd=tmp_path, env=env, stderr=subprocess.PIPE)
+    running = subprocess.Popen([*command, "--progress"], cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE)
     os.set_blocking(running.stderr.fileno(), False)
     seen, started = b"", time.monotonic()
     while b"sampling" not in seen and time.monotonic() - started < 60:  # the bar: members are being drawn
@@ -208,9 +208,8 @@ def test_commands_are_silent_in_a_log(tmp_path, command):
 def test_a_progress_bar_in_a_terminal(tmp_path):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "xsda", *SHORT]
-    running = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=theirs)
+    running = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=theirs)
     os.close(theirs)
     shown = b""
     with suppress(OSError):  # the end, where nobody writes any more
