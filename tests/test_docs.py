@@ -13,7 +13,7 @@ import pytest
 from xsda.cli.program import program
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(<!-- skip -->\s*\n)?```(python|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -64,10 +64,10 @@ def test_command_lines_parse(words):
     program.commands[name].make_context(name, rest)
 
 
-SCRIPTS = sorted((ROOT / "examples").glob("*/*.py"))
+SCRIPTS = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").glob("*/*.py")])
 
 
-@pytest.mark.parametrize("path", [p for p in SCRIPTS if p.stem != "common"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in SCRIPTS if p.stem not in ("common", "record")], ids=lambda p: p.stem)
 def test_every_script_says_what_it_does(path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(path.parent)
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])

@@ -21,7 +21,7 @@ def _runs_as_command() -> bool:
 
 if not _runs_as_command():
     from xsda import accessor as _accessor  # noqa: F401  (registers ds.sda)
-    from xsda import baselines, diffusion, flow, guidance, likelihood, metrics, nn, observations, priors, systems
+    from xsda import baselines, diffusion, flow, guidance, likelihood, metrics, nn, observations, plot, priors, systems
     from xsda.assimilation import assimilate
     from xsda.compare import compare
     from xsda.diffusion import samplers
@@ -58,6 +58,7 @@ __all__ = [
     "nn",
     "observations",
     "observe",
+    "plot",
     "priors",
     "sample",
     "samplers",

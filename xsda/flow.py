@@ -33,8 +33,8 @@ import xarray as xr
 from torch import Tensor
 
 from xsda.arguments import choose
-from xsda.labels.axes import SPACE_NAMES, axis_numbers, check_sorted, find_axes, is_longitude, uniform_step
-from xsda.labels.grid import check_units
+from xsda.labels.axes import SPACE_NAMES, axis_numbers, check_sorted, find_axes, uniform_step
+from xsda.labels.cf import check_units, is_longitude
 from xsda.metrics.spectra import ring_period, units_of
 
 Flow = xr.Dataset | Mapping[str, Tensor]

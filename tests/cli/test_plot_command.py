@@ -59,7 +59,7 @@ def test_series(series):
         folder / "post.nc", "--truth", folder / "truth.nc", "--obs", folder / "obs.nc", "--variable", "y", "--variable", "x",
         "--out", folder / "two.png",
     )  # fmt: skip
-    expected = picture(post[["y", "x"]].sda.plot(truth=truth, obs=[obs]))
+    expected = picture(post.sda.plot(truth=truth, obs=[obs], variable=["y", "x"]))
     np.testing.assert_array_equal(imread(folder / "two.png"), expected)
     assert not np.array_equal(expected, picture(post[["y", "x"]].sda.plot(truth=truth)))
 
@@ -71,9 +71,23 @@ def test_maps(maps):
             folder / "post.nc", "--truth", folder / "truth.nc", "--obs", folder / "obs.nc", "--variable", "v", "--time", time,
             "--out", folder / f"{time}.png",
         )  # fmt: skip
-        expected = picture(post[["v"]].sda.plot(truth=truth, obs=[obs], time=time))
+        expected = picture(post.sda.plot(truth=truth, obs=[obs], variable="v", time=time))
         np.testing.assert_array_equal(imread(folder / f"{time}.png"), expected)
     assert not np.array_equal(imread(folder / "0.png"), imread(folder / "-1.png"))
+
+
+def test_a_state_by_its_time(maps):
+    """The times are 0, 10, 20, 30: 20.0 is a time, 2 a position."""
+    folder, post, *_ = maps
+    post = post.assign_coords(time=10 * post.time)
+    post.to_netcdf(folder / "tens.nc")
+    for text, position in (("20.0", 2), ("2", 2), ("0", 0)):
+        call(folder / "tens.nc", "--time", text, "--overwrite")
+        np.testing.assert_array_equal(imread(folder / "tens.png"), picture(post.sda.plot(time=position)))
+    dates = post.assign_coords(time=np.datetime64("2026-03-01", "ns") + post.time.values.astype("timedelta64[h]"))
+    dates.to_netcdf(folder / "dates.nc")
+    call(folder / "dates.nc", "--time", "2026-03-01T10")
+    np.testing.assert_array_equal(imread(folder / "dates.png"), picture(dates.sda.plot(time=1)))
 
 
 def test_formats(series):

@@ -77,7 +77,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Request, "trajectory", trajectory)
     out = call(*command, code=130)
     assert "interrupted; 2 of 5 trajectories are kept in" in out
-    assert "the same call goes on" in out
+    assert "repeat the call to continue" in out
     done[:] = [None] * 3
     assert "wrote" in call(*command)
     assert len(done) == 3 + 3

@@ -127,7 +127,7 @@ SERIES = {
     "block means": lambda ds: averaged(ds.coarsen(time=3).mean(), "time"),
     "one moment": lambda ds: ds.sel(time=2.5),
     "between two moments": lambda ds: ds.interp(time=2.6),
-    "mean of all times": lambda ds: ds.mean("time", keep_attrs=True),
+    "mean of all times": lambda ds: averaged(ds.mean("time", keep_attrs=True), "time"),
     "one cell with bounds": lambda ds: bounded(ds, time=(2, 7)),
 }
 RING = {
@@ -135,8 +135,8 @@ RING = {
     "interpolated": lambda ds: ds.interp(x=[0.3, 4.0, 6.9], time=[0.5, 2.0]),
     "one place": lambda ds: ds.sel(x=3.0),
     "block means": lambda ds: averaged(ds.coarsen(x=2, time=3).mean(), "x", "time"),
-    "mean over the ring": lambda ds: ds.mean("x", keep_attrs=True),
-    "mean of everything": lambda ds: ds.mean(keep_attrs=True),
+    "mean over the ring": lambda ds: averaged(ds.mean("x", keep_attrs=True), "x"),
+    "mean of everything": lambda ds: averaged(ds.mean(keep_attrs=True), "x", "time"),
     "transposed": lambda ds: ds.isel(time=[0, 2]).transpose("x", "time"),
 }
 GLOBE = {
@@ -145,7 +145,7 @@ GLOBE = {
         lat=[0.0, 52.0], lon=[12.0, 300.0], time=ds.time.values[:5] + np.timedelta64(100, "m")
     ),
     "block means": lambda ds: averaged(ds.coarsen(lat=2, lon=3, time=4).mean(), "lat", "lon", "time"),
-    "zonal means at a latitude": lambda ds: ds.mean("lon", keep_attrs=True).sel(lat=45.0),
+    "zonal means at a latitude": lambda ds: averaged(ds.mean("lon", keep_attrs=True).sel(lat=45.0), "lon"),
     "stations": stations,
     "stations, transposed": lambda ds: stations(ds).transpose("station", "time"),
     "stations with their own times": timed_stations,

@@ -201,7 +201,7 @@ def test_a_checkpoint_of_another_training_is_refused(spring, tmp_path):
     xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
     with pytest.raises(ValueError, match=r"learning_rate: 0\.001 then, 0\.1 now"):
         xsda.train(spring, window=8, network=network(), steps=10, learning_rate=0.1, checkpoint=path, **QUICK)
-    with pytest.raises(ValueError, match=r"stands at step 10, steps=9 lie behind it"):
+    with pytest.raises(ValueError, match=r"is at step 10, beyond steps=9"):
         xsda.train(spring, window=8, network=network(), steps=9, checkpoint=path, **QUICK)
     same_shapes = TemporalNet(2, width=12, dilations=(4, 8), features=16)
     with pytest.raises(ValueError, match=r"network: .*'dilations': .1, 2.*then.*'dilations': .4, 8.*now"):
@@ -211,6 +211,20 @@ def test_a_checkpoint_of_another_training_is_refused(spring, tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match="damaged"):
         xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
+
+
+def test_two_trainings_on_one_checkpoint_are_refused(spring, tmp_path):
+    options = {"window": 8, "steps": 20, "checkpoint": tmp_path / "a.checkpoint", **QUICK}
+    refused = []
+
+    def meanwhile(step, values):
+        with pytest.raises(RuntimeError, match=rf"at work on .*a\.checkpoint \(process {os.getpid()} on .* since "):
+            xsda.train(spring, network=network(), **options)
+        refused.append(step)
+
+    xsda.train(spring, network=network(), callback=meanwhile, **options)
+    assert refused == [20]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.checkpoint"]
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(spring, tmp_path, monkeypatch):
@@ -361,6 +375,15 @@ def test_errors(spring, name):
     options, kind, message = ERRORS[name]
     with pytest.raises(kind, match=message):
         xsda.train(spring, **options)
+
+
+@pytest.mark.parametrize("dim", ["trajectory", "time"])
+def test_data_without_anything_in_them(spring, dim):
+    nothing = spring.isel({dim: slice(0)})
+    with pytest.raises(ValueError, match=f"the training data are empty along '{dim}'; give"):
+        xsda.train(nothing, window=4, steps=2, progress=False)
+    with pytest.raises(ValueError, match=f"the validation data are empty along '{dim}'; give"):
+        xsda.train(spring, validation=nothing, window=4, steps=2, progress=False)
 
 
 def test_nan_in_the_data(spring):
@@ -573,3 +596,13 @@ def test_what_cannot_be_balanced(waves, spring):
     exact = xsda.GaussianPrior.fit(waves, length=3)
     with pytest.raises(ValueError, match="only trained priors are balanced"):
         xsda.balance(exact, waves)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e8, 1e9])
+def test_scaling_of_numbers_far_from_zero(mean):
+    """Statistics are those of double precision: single precision knows 1e8 to the nearest 8."""
+    values = mean + np.random.default_rng(0).standard_normal((4, 500))
+    ds = xr.Dataset({"u": (("trajectory", "time"), values)}, {"time": np.arange(500.0)})
+    layout = fit_scaling(ds, Layout.of(ds))
+    assert layout.mean[0] == pytest.approx(values.mean(), abs=1e-6)
+    assert layout.std[0] == pytest.approx(values.std(), rel=1e-6)

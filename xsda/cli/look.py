@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from xsda.cli.output import check_picture, write_picture
 from xsda.cli.shared import FILE, overwrite_option, sigma_option
 from xsda.cli.values import standard_deviation
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 
 @click.command()
@@ -70,24 +66,12 @@ def plot(
 
     out = out or file.with_suffix(".png")
     check_picture(out, overwrite)
-    options = {} if time is None else {"time": _position_or_time(time)}
     figure = ensemble(
-        _only(read(file), variables),
-        truth=read(truth) if truth else None,
-        obs=[read(o) for o in obs] or None,
-        **options,
-    )
+        read(file), truth=read(truth) if truth else None, obs=[read(o) for o in obs] or None,
+        variable=list(variables) or None, time=None if time is None else _position_or_time(time),
+    )  # fmt: skip
     write_picture(figure, out)
     click.echo(f"wrote {out}")
-
-
-def _only(ds: xr.Dataset, variables: tuple[str, ...]) -> xr.Dataset:
-    from xsda.arguments import choose
-
-    for name in variables:
-        if name not in ds.data_vars:
-            raise ValueError(f"no variable {name!r} to plot; {choose(name, ds.data_vars)}")
-    return ds[list(variables)] if variables else ds
 
 
 def _position_or_time(text: str) -> int | float | str:

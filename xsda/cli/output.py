@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -27,8 +25,12 @@ def check_output(path: Path, overwrite: bool) -> None:
 
     check_format(path)
     check_free(path, overwrite)
-    if path.suffix != ".zarr":
-        _check_writable(path)
+    store = path.suffix == ".zarr"
+    if store and path.is_symlink():
+        raise FileExistsError(f"{path} is a symbolic link, which a store cannot replace; name the folder it points to")
+    if path.exists() and path.is_dir() != store:
+        raise FileExistsError(f"{path} is a {'folder' if path.is_dir() else 'file'}; take another name")
+    _check_writable(path)
 
 
 def check_picture(path: Path, overwrite: bool) -> None:
@@ -56,15 +58,16 @@ def _check_writable(path: Path) -> None:
 
 
 def write(ds: xr.Dataset, path: Path, *, progress: bool = False) -> None:
-    """Write to a temporary name and move. What is lazy is computed block by block, with a bar if ``progress``."""
-    with _bar(progress and ds.chunks != {}):
-        if path.suffix == ".zarr":
-            _write_store(ds, path)
-            return
-        from xsda.files import FORMATS, replacing
+    """Write a file or store whole or not at all. What is lazy is computed block by block, with a bar if ``progress``."""
+    from xsda.files import FORMATS, replacing, replacing_folder
 
-        with replacing(path) as temporary:
-            ds.to_netcdf(temporary, engine=FORMATS[path.suffix])  # type: ignore[call-overload]
+    with _bar(progress and bool(ds.chunks)):
+        if path.suffix == ".zarr":
+            with replacing_folder(path) as folder:
+                ds.to_zarr(folder, mode="w", consolidated=False)
+        else:
+            with replacing(path) as temporary:
+                ds.to_netcdf(temporary, engine=FORMATS[path.suffix])  # type: ignore[call-overload]
 
 
 def write_picture(figure: Figure, path: Path) -> None:
@@ -73,17 +76,6 @@ def write_picture(figure: Figure, path: Path) -> None:
 
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix.removeprefix("."), dpi=150)
-
-
-def _write_store(ds: xr.Dataset, path: Path) -> None:
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        ds.to_zarr(folder / "part", mode="w", consolidated=False)
-        if path.exists():
-            shutil.rmtree(path)
-        (folder / "part").rename(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

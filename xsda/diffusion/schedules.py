@@ -149,8 +149,8 @@ class DDPM(Schedule):
     steps: int = 1000
 
     def __post_init__(self) -> None:
-        if not (0 < self.beta_min <= self.beta_max < 1 and self.steps >= 2):
-            raise ValueError(f"need 0 < beta_min <= beta_max < 1 and steps >= 2, got {self.config()}")
+        if not (0 < self.beta_min <= self.beta_max < 1 and 2 <= self.steps <= 10**6):
+            raise ValueError(f"need 0 < beta_min <= beta_max < 1 and 2 <= steps <= 1e6, got {self.config()}")
 
     def _log_alpha_squared(self, t: Tensor) -> Tensor:
         betas = torch.linspace(self.beta_min, self.beta_max, self.steps, dtype=torch.float64, device=t.device)

@@ -26,6 +26,12 @@ class Operator(Protocol):
     def __call__(self, x: Tensor, /) -> Tensor: ...
 
 
+class Places(Protocol):
+    """What each observed value is, in the user's terms (``xsda.observations.joint``)."""
+
+    def describe(self, index: int, predicted: float) -> str: ...
+
+
 class Footprint(Protocol):
     """Of which grid points the values of one variable are made (``xsda.observations.footprints``)."""
 
@@ -61,6 +67,8 @@ class Likelihood:
     footprints
         Of which points the values (before they are whitened) are made, part by part, where that is known
         (``xsda.observations.footprints``).
+    places
+        What each value is in the user's terms, for messages.
     """
 
     operator: Operator
@@ -70,6 +78,7 @@ class Likelihood:
     groups: tuple[Group, ...] = ()
     whitening: Whitening | None = None
     footprints: tuple[Footprint, ...] | None = None
+    places: Places | None = None
     _amplification: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -106,6 +115,14 @@ class Likelihood:
         z = torch.where(gaussian, (self.y - self.predict(x0)) / self.std, 0)
         chi_square, n = z.double().square().sum(1), int(gaussian.sum())
         return chi_square, torch.special.gammaincc(torch.full_like(chi_square, max(n, 1) / 2), chi_square / 2), n
+
+    def worst(self, x0: Tensor) -> str:
+        """The value that these members fit worst on average, in the user's terms; empty where that is not known."""
+        if self.places is None or self.whitening is not None:
+            return ""
+        predicted = self.predict(x0)
+        index = int(((self.y - predicted) / self.std).square().mean(0).argmax())
+        return self.places.describe(index, float(predicted[:, index].mean()))
 
     def deviance(self, x0: Tensor) -> Tensor:
         """-2 log p(y | x_0) of each member above its least, (batch,): the chi-square, where errors are Gaussian."""

@@ -1,8 +1,16 @@
 """Scores of ensembles.
 
-``scores`` (of the mean), ``ensemble`` (proper scores, spread), ``calibration`` (ranks, coverage, reliability),
-``observations`` (departures from what was observed), ``transport`` (distances between ensembles), ``confidence`` (intervals
-of a mean over time), ``spectra`` and ``correlation`` (of fields), ``evaluate`` (the usual ones as a table).
+=========================  =============================================================================
+``scores``                 error, bias and anomaly correlation of the ensemble mean
+``ensemble``               proper scores of the whole ensemble, and its spread
+``calibration``            rank histogram, coverage of intervals, reliability of probabilities
+``departures``             misfit to observations
+``transport``              distances between two ensembles
+``confidence``             confidence intervals of time averages
+``spectra``                spectra, energy and vorticity of fields
+``correlation_functions``  correlation in time and space
+``evaluate``               the usual scores in one table
+=========================  =============================================================================
 """
 
 from xsda.metrics.calibration import coverage, rank_histogram, rank_uniformity, reliability

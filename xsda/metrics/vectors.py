@@ -1,11 +1,11 @@
-r"""Members as points in space: the norm that the multivariate scores and the transport distances share.
+"""Members as points in space: the norm of the multivariate scores and of the distances between ensembles.
 
-A member is the vector of all its values, of all variables, and its squared norm is
+A member is the vector of all its values, of all variables. Its squared norm is
 
     |x|^2 = sum_v sum_i (w_i / mean(w)) (x_vi / scale_v)^2
 
-with the area weights w of ``pairs`` (all 1 without latitudes or with ``weights=False``) and a scale for each variable, so
-that metres and kelvins can be added.
+with the area weights w of ``pairs`` (all 1 without latitudes or with ``weights=False``) and a scale for each variable,
+so that metres and kelvins can be added.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def vector_weights(da: xr.DataArray, dims: Collection[Hashable], weights: Weight
 
 
 def matrices(a: Labelled, b: Labelled, scale: Scale, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
-    """Two ensembles as (member, number) in double precision, computed; numbers that are NaN anywhere are left out."""
+    """Two ensembles as arrays (member, number) in double precision, computed.
+
+    A number that is NaN in any member is left out everywhere.
+    """
     a, b = match(a, b, ("first ensemble", "second ensemble"))
     check_weights(a, weights)
     parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
@@ -80,7 +83,7 @@ def matrices(a: Labelled, b: Labelled, scale: Scale, weights: Weights) -> tuple[
 
 
 def squared_distances(points: np.ndarray) -> np.ndarray:
-    """|x_i - x_j|^2 of ``points`` (..., n, k) as (..., n, n), by way of the Gram matrix of the centred points."""
+    """|x_i - x_j|^2 of ``points`` (..., n, k) as (..., n, n), from the Gram matrix of the centred points."""
     x = points - points.mean(axis=-2, keepdims=True)
     gram = x @ x.swapaxes(-1, -2)
     square = np.einsum("...ii->...i", gram)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from xsda.labels.grid import check_units
+from xsda.labels.cf import check_units
 from xsda.labels.layout import Layout
 from xsda.priors.prior import Prior
 

@@ -63,6 +63,11 @@ def pack(content: Any) -> Shipment:
                 kept.append(value)
             return isinstance(value, Tensor), names[id(value)]
 
+        def reducer_override(self, value: Any) -> Any:
+            if type(value) is Tensor:  # torch writes addresses into what it pickles, so that no two hashes agree
+                return torch.as_tensor, (value.detach().cpu().numpy(),)
+            return super().reducer_override(value)
+
     file = io.BytesIO()
     Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(content)
     description = file.getvalue()

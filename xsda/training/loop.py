@@ -1,4 +1,7 @@
-"""The training loop: denoising score matching on streamed windows, resumable to the bit."""
+"""The training loop: denoising score matching on streamed windows.
+
+A training that is resumed from a checkpoint gives the same weights, to the last bit, as one that was not interrupted.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,11 @@ COLUMNS = ("loss", "validation_loss", "learning_rate", "seconds", "waiting")  # 
 
 
 class TrainingError(RuntimeError):
-    """Training could not go on."""
+    """Training cannot continue."""
 
 
 class Sample(NamedTuple):
-    """What one evaluation of the loss needs; one noise level for each item of the batch."""
+    """The inputs of one evaluation of the loss, with one noise level for each item of the batch."""
 
     x0: Tensor
     context: Tensor | None
@@ -53,14 +56,14 @@ class Sample(NamedTuple):
         return self.each(lambda v: v.to(device, non_blocking=True))
 
     def parts(self, count: int) -> Iterator[tuple[float, Sample]]:
-        """So many parts of the batch, or as many as it has items, and the share that each is of it."""
+        """Split the batch into ``count`` parts, or fewer if it has fewer items; yield each with its share of the batch."""
         size = len(self.t)
         for rows in torch.arange(size).tensor_split(min(count, size)):
             yield len(rows) / size, self.each(lambda v: v[rows[0] : rows[-1] + 1])  # noqa: B023
 
 
 class Objective(nn.Module):
-    """The loss as a module, which is what torch distributes over processes."""
+    """The loss as a module, because torch distributes modules over processes."""
 
     def __init__(self, denoiser: Preconditioned, options: TrainingOptions):
         super().__init__()
@@ -73,7 +76,7 @@ class Objective(nn.Module):
 
 
 class Trainer:
-    """One training run: network, average, optimiser, and where it stands."""
+    """The state of a training run: network, averaged network, optimiser and step."""
 
     def __init__(
         self,
@@ -83,10 +86,10 @@ class Trainer:
         setup: dict[str, Any] | None = None,
     ):
         self.options, self.team = options, team
-        self.setup = json.loads(json.dumps(setup or {}, default=str))  # what else a checkpoint must agree with
+        self.setup = json.loads(json.dumps(setup or {}, default=str))  # a checkpoint must agree with this too
         self.running = math.nan  # the loss, averaged over some fifty steps
-        self.parts = 1  # of a batch, one after the other, where memory is short
-        self.pending: Tensor | None = None  # loss and gradient norm of the last step, not yet looked at
+        self.parts = 1  # into which a batch is split when memory is short
+        self.pending: Tensor | None = None  # loss and gradient norm of the last step, not yet checked
         self.denoiser = denoiser.to(team.device)
         self.objective = team.join_gradients(Objective(self.denoiser, options))  # all processes start from one network
         self.average = copy.deepcopy(self.denoiser).requires_grad_(False).eval()
@@ -143,13 +146,13 @@ class Trainer:
         self.step, self.best_loss, self.stale = meta["step"], meta["best_loss"], meta["stale"]
         if self.step > self.options.steps:
             raise ValueError(
-                f"the checkpoint {path} stands at step {self.step}, steps={self.options.steps} lie behind it; ask for more, or "
-                "name another checkpoint"
+                f"the checkpoint {path} is at step {self.step}, beyond steps={self.options.steps}; use more steps or another "
+                "checkpoint"
             )
         self.running = meta["running"]
 
     def samples(self, windows: Windows) -> Iterator[Sample]:
-        """What the steps from here on see: windows of the data (this process's share), times, noises."""
+        """Yield the samples of all steps from the current one: this process's share of the windows, times and noises."""
         o, team = self.options, self.team
         batches = windows.batches(
             o.batch_size * team.size, o.seed, skip=self.step * o.accumulate, rows=team.rows, multiple=team.size
@@ -167,7 +170,7 @@ class Trainer:
     def _draw(
         self, x0: Tensor, context: Tensor | None, generator: torch.Generator, team: Team, pieces: int = 1
     ) -> Sample:
-        """Times and noises, drawn for all processes; each takes those of its windows, ``pieces`` segments each."""
+        """Draw times and noises for all processes and keep those of this process; each window has ``pieces`` segments."""
         o, count = self.options, len(x0) * team.size
         schedule = self.denoiser.schedule
         t = training_times(schedule, count, generator, center=o.noise_center, width=o.noise_width)
@@ -177,7 +180,7 @@ class Trainer:
         return sample.each(Tensor.pin_memory) if team.device.type == "cuda" else sample
 
     def update(self, samples: Iterator[Sample]) -> None:
-        """One optimiser step."""
+        """Take one optimiser step."""
         self.settle()
         o = self.options
         rate = o.rate(self.step)
@@ -208,7 +211,7 @@ class Trainer:
         self.pending = torch.stack([total, norm.detach()])
 
     def _gradients(self, batches: list[Sample]) -> Tensor:
-        """Add those of all batches up; returns the loss."""
+        """Add up the gradients of all batches; return the loss."""
         total = torch.zeros((), device=self.team.device)
         for k, batch in enumerate(batches):
             last = k == len(batches) - 1 or self.team.size == 1
@@ -220,7 +223,7 @@ class Trainer:
         return total
 
     def _make_room(self, windows: int) -> None:
-        """After the device ran out of memory: take half as many windows at once from now on."""
+        """Process half as many windows at once from now on, because the device ran out of memory."""
         if self.team.size > 1 or self.parts >= windows:
             what = f"batches of {windows} (segments of) windows" if self.team.size > 1 else "a single window"
             raise MemoryError(
@@ -229,8 +232,8 @@ class Trainer:
             )
         if self.parts == 1:
             warnings.warn(
-                "the device ran out of memory; going on with parts of a batch at once, whose gradients are added up (a smaller "
-                "batch_size with a larger accumulate saves the detour)",
+                "the device ran out of memory; from now on each batch is processed in parts, whose gradients are added up. A "
+                "smaller batch_size with a larger accumulate avoids this",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -238,7 +241,7 @@ class Trainer:
         torch.cuda.empty_cache()
 
     def settle(self) -> None:
-        """Look at the loss of the last step; only now, so that a GPU is not kept waiting after each."""
+        """Check the loss of the last step. It is not checked at once, so that a GPU does not wait after each step."""
         if self.pending is None:
             return
         loss, norm = self.team.mean(self.pending).tolist()
@@ -252,9 +255,9 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, windows: Windows) -> float:
-        """Loss of the averaged network on fixed windows, times and noises; keeps the best.
+        """Return the loss of the averaged network on fixed windows, times and noises; remember the best weights.
 
-        Each process takes its windows of a batch, as in a step.
+        Each process evaluates its own windows of a batch, as in a step.
         """
         count, team = self.options.validation_batches, self.team
         batches = windows.batches(self.options.batch_size * team.size, seed=1, rows=team.rows, multiple=team.size)
@@ -286,7 +289,7 @@ def run(
     progress: bool,
     callback: Callback | None,
 ) -> dict[str, Any]:
-    """Train to the end; returns a summary. The trainer then holds the best averaged weights."""
+    """Train to the end and return a summary. The trainer then holds the best averaged weights."""
     options, team = trainer.options, trainer.team
     if checkpoint is not None and checkpoint.exists():
         trainer.load(checkpoint)
@@ -311,7 +314,7 @@ def run(
             except KeyboardInterrupt:
                 if checkpoint is None or not checkpoint.exists():
                     raise
-                raise KeyboardInterrupt(f"{checkpoint} is kept, and the same call goes on from there") from None
+                raise KeyboardInterrupt(f"{checkpoint} is kept; repeat the call to continue from it") from None
             bar.update()
             if judge:
                 seconds = time.perf_counter() - started
@@ -329,7 +332,7 @@ def run(
 
 
 def _cut(x: Tensor, pieces: int) -> Tensor:
-    """(batch, time, ...) as ``pieces`` times as many segments; what is the same at all times is repeated."""
+    """Cut (batch, time, ...) into ``pieces`` times as many segments; repeat what has only one time."""
     if x.shape[1] == 1:
         return x.repeat_interleave(pieces, 0)
     length = x.shape[1] // pieces
@@ -337,7 +340,7 @@ def _cut(x: Tensor, pieces: int) -> Tensor:
 
 
 def _truncate(log: Path, step: int, resumable: bool) -> None:
-    """Drop the rows after ``step``, which a resumed run writes again, and one that was cut short."""
+    """Drop an incomplete last row, and the rows after ``step``, which a resumed run writes again."""
     if not log.exists() or not (text := log.read_text()):
         return
     head, *lines = text.split("\n")
