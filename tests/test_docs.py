@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from xsda.cli import main
+from xsda.cli.program import program
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -61,7 +61,7 @@ def command_lines():
 @pytest.mark.parametrize("words", list(command_lines()))
 def test_command_lines_parse(words):
     name, *rest = words
-    main.commands[name].make_context(name, rest)
+    program.commands[name].make_context(name, rest)
 
 
 SCRIPTS = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").glob("*/*.py")])

@@ -8,11 +8,11 @@ import xarray as xr
 from click.testing import CliRunner
 
 import xsda
-from xsda.cli import main
+from xsda.cli.program import program
 
 
 def call(*arguments, code=0):
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    result = CliRunner().invoke(program, [str(a) for a in arguments])
     assert result.exit_code == code, result.output
     return result.output
 
@@ -128,7 +128,9 @@ def test_demo(tmp_path):
     assert "overwrite" in call("demo", "--folder", tmp_path, code=2)
 
 
-@pytest.mark.parametrize("command", ["", "demo", "simulate", "train", "assimilate", "evaluate", "models"])
+@pytest.mark.parametrize(
+    "command", ["", "demo", "simulate", "train", "assimilate", "sample", "evaluate", "plot", "models"]
+)
 def test_help(command):
     out = call(*([command] if command else []), "--help")
     assert "Usage" in out
@@ -177,7 +179,7 @@ def test_what_cannot_be_replaced_is_named_before_any_work(tmp_path, monkeypatch,
 
 
 def test_debug_shows_the_traceback():
-    result = CliRunner().invoke(main, ["--debug", "simulate", "lorentz", "--out", "a.nc"])
+    result = CliRunner().invoke(program, ["--debug", "simulate", "lorentz", "--out", "a.nc"])
     assert isinstance(result.exception, ValueError)
 
 

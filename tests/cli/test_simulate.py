@@ -7,14 +7,14 @@ import pytest
 import xarray as xr
 from click.testing import CliRunner
 
-from xsda.cli import main
-from xsda.cli.commands import read
+from xsda.cli.program import program
+from xsda.files import read
 from xsda.systems import KolmogorovFlow, Lorenz96
 from xsda.systems.simulation import Request, simulate_to
 
 
 def call(*arguments, code=0):
-    result = CliRunner().invoke(main, ["simulate", *(str(a) for a in arguments)])
+    result = CliRunner().invoke(program, ["simulate", *(str(a) for a in arguments)])
     assert result.exit_code == code, result.output
     return result.output
 
