@@ -214,7 +214,7 @@ def test_energy_and_enstrophy_of_a_stream_function():
     assert float(flow.enstrophy(ds).mean()) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("function", [*DERIVED, lambda ds: flow.circulation(ds, 2)], ids=str)
+@pytest.mark.parametrize("function", [*DERIVED, lambda ds: flow.circulation(ds, 2)], ids=lambda f: f.__name__)
 def test_the_order_of_dimensions_and_their_names_do_not_matter(function):
     ds = noise(6, 8, time=3)
     ds = xr.concat([ds, 2 * ds], "member").assign_coords(member=[5, 7])
