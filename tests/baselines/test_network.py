@@ -348,3 +348,12 @@ def test_a_derived_quantity_that_is_not_a_number():
         ForecastError, match="derived variable 'root' is not finite for member 1; its function must hold"
     ):
         batch.geometry.observe(torch.tensor([[4.0], [-1.0]]))
+
+
+def test_times_in_other_units():
+    """Minutes on a grid of hours."""
+    grid = series([0.0, 1.0, 2.0]).assign_coords(time=("time", [0.0, 1.0, 2.0], {"units": "hour"}))
+    obs = series([30.0, 60.0, 90.0], [1.0, 2.0, 3.0]).assign_coords(time=("time", [30.0, 60.0, 90.0], {"units": "min"}))
+    network = Network.of(grid_of(grid), obs, sigma=1.0)
+    np.testing.assert_allclose(network.numbers, [0.5, 1.0, 1.5])
+    assert [float(network(k).y) for k in range(3)] == [1.0, 2.0, 3.0]

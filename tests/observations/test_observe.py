@@ -466,3 +466,39 @@ def test_sigma_must_be_positive(sigma):
 def test_several_instruments_are_observed_in_turn():
     with pytest.raises(TypeError, match="observe each instrument in turn"):
         series().sda.observe([series(), series()])
+
+
+def kilometres(ds):
+    """The same places in kilometres."""
+    return ds.assign_coords(x=ds.x.copy(data=ds.x / 1000).assign_attrs(units="km"))
+
+
+def test_coordinates_are_converted():
+    rng = np.random.default_rng(0)
+    x = ("x", np.arange(9) * 1000.0, {"units": "m"})
+    ds = xr.Dataset({"u": (("time", "x"), rng.standard_normal((4, 9)))}, {"time": np.arange(4.0), "x": x})
+    between = ds.interp(x=[250.0, 4500.0]).assign_coords(x=("x", [250.0, 4500.0], {"units": "m"}))
+    xr.testing.assert_allclose(ds.sda.observe(kilometres(between)).u.drop_vars("x"), between.u.drop_vars("x"))
+    cells = ds.isel(x=slice(0, 8)).coarsen(x=2).mean()
+    cells.u.attrs["cell_methods"] = "x: mean"
+    cells.x.attrs.update(units="m", bounds="x_bnds")
+    edges = np.stack([cells.x - 1000, cells.x + 1000], 1)
+    for units, given in ((None, edges / 1000), ("m", edges)):  # bounds without units are in those of their coordinate
+        like = kilometres(cells).assign(x_bnds=(("x", "bnds"), given, {"units": units} if units else {}))
+        xr.testing.assert_allclose(ds.sda.observe(like).u.drop_vars("x"), cells.u.drop_vars("x"))
+    with pytest.raises(ValueError, match="'x' is in 'hPa', the grid in 'm'"):
+        ds.sda.observe(between.assign_coords(x=("x", [2.0, 4.0], {"units": "hPa"})))
+
+
+def test_observations_on_dask_are_computed_once():
+    ds, runs = series(), []
+
+    def count(block):
+        runs.append(len(block))
+        return block
+
+    values = dask.array.from_array(ds.u.values, chunks=-1).map_blocks(count, dtype=float, meta=np.empty(0))
+    like = xr.Dataset({"u": ("time", values, {"units": "K"})}, ds.coords)
+    compile_observations(Grid.match(Layout.of(ds), ds), like, 1.0)
+    assert runs == [12]
+    assert like.u.chunks is not None  # the user's own stays as it is

@@ -71,11 +71,10 @@ def unit_scale(came: str, expected: str) -> tuple[float, float] | None:
     except Exception:  # of other dimensions, or not proportional
         return None
     factor = one - zero
-    if not np.isclose(two - one, factor, rtol=1e-9):
+    if not np.isclose(two - one, factor, rtol=1e-9, atol=0):
         return None  # a logarithmic unit
-    return float(np.format_float_positional(factor, precision=15)), float(
-        np.format_float_positional(zero, precision=12)
-    )
+    digits = 12 if zero else 15  # an offset takes digits from the factor
+    return float(f"{factor:.{digits}g}"), float(f"{zero:.14g}")
 
 
 def find_scale(name: str, came: Any, expected: Any, whose: str) -> tuple[float, float]:
@@ -145,6 +144,7 @@ def helper_variables(ds: xr.Dataset) -> set[str]:
     helpers = {str(c.attrs["bounds"]) for c in ds.variables.values() if "bounds" in c.attrs}
     for v in ds.data_vars.values():
         helpers.update(str(v.attrs.get("ancillary_variables", "")).split())
+        helpers.update(re.findall(r"\w+", str(v.attrs.get("grid_mapping", v.encoding.get("grid_mapping", "")))))
         if str(v.attrs.get("standard_name", "")).endswith(" standard_error"):
             helpers.add(str(v.name))
     return helpers

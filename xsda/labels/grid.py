@@ -148,6 +148,15 @@ class Grid:
         values = self._raw_numbers(dim)
         return bool(values[1] < values[0])
 
+    def period(self, dim: str) -> float | None:
+        """The length of the ring that a space axis of the user's grid is; None if it is no ring."""
+        points = self.numbers(dim)
+        axis = self.layout.space[self.core_dims[1:].index(dim)]
+        if axis.period is None or len(points) < 2:
+            return axis.period
+        spacing = float(np.median(np.diff(points)))
+        return own_period(self.template, dim, spacing) or spacing * len(points)
+
     def stack(self, ds: xr.Dataset) -> np.ndarray:
         """The values of the variables as one array (..., time, channel, *space), in their own units, double precision."""
         parts = []
@@ -238,7 +247,7 @@ class Grid:
         out = xr.Dataset(data).assign_coords({**labels, **coords, **outer})
         for axis, dim in zip(self.layout.space, space, strict=True):
             if axis.period and dim in out.coords and own_period(self.template, dim, axis.spacing) is None:
-                out[dim].attrs.setdefault("period", axis.period)
+                out[dim].attrs["period"] = self.period(dim)
         for coord in out.coords.values():
             if coord.attrs.get("bounds", coord.name) not in out.coords:
                 del coord.attrs["bounds"]

@@ -22,7 +22,7 @@ from xsda.labels.axes import (
     own_period,
     uniform_step,
 )
-from xsda.labels.cf import find_scale
+from xsda.labels.cf import find_scale, helper_variables
 
 KEPT_ATTRS = ("units", "standard_name", "long_name")
 SAMPLE_DIMS = ("trajectory", "member")
@@ -120,7 +120,7 @@ class Layout:
                 Axis(name, len(x), spacing, spacing * len(x) if name in periodic else own_period(ds, name, spacing))
             )
         fixed = tuple(_context(ds, v, dims) for v in context)
-        others = {*context, *(v.attrs.get("bounds") for v in ds.variables.values())}
+        others = {*context, *helper_variables(ds)}
         variables = [_variable(ds[v], (time, *dims), sample_dims) for v in ds.data_vars if v not in others]
         if not variables:
             raise ValueError(f"the Dataset has no variables over {(time, *dims)}")

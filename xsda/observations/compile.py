@@ -16,8 +16,8 @@ import numpy as np
 import xarray as xr
 
 from xsda.arguments import choose
-from xsda.labels.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, check_calendar, is_datelike, own_period
-from xsda.labels.cf import cell_bounds, cell_method, is_longitude
+from xsda.labels.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, check_calendar, is_datelike
+from xsda.labels.cf import cell_bounds, cell_method, find_scale, in_units, is_longitude
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Variable
 from xsda.observations.operator import Derived, Gather, VariableOperator
@@ -31,13 +31,8 @@ def grid_axis(grid: Grid, dim: str) -> GridAxis:
     points = grid.numbers(dim)
     if dim == grid.core_dims[0]:
         return GridAxis(dim, points, origin=grid.origin)
-    axis = grid.layout.space[grid.core_dims[1:].index(dim)]
-    period = axis.period
-    if period is not None and len(points) > 1:
-        spacing = float(np.median(np.diff(points)))
-        period = own_period(grid.template, dim, spacing) or spacing * len(points)
     longitude = dim in grid.template.coords and is_longitude(grid.template[dim])
-    return GridAxis(dim, points, period, 360.0 if longitude else None)
+    return GridAxis(dim, points, grid.period(dim), 360.0 if longitude else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +136,18 @@ def _place(grid: Grid, ds: xr.Dataset, da: xr.DataArray, dim: str) -> Place:
 
 
 def matching_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | None:
-    """The coordinate of the observations that belongs to a grid dimension: by name, CF attributes, or custom."""
+    """The coordinate of the observations that belongs to a grid dimension, in the units of the grid's coordinate."""
+    coord = _find_coordinate(da, grid, dim)
+    if coord is None or dim not in grid.template.coords or coord.dtype.kind not in "iuf":
+        return coord
+    units = grid.template[dim].attrs.get("units")
+    if find_scale(str(coord.name), coord.attrs.get("units"), units, "the grid") == (1.0, 0.0):
+        return coord
+    return in_units(coord.astype(float), units, "the grid")
+
+
+def _find_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | None:
+    """That coordinate by name, CF attributes, or custom."""
     if dim in da.coords:
         return da[dim]
     others = [c for c in da.coords.values() if c.name not in grid.core_dims]
@@ -189,7 +195,9 @@ def _bounds(ds: xr.Dataset, coord: xr.DataArray, origin: Any) -> tuple[np.ndarra
     """Cell bounds: those the coordinate names, or midpoints between its values."""
     bounds = cell_bounds(ds, coord)
     if bounds is not None:
-        values = axis_numbers(bounds, origin).reshape(-1, 2)
+        came = bounds.attrs.get("units", ds[coord.name].attrs.get("units"))
+        factor, offset = find_scale(str(coord.name), came, coord.attrs.get("units"), "the grid")
+        values = axis_numbers(bounds, origin).reshape(-1, 2) * factor + offset
         return values[:, 0], values[:, 1]
     centers = np.atleast_1d(axis_numbers(coord, origin))
     if len(centers) < 2 or coord.dims != (coord.name,):

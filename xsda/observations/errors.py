@@ -14,6 +14,7 @@ import xarray as xr
 
 from xsda.arguments import choose
 from xsda.labels.cf import find_scale, standard_error
+from xsda.observations.sources import by_source
 
 
 def error_std(
@@ -72,7 +73,7 @@ def check_positive(std: np.ndarray, name: str) -> None:
 def _argument(sigma: Any, name: str, source: str, sources: Mapping[str, xr.Dataset], argument: str) -> Any:
     if isinstance(sigma, (list, tuple)) and len(sigma) == len(sources) and len(sources) > 1:
         sigma = sigma[list(sources).index(source)]
-    if isinstance(sigma, Mapping) and not isinstance(sigma, xr.Dataset) and set(sigma) <= set(sources):
+    if isinstance(sigma, Mapping) and not isinstance(sigma, xr.Dataset) and by_source(sigma, sources):
         sigma = sigma.get(source)
     if isinstance(sigma, (Mapping, xr.Dataset)):
         names = {str(v) for s in sources.values() for v in s.data_vars}

@@ -8,7 +8,7 @@ observation space and the plots all take it from there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from xsda.likelihood.laws import LAWS, Censored, ErrorLaw, Normal
 from xsda.observations.compile import compile_variable
 from xsda.observations.errors import check_positive, error_std
 from xsda.observations.operator import Derived, VariableOperator, check_derived
-from xsda.observations.sources import Sources, as_sources, observed_variables
+from xsda.observations.sources import Sources, as_sources, by_source, observed_variables
 
 MANY = 2**24  # numbers of stencils, beyond which duplicates are not looked for
 Units = Mapping[str, str | None]
@@ -149,23 +149,32 @@ def _one(
     if ds[name].dtype.kind not in "biuf":
         raise TypeError(f"observed variable {name!r} of {source} holds {ds[name].dtype}, expected numbers")
     came, expected = ds[name].attrs.get("units"), None if name in (derived or {}) else units.get(name)
-    ds = ds.assign({name: in_units(ds[name], expected, "the grid")})
+    factor, offset = find_scale(name, came, expected, "the grid")
+    ds = ds.assign({name: in_units(ds[name], expected, "the grid").compute()})
     values = np.asarray(ds[name].values, dtype=np.float64).ravel()
     if np.isinf(values).any():
         raise ValueError(f"observed variable {name!r} holds infinite values; mark missing values as NaN")
     pick = np.flatnonzero(~np.isnan(values))
     if std is not None:
-        std = std * abs(find_scale(name, came, expected, "the grid")[0])
+        std = std * abs(factor)
         check_positive(std.ravel()[pick], name)
     if correlation is not None and not isinstance(law, Normal):
         raise ValueError(f"{name!r} has correlated errors and the law {law}; correlated errors must be Gaussian")
-    bound = law.bind(values[pick])
+    bound = _in_units(law, factor, offset).bind(values[pick])
     if isinstance(bound, Censored) and bound.side is not None and len(pick) and bool((bound.side != 0).all()):
         warn(
             f"all {len(pick)} values of {name!r} (from {values[pick].min():g} to {values[pick].max():g}) are at or beyond the limits of "
             f"{law}: is it in the units of the variable?"
         )
     return Observed(source, name, ds, std, bound, correlation, derived, pick)
+
+
+def _in_units(law: ErrorLaw, factor: float, offset: float) -> ErrorLaw:
+    """The law with its limits, which are in the units of the observations, converted as their values are."""
+    if not isinstance(law, Censored):
+        return law
+    limits = {k: v * factor + offset for k, v in (("lower", law.lower), ("upper", law.upper)) if v is not None}
+    return replace(law, **limits)
 
 
 def _background(background: xr.Dataset, sigma: Any, units: Units, sources: Mapping[str, Any]) -> list[Observed]:
@@ -213,7 +222,7 @@ def _by_variable(given: Any, sources: Mapping[str, xr.Dataset], argument: str) -
             raise TypeError(f"{argument} must be a mapping by observed variable, got {type(given).__name__}")
         return dict.fromkeys(pairs, given)
     names = {name for _, name in pairs}
-    if set(given) <= set(sources) and not set(given) <= names:
+    if by_source(given, sources):
         each = [_by_variable(value, {source: sources[source]}, argument) for source, value in given.items()]
         return {pair: value for found in each for pair, value in found.items()}
     unknown = [k for k in given if k not in names]

@@ -43,3 +43,9 @@ def observed_variables(ds: xr.Dataset) -> list[str]:
     """The variables that are observations, not bounds or errors of others."""
     helpers = helper_variables(ds)
     return [str(v) for v in ds.data_vars if v not in helpers]
+
+
+def by_source(given: Mapping[Any, Any], sources: Mapping[str, xr.Dataset]) -> bool:
+    """Whether the keys are names of sources; a name that is also that of an observed variable means the variable."""
+    names = {name for ds in sources.values() for name in observed_variables(ds)}
+    return set(given) <= set(sources) and not set(given) <= names
