@@ -13,11 +13,13 @@ import xsda
 from xsda.diffusion.error import ErrorCurve
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import DDIM, DPMpp2M
+from xsda.diffusion.schedules import VE
 from xsda.guidance import DPS, GUIDANCE, MMPS, TMPD, Calibrated, GaussianScore, PiGDM, Projection, Proximal, Scaling
 from xsda.likelihood import Group, Huber, Likelihood, StudentT
 from xsda.likelihood.whitening import Cholesky, Whitening
-from xsda.priors.exact import EXACT_SCHEDULE, GaussianDenoiser, MixtureDenoiser
+from xsda.priors.exact import GaussianDenoiser, MixtureDenoiser
 
+SCHEDULE = VE(sigma_min=1e-3, sigma_max=100.0)
 N = 6
 GENERATOR = torch.Generator().manual_seed(5)
 ROOT = torch.randn(N, N, generator=GENERATOR, dtype=torch.float64)
@@ -35,7 +37,8 @@ TIMES = [0.35, 0.6, 0.85]  # noise levels 0.06, 1 and 18
 
 
 def gaussian(cov):
-    return GaussianDenoiser.of(torch.zeros(1, len(cov)), cov[None], torch.ones(1), (len(cov), 1)).double()
+    parts = torch.zeros(1, len(cov)), cov[None], torch.ones(1), (len(cov), 1)
+    return GaussianDenoiser.of(*parts, SCHEDULE).double()
 
 
 def linear(rows=ROWS, y=Y, std=STD, **options):
@@ -45,7 +48,7 @@ def linear(rows=ROWS, y=Y, std=STD, **options):
 def state(t, members=3):
     """(x_t, noise level) for a time."""
     t = torch.tensor(t, dtype=torch.float64)
-    s = EXACT_SCHEDULE.noise_level(t)
+    s = SCHEDULE.noise_level(t)
     generator = torch.Generator().manual_seed(11)
     return t, s, torch.randn(members, N, 1, generator=generator, dtype=torch.float64) * torch.sqrt(1 + s**2)
 

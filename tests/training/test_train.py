@@ -171,7 +171,7 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts(spring, monkeypatch):
         return enough(self, x0, *rest)
 
     monkeypatch.setattr(Objective, "forward", forward)
-    with pytest.warns(RuntimeWarning, match="parts of a batch") as caught:
+    with pytest.warns(RuntimeWarning, match="each batch is processed in parts") as caught:
         parts = xsda.train(spring, window=8, network=network(), **options)
     assert len(caught) == 1
     assert parts.info["validation_loss"] == pytest.approx(
