@@ -22,8 +22,8 @@ from xsda.labels.layout import Layout
 from xsda.nn import MarkovNet, TemporalNet
 from xsda.training.balancing import InParts
 from xsda.training.loop import Trainer, _cut
-from xsda.training.objective import Objective
 from xsda.training.networks import make_network
+from xsda.training.objective import Objective
 from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched
 from xsda.training.training_options import TrainingOptions
