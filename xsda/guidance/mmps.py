@@ -89,7 +89,7 @@ class MomentMatching(GuidedDenoiser):
             return None
         return (
             f"the solves of MMPS stopped at a relative residual of up to {self.residual:.2g}, above tolerance="
-            f"{self.options.tolerance:g}, after iterations={self.options.iterations} products; use more iterations. If "
+            f"{self.options.tolerance:g}, after at most iterations={self.options.iterations} products; use more. If "
             "the prior is a network, its Jacobian may not be a covariance: guidance='calibrated' does not rely on it"
         )
 
