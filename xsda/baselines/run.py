@@ -101,9 +101,9 @@ def filter(
     kept = ", ".join(stages)
     attrs = {"method": str(method), "system": _name(forecast), "members": len(x), "seed": seed, "stages": kept}
     record = Record(cycle, method, stages, attrs, out, every)
-    x, skip = record.resume(x)
     disable = None if progress is None else not progress
     with (
+        record.resume(x) as (x, skip),
         tqdm(total=len(times), initial=skip, desc=type(method).__name__, unit="time", disable=disable) as bar,
         torch.no_grad(),
     ):

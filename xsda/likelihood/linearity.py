@@ -73,6 +73,6 @@ def linear_offset(
                 allowed = TOLERANCE * (offset.abs() + max(scale, 1) * images.abs().sum(0))
                 if bool((error.abs() > allowed).any()):
                     return None
-    except Exception:  # whatever a function cannot do, it is not known to be linear
+    except Exception:  # a function that fails is not known to be linear
         return None
     return offset

@@ -7,7 +7,7 @@
 ``departures``             misfit to observations
 ``transport``              distances between two ensembles
 ``confidence``             confidence intervals of time averages
-``spectra``                spectra, energy and vorticity of fields
+``spectra``                mean energy and spectra of fields
 ``correlation_functions``  correlation in time and space
 ``evaluate``               the usual scores in one table
 =========================  =============================================================================
@@ -20,7 +20,7 @@ from xsda.metrics.departures import desroziers, innovation_consistency, innovati
 from xsda.metrics.ensemble import crps, energy_score, spread, spread_skill, variogram_score
 from xsda.metrics.evaluate import evaluate
 from xsda.metrics.scores import anomaly_correlation, bias, mae, rmse
-from xsda.metrics.spectra import energy, energy_spectrum, enstrophy, spectrum, vorticity
+from xsda.metrics.spectra import energy, energy_spectrum, spectrum
 from xsda.metrics.transport import earth_movers_distance, gaussian_w2, mmd
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "energy",
     "energy_score",
     "energy_spectrum",
-    "enstrophy",
     "evaluate",
     "gaussian_w2",
     "innovation_consistency",
@@ -54,5 +53,4 @@ __all__ = [
     "spread_skill",
     "time_correlation",
     "variogram_score",
-    "vorticity",
 ]

@@ -65,7 +65,9 @@ def pack(content: Any) -> Shipment:
             return isinstance(value, Tensor), names[id(value)]
 
         def reducer_override(self, value: Any) -> Any:
-            if type(value) is Tensor and _is_plain(value):  # torch writes addresses into what it pickles, so that no two hashes agree
+            if type(value) is Tensor and _is_plain(
+                value
+            ):  # torch writes addresses into what it pickles, so that no two hashes agree
                 return torch.as_tensor, (value.detach().cpu().numpy(),)
             return super().reducer_override(value)
 
