@@ -173,8 +173,8 @@ def _in_units(law: ErrorLaw, factor: float, offset: float) -> ErrorLaw:
     """The law with its limits, which are in the units of the observations, converted as their values are."""
     if not isinstance(law, Censored):
         return law
-    limits = {k: v * factor + offset for k, v in (("lower", law.lower), ("upper", law.upper)) if v is not None}
-    return replace(law, **limits)
+    lower, upper = (None if v is None else v * factor + offset for v in (law.lower, law.upper))
+    return replace(law, lower=lower, upper=upper)
 
 
 def _background(background: xr.Dataset, sigma: Any, units: Units, sources: Mapping[str, Any]) -> list[Observed]:
