@@ -37,13 +37,6 @@ WITHOUT = {
     "xsda.metrics.innovation_consistency",
     "xsda.metrics.innovations",
     "xsda.metrics.observation_chi_square",
-    "xsda.observations.as_sources",
-    "xsda.observations.compile_observations",
-    "xsda.observations.compile_variable",
-    "xsda.observations.join",
-    "xsda.observations.read",
-    "xsda.observations.units_of",
-    "xsda.observe",
 }
 """Public functions that lack an example. Take names out; add none."""
 

@@ -326,11 +326,11 @@ def test_averages_over_time(bounds):
         (np.ones((3, 3)), "error covariance of 'u' is singular"),
         (
             np.array([[1, 0.9, -0.9], [0.9, 1, 0.9], [-0.9, 0.9, 1]]),
-            "is not positive .* no errors are correlated like that",
+            "is not positive .* set its negative eigenvalues to zero",
         ),
         (np.eye(4), r"has the shape \(4, 4\); the variable has 3 values"),
         (2 * np.eye(3), "must be symmetric with ones on its diagonal"),
-        ({"x": 2.0}, "'u' has no coordinate 'x' to correlate along"),
+        ({"x": 2.0}, "'u' has no coordinate 'x' for a correlation length"),
     ],
 )
 def test_bad_correlations(correlation, message):

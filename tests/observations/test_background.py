@@ -110,7 +110,7 @@ def test_a_climatology_holds_at_all_times(rotation, case):
 
 ERRORS = {
     "no sigma": (lambda b: {"background": b}, ValueError, "no observation error for 'u': pass background_sigma="),
-    "no background": (lambda b: {"background_sigma": 0.5}, ValueError, "background_sigma was given without background="),
+    "no background": (lambda b: {"background_sigma": 0.5}, ValueError, "background_sigma was given without a background"),
     "nothing in common": (
         lambda b: {"background": b.rename(u="a", v="b"), "background_sigma": 0.5},
         ValueError,
@@ -127,7 +127,7 @@ ERRORS = {
         KeyError,
         "background_sigma names 'uu'",
     ),
-    "not a Dataset": (lambda b: {"background": b.u, "background_sigma": 0.5}, TypeError, "background must be .* got DataArray"),
+    "not a Dataset": (lambda b: {"background": b.u, "background_sigma": 0.5}, TypeError, "background must be .* got a DataArray"),
     "negative": (lambda b: {"background": b, "background_sigma": -1.0}, ValueError, "must be positive"),
     "elsewhere": (
         lambda b: {"background": b.assign_coords(time=b.time + 100.0), "background_sigma": 0.5},

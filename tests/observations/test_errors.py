@@ -145,12 +145,12 @@ REFUSED = {
         ValueError,
         "outside the grid along 'time': 2019-12-31T00:00:00, 2019-12-31T12:00:00; the grid covers 2020-01-01T00:00:00 to",
     ),
-    "NaN place": (lambda: stations(lat=[40.0, np.nan]), 1, ValueError, "1 observations have NaN as their 'lat'"),
+    "NaN place": (lambda: stations(lat=[40.0, np.nan]), 1, ValueError, "1 observations have NaN as 'lat'"),
     "NaT": (
         lambda: stations().rename(time="obs").assign_coords(time=("obs", np.array(["NaT"] * 6, "datetime64[ns]"))),
         1,
         ValueError,
-        "6 observations have NaN as their 'time'",
+        "6 observations have NaN as 'time'",
     ),
     "no sigma": (obs, None, ValueError, "no observation error for 'wind_u': pass sigma="),
     "sigma zero": (obs, 0.0, ValueError, "sigma of 'wind_u' must be positive and finite .* got 0"),
@@ -199,13 +199,13 @@ REFUSED = {
         lambda: with_bounds("b", ("n", [-5.0, 55.0])),
         1,
         ValueError,
-        r"reach from -5 to 55, outside the grid's cells \(25 to 65\)",
+        r"reach from -5 to 55, outside the cells of the grid \(25 to 65\)",
     ),
     "other cell method": (
         maximum,
         1,
         ValueError,
-        "'wind_u' has the cell method 'time: maximum'; only 'mean' can be observed",
+        "'wind_u' has the cell method 'time: maximum', but only 'mean' can be observed",
     ),
     "numbers for dates": (
         lambda: obs().assign_coords(time=[0.0, 1.0]),
@@ -229,7 +229,7 @@ REFUSED = {
         lambda: obs().drop_vars("lon"),
         1,
         ValueError,
-        "2 values along 'lon' but no coordinate there, and the grid has 8",
+        "2 values along 'lon' but no coordinate, and the grid has 8",
     ),
     "text": (lambda: obs().assign_coords(lat=["north"]), 1, ValueError, "'lat' holds .*, expected numbers or dates"),
     "nothing": (lambda: obs().drop_vars(["wind_u", "wind_v"]), 1, ValueError, "obs holds no variables"),
@@ -268,7 +268,7 @@ def test_dates_of_two_cftime_calendars():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"), [(700, "level=700 is not among"), (None, "must say which 'level' it is")]
+    ("wanted", "message"), [(700, "level=700 is not among"), (None, "has no 'level'; use .assign_coords")]
 )
 def test_unknown_channels(wanted, message):
     ds = globe().assign(q=(("time", "level", "lat", "lon"), np.ones((6, 2, 4, 8)))).assign_coords(level=[500, 850])
@@ -285,7 +285,7 @@ def test_a_list_of_stations_that_leaves_out_a_coordinate(missing):
         {"t": ("obs", [1.0, 2.0])},
         {"time": ("obs", ds.time.values[:2]), "lat": ("obs", ds.lat.values[:2]), "lon": ("obs", ds.lon.values[:2])},
     ).rename(t=next(iter(ds.data_vars)))
-    with pytest.raises(ValueError, match=f"does not say its '{missing}'. If it has one"):
+    with pytest.raises(ValueError, match=f"has no '{missing}'. If it has one"):
         ds.sda.observe(like.drop_vars(missing))
     name = next(iter(ds.data_vars))
     averaged = like.drop_vars(missing)
@@ -396,7 +396,8 @@ def test_limits_in_other_units():
     seen = obs()[["wind_u"]]
     laws = {"wind_u": Censored(lower=np.float32(273.0))}
     with pytest.warns(
-        RuntimeWarning, match=r"all \d+ values of 'wind_u' .* Censored\(lower=273.0, upper=None\): is it in the units"
+        RuntimeWarning,
+        match=r"all \d+ values of 'wind_u' .* Censored\(lower=273.0, upper=None\); check the units of the limits",
     ):
         compile_observations(grid(), seen, 1.0, likelihood=laws)
     assert Censored(upper=np.int64(3)).upper == 3.0

@@ -175,7 +175,7 @@ def test_duplicates_are_counted_once():
 @pytest.mark.parametrize("lost", ["x", "time"])
 def test_nothing_is_averaged_silently(lost):
     obs = state()[["u"]].mean(lost)
-    with pytest.raises(ValueError, match=f"does not say its '{lost}'.*assign_coords.*cell_methods"):
+    with pytest.raises(ValueError, match=f"has no '{lost}'.*assign_coords.*cell_methods"):
         by_assimilate(obs, sigma=0.5)
     obs["u"].attrs["cell_methods"] = f"{lost}: mean"
     assert by_assimilate(obs, sigma=0.5) == pytest.approx(0, abs=1e-4)

@@ -108,10 +108,10 @@ def test_points_of_weight_zero_are_not_read():
     [
         (lambda a: a.locate([1.0, 7.5, -2.0]), r"outside the grid along 'x': -2, 7\.5; the grid covers 0 to 6"),
         (lambda a: a.locate([np.inf]), "outside the grid along 'x': inf"),
-        (lambda a: a.locate([1.0, np.nan]), "1 observations have NaN as their 'x'"),
+        (lambda a: a.locate([1.0, np.nan]), "1 observations have NaN as 'x'"),
         (
             lambda a: a.average(np.array([5.0]), np.array([9.0])),
-            r"reach from 5 to 9, outside the grid's cells \(-0\.5 to 7\)",
+            r"reach from 5 to 9, outside the cells of the grid \(-0\.5 to 7\)",
         ),
         (lambda a: a.average(np.array([np.nan]), np.array([1.0])), "bounds along 'x' hold NaN"),
         (lambda a: a.average(np.array([2.0]), np.array([2.0])), "cells along 'x' are empty"),

@@ -1,4 +1,8 @@
-"""Observations: labelled Datasets whose coordinates are the observation operator."""
+"""Reads labelled observations and builds the observation operator H from their coordinates.
+
+``read`` collects values, errors and laws. ``compile_variable`` builds H for one variable. ``compile_observations``
+puts all variables together into one likelihood. ``observe`` applies H to a Dataset.
+"""
 
 from xsda.observations.compile import compile_variable
 from xsda.observations.joint import compile_observations, join

@@ -1,8 +1,11 @@
-"""Coordinates are the operator: from a labelled observed variable to its map from the grid.
+"""Builds the observation operator H of one variable from its coordinates.
 
-For each observed variable, dimension by dimension of the grid: a coordinate of its own is selected, interpolated or
-averaged over; a coordinate along a shared dimension (stations) is taken point by point; a scalar coordinate is selected;
-a dimension that is gone is averaged over, if cell_methods says so.
+For each dimension of the grid:
+
+- Along a coordinate of their own, observations are grid points, interpolated values or cell averages.
+- Along a shared dimension (stations, a track) each observation has its own position.
+- A scalar coordinate is one position.
+- A missing dimension is averaged over, if ``cell_methods`` says so.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ SYNONYMS = (("lat", "latitude", "nav_lat"), ("lon", "longitude", "nav_lon"))
 
 
 def grid_axis(grid: Grid, dim: str) -> GridAxis:
-    """An axis of the grid with what makes positions on it equivalent."""
+    """One axis of the grid: its points, its period, and the origin of its dates."""
     points = grid.numbers(dim)
     if dim == grid.core_dims[0]:
         return GridAxis(dim, points, origin=grid.origin)
@@ -37,7 +40,8 @@ def grid_axis(grid: Grid, dim: str) -> GridAxis:
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where the observations lie along the grid dimension ``dim``: a stencil position by position of ``dims``."""
+    """Positions of the observations along the grid dimension ``dim``: one row of the stencil for each entry of "
+    "``dims``."""
 
     dim: str
     dims: tuple[str, ...]
@@ -47,7 +51,32 @@ class Place:
 def compile_variable(
     grid: Grid, ds: xr.Dataset, name: str, derived: Mapping[str, Derived] | None = None
 ) -> VariableOperator:
-    """H for the variable ``name`` of the observations ``ds``."""
+    """Build H for one observed variable.
+
+    Parameters
+    ----------
+    grid
+        The grid.
+    ds
+        Observations, with cell bounds where they are averages.
+    name
+        The observed variable.
+    derived
+        Functions for variables that the grid lacks, as in ``xsda.assimilate``.
+
+    Returns
+    -------
+    VariableOperator
+        The linear map from the grid to all values of the variable, including missing ones.
+
+    Examples
+    --------
+    >>> from xsda.labels import Grid, Layout
+    >>> grid = Grid.match(Layout.of(truth), truth)
+    >>> operator = xsda.observations.compile_variable(grid, obs, "x")
+    >>> operator.grid_dims, operator.dims, operator.shape
+    (('time',), ('time',), (4,))
+    """
     da = ds[name]
     function = (derived or {}).get(name)
     variable = None if function else _variable(grid, name, derived or {})
@@ -58,20 +87,22 @@ def compile_variable(
     if variable is not None and channel_dim is not None:
         places.append(_place_channels(da, variable, channel_dim))
         grid_dims = (grid_dims[0], channel_dim, *grid_dims[1:])
-    strange = [d for d in da.dims if not any(d in p.dims for p in places)]
-    if strange:
+    unknown = [d for d in da.dims if not any(d in p.dims for p in places)]
+    if unknown:
         raise ValueError(
-            f"observed variable {name!r} has the dimension {strange[0]!r}, which the grid ({', '.join(grid.core_dims)}) lacks; "
-            f"give it coordinates of the grid along {strange[0]!r} (stations), or reduce it"
+            f"observed variable {name!r} has the dimension {unknown[0]!r}, which the grid "
+            f"({', '.join(grid.core_dims)}) lacks; give it coordinates of the grid along {unknown[0]!r} (stations), "
+            "or reduce it"
         )
     gathers = [_gather(da, group) for group in _groups(places)]
-    gathers.sort(key=lambda g: len(g.stencil.index) / g.stencil.size)  # what shrinks the field most comes first
+    # the strongest reduction first: later ones then cost less
+    gathers.sort(key=lambda g: len(g.stencil.index) / g.stencil.size)
     dims = tuple(str(d) for d in da.dims)
     return VariableOperator(name, grid_dims, tuple(gathers), dims, da.shape, channels, function, channel_dim)
 
 
 def _variable(grid: Grid, name: str, derived: Mapping[str, Derived]) -> Variable:
-    """The prior's variable that the user calls ``name``."""
+    """The variable of the prior that the user calls ``name``."""
     for v in grid.layout.variables:
         if grid.names[v.name] == name:
             return v
@@ -82,7 +113,7 @@ def _variable(grid: Grid, name: str, derived: Mapping[str, Derived]) -> Variable
 
 
 def _groups(places: list[Place]) -> list[list[Place]]:
-    """Grid dimensions whose observed dimensions overlap belong together: stations, tracks."""
+    """Group the grid dimensions that share observed dimensions (stations, tracks)."""
     groups: list[list[Place]] = []
     for place in places:
         shared = [g for g in groups if any(set(place.dims) & set(p.dims) for p in g)]
@@ -92,7 +123,7 @@ def _groups(places: list[Place]) -> list[list[Place]]:
 
 
 def _gather(da: xr.DataArray, group: list[Place]) -> Gather:
-    """One stencil for the grid dimensions of a group, over the observed dimensions that any of them has."""
+    """Join the stencils of a group of grid dimensions into one, over all observed dimensions of the group."""
     dims = tuple(str(d) for d in da.dims if any(d in p.dims for p in group))
     sizes = {d: da.sizes[d] for d in dims}
     joined = reduce(Stencil.joined, [_spread(p, sizes) for p in group])
@@ -100,7 +131,7 @@ def _gather(da: xr.DataArray, group: list[Place]) -> Gather:
 
 
 def _spread(place: Place, sizes: Mapping[str, int]) -> Stencil:
-    """The stencil repeated along the dimensions that its coordinate lacks."""
+    """Repeat the stencil along the observed dimensions that its coordinate lacks."""
     rows = np.arange(len(place.stencil.index)).reshape([sizes[d] for d in place.dims])
     own = [d for d in sizes if d in place.dims]
     rows = rows.transpose([place.dims.index(d) for d in own]).reshape([sizes[d] if d in own else 1 for d in sizes])
@@ -108,15 +139,16 @@ def _spread(place: Place, sizes: Mapping[str, int]) -> Stencil:
 
 
 def _place(grid: Grid, ds: xr.Dataset, da: xr.DataArray, dim: str) -> Place:
+    """Find where the observations lie along one dimension of the grid."""
     axis, coord = grid_axis(grid, dim), matching_coordinate(da, grid, dim)
     template = grid.template.get(da.name)
     names = {dim} if coord is None else {dim, str(coord.name), str(coord.attrs.get("standard_name", dim))}
     method, own = cell_method(da, names), None if template is None else cell_method(template, names)
-    kept = method == own and coord is not None  # the grid's values are made that way already
+    kept = method == own and coord is not None  # the values of the grid are such averages already
     if method not in (None, "point", "mean") and not kept:
         raise ValueError(
-            f"observed variable {da.name!r} has the cell method '{dim}: {method}'; only 'mean' can be observed. "
-            "Compute it with derived=..., or correct the attribute cell_methods"
+            f"observed variable {da.name!r} has the cell method '{dim}: {method}', but only 'mean' can be observed; "
+            "compute it with derived=..., or correct the attribute cell_methods"
         )
     if coord is None:
         return _place_without_coordinate(da, dim, axis, method)
@@ -128,15 +160,15 @@ def _place(grid: Grid, ds: xr.Dataset, da: xr.DataArray, dim: str) -> Place:
     stencil = axis.locate(axis_numbers(coord, axis.origin))
     if method == "mean" and not stencil.contiguous:
         raise ValueError(
-            f"both the grid's values of {da.name!r} and the observations are means along {dim!r} (cell_methods), and nothing "
-            f"says over which cells the observations are: give {coord.name!r} 'bounds', or delete the attribute "
-            "cell_methods of the observations to select"
+            f"{da.name!r} is a mean along {dim!r} (cell_methods) on the grid and in the observations, and the cells "
+            f"of the observations are not known; give {coord.name!r} 'bounds', or delete the attribute cell_methods "
+            "of the observations to select grid points"
         )
     return Place(dim, dims, stencil)
 
 
 def matching_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | None:
-    """The coordinate of the observations that belongs to a grid dimension, in the units of the grid's coordinate."""
+    """Find the coordinate of the observations for a grid dimension; return it in the units of the grid's coordinate."""
     coord = _find_coordinate(da, grid, dim)
     if coord is None or dim not in grid.template.coords or coord.dtype.kind not in "iuf":
         return coord
@@ -147,7 +179,7 @@ def matching_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray 
 
 
 def _find_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | None:
-    """That coordinate by name, CF attributes, or custom."""
+    """Find it by name, by CF attributes, or by a customary name; None if there is none."""
     if dim in da.coords:
         return da[dim]
     others = [c for c in da.coords.values() if c.name not in grid.core_dims]
@@ -167,32 +199,34 @@ def _find_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | N
     foreign = next((c for c in others if str(c.name).lower() in near), None)
     if found is None and foreign is not None and dim not in da.dims:
         raise ValueError(
-            f"observed variable {da.name!r} has the coordinate {foreign.name!r} where the grid has {dim!r}; .rename it if they "
-            f"are the same, otherwise give it the coordinate {dim!r} of the grid (or drop {foreign.name!r} to average)"
+            f"observed variable {da.name!r} has the coordinate {foreign.name!r} where the grid has {dim!r}; .rename "
+            f"it if they are the same, otherwise add the coordinate {dim!r} of the grid (or drop {foreign.name!r} to "
+            "average)"
         )
     return found
 
 
 def _place_without_coordinate(da: xr.DataArray, dim: str, axis: GridAxis, method: str | None) -> Place:
+    """Average over a missing dimension, or take a dimension of the same size point by point."""
     size = len(axis.points)
     if dim not in da.dims:
         if method != "mean" and size > 1:
             raise ValueError(
-                f"observed variable {da.name!r} does not say its {dim!r}. If it has one, add it: .assign_coords({dim}=...), or "
-                f".set_coords({dim!r}) where it is a variable. If it is an average over all of {dim!r}, say so: "
-                f"obs[{str(da.name)!r}].attrs['cell_methods'] = '{dim}: mean'"
+                f"observed variable {da.name!r} has no {dim!r}. If it has one position, add it: "
+                f".assign_coords({dim}=...), or .set_coords({dim!r}) where it is a variable. If it is an average over "
+                f"all of {dim!r}, set obs[{str(da.name)!r}].attrs['cell_methods'] = '{dim}: mean'"
             )
         return Place(dim, (), Stencil.mean(size))
     if da.sizes[dim] != size:
         raise ValueError(
-            f"observed variable {da.name!r} has {da.sizes[dim]} values along {dim!r} but no coordinate there, and the grid "
-            f"has {size}; assign_coords({dim}=...) to say where they are"
+            f"observed variable {da.name!r} has {da.sizes[dim]} values along {dim!r} but no coordinate, and the grid "
+            f"has {size}; use .assign_coords({dim}=...) to give their positions"
         )
     return Place(dim, (dim,), Stencil.identity(size))
 
 
 def _bounds(ds: xr.Dataset, coord: xr.DataArray, origin: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Cell bounds: those the coordinate names, or midpoints between its values."""
+    """Cell bounds: those that the coordinate names, otherwise the midpoints between its values."""
     bounds = cell_bounds(ds, coord)
     if bounds is not None:
         came = bounds.attrs.get("units", ds[coord.name].attrs.get("units"))
@@ -202,8 +236,8 @@ def _bounds(ds: xr.Dataset, coord: xr.DataArray, origin: Any) -> tuple[np.ndarra
     centers = np.atleast_1d(axis_numbers(coord, origin))
     if len(centers) < 2 or coord.dims != (coord.name,):
         raise ValueError(
-            f"the average along {coord.name!r} needs cell bounds: add a variable '{coord.name}_bnds' with two columns and "
-            f"set ds[{str(coord.name)!r}].attrs['bounds'] = '{coord.name}_bnds'"
+            f"the average along {coord.name!r} needs cell bounds: add a variable '{coord.name}_bnds' with two columns "
+            f"and set ds[{str(coord.name)!r}].attrs['bounds'] = '{coord.name}_bnds'"
         )
     middle = (centers[1:] + centers[:-1]) / 2
     edges = np.concatenate([[2 * centers[0] - middle[0]], middle, [2 * centers[-1] - middle[-1]]])
@@ -211,10 +245,14 @@ def _bounds(ds: xr.Dataset, coord: xr.DataArray, origin: Any) -> tuple[np.ndarra
 
 
 def _place_channels(da: xr.DataArray, v: Variable, channel_dim: str) -> Place:
+    """Select the channels (such as pressure levels) that are observed."""
     if channel_dim not in da.coords:
         if da.sizes.get(channel_dim) == v.channels:
             return Place(channel_dim, (channel_dim,), Stencil.identity(v.channels))
-        raise ValueError(f"observed variable {da.name!r} must say which {channel_dim!r} it is: one of {list(v.labels)}")
+        raise ValueError(
+            f"observed variable {da.name!r} has no {channel_dim!r}; use .assign_coords({channel_dim}=...) with one of "
+            f"{list(v.labels)}"
+        )
     wanted = np.ravel(da[channel_dim].values).tolist()
     labels = list(v.labels) or list(range(v.channels))
     unknown = [w for w in wanted if w not in labels]

@@ -1,7 +1,8 @@
-"""Where the standard deviation of the observation error comes from.
+"""Finds the standard deviation of the observation errors.
 
-In this order: the argument ``sigma`` (a number, a mapping by variable or by source, an array, a DataArray, a Dataset); a
-CF ancillary variable with the standard name ``<name> standard_error``; the attribute ``error_std``.
+The first of these that exists is used: the argument ``sigma`` (a number, a mapping by variable or by source, an
+array, a DataArray, a Dataset); a CF ancillary variable with the standard name ``<name> standard_error``; the
+attribute ``error_std``.
 """
 
 from __future__ import annotations
@@ -20,9 +21,18 @@ from xsda.observations.sources import by_source
 def error_std(
     ds: xr.Dataset, name: str, sigma: Any, source: str, sources: Mapping[str, xr.Dataset], *, argument: str = "sigma"
 ) -> np.ndarray:
-    """Standard deviation of each value of the variable ``name`` of the source ``source``, in the units of that variable.
+    """Return the standard deviation of each value of one variable of one source, in the units of that variable.
 
-    ``argument`` is what the user calls ``sigma``.
+    Parameters
+    ----------
+    ds, name
+        The observations, and the variable.
+    sigma
+        What the user passed.
+    source, sources
+        The name of the source, and all sources by name.
+    argument
+        The name of the user's argument, for messages.
     """
     da = ds[name]
     value = _argument(sigma, name, source, sources, argument)
@@ -36,33 +46,37 @@ def error_std(
             f"{{{name!r}: ...}}), or set its attribute error_std"
         )
     if isinstance(value, xr.DataArray):
-        value = value * find_scale(name, value.attrs.get("units"), da.attrs.get("units"), "the observations")[0]
-        missing = [d for d in value.dims if d not in da.dims]
-        if missing or any(value.sizes[d] != da.sizes[d] for d in value.dims):
-            raise ValueError(
-                f"{argument} of {name!r} has the shape {dict(value.sizes)}, the observations have {dict(da.sizes)}; "
-                "give one value, or one per observation"
-            )
-        other = {d: da[d] for d in value.dims if d in da.coords and d in value.coords}
-        if any(not np.array_equal(value[d].values, c.values) for d, c in other.items()):
-            raise ValueError(f"the coordinates of {argument} differ from those of the observed {name!r}")
-        return np.broadcast_to(
-            value.transpose(*(d for d in da.dims if d in value.dims)).values.reshape(
-                [da.sizes[d] if d in value.dims else 1 for d in da.dims]
-            ),
-            da.shape,
-        ).astype(float)
+        return _spread(value, da, name, argument)
     array = np.asarray(value, dtype=float)
     if array.ndim and array.shape != da.shape:
         raise ValueError(
-            f"{argument} of {name!r} has the shape {array.shape}, the observations have {da.shape}; give one value, or one per "
-            "observation"
+            f"{argument} of {name!r} has the shape {array.shape}, the observations have {da.shape}; give one value, "
+            "or one per observation"
         )
     return np.broadcast_to(array, da.shape)
 
 
+def _spread(value: xr.DataArray, da: xr.DataArray, name: str, argument: str) -> np.ndarray:
+    """Labelled standard deviations in the units of the variable, broadcast to its shape."""
+    value = value * find_scale(name, value.attrs.get("units"), da.attrs.get("units"), "the observations")[0]
+    missing = [d for d in value.dims if d not in da.dims]
+    if missing or any(value.sizes[d] != da.sizes[d] for d in value.dims):
+        raise ValueError(
+            f"{argument} of {name!r} has the shape {dict(value.sizes)}, the observations have {dict(da.sizes)}; "
+            "give one value, or one per observation"
+        )
+    other = {d: da[d] for d in value.dims if d in da.coords and d in value.coords}
+    if any(not np.array_equal(value[d].values, c.values) for d, c in other.items()):
+        raise ValueError(
+            f"the coordinates of {argument} differ from those of the observed {name!r}; use .sel or .reindex_like first"
+        )
+    ordered = value.transpose(*(d for d in da.dims if d in value.dims)).values
+    sizes = [da.sizes[d] if d in value.dims else 1 for d in da.dims]
+    return np.broadcast_to(ordered.reshape(sizes), da.shape).astype(float)
+
+
 def check_positive(std: np.ndarray, name: str) -> None:
-    """Raise unless every standard deviation is a positive number."""
+    """Raise unless every standard deviation is positive and finite."""
     bad = ~(std > 0) | ~np.isfinite(std)
     if bad.any():
         raise ValueError(
@@ -71,6 +85,7 @@ def check_positive(std: np.ndarray, name: str) -> None:
 
 
 def _argument(sigma: Any, name: str, source: str, sources: Mapping[str, xr.Dataset], argument: str) -> Any:
+    """The part of ``sigma`` for one variable of one source; None if there is none."""
     if isinstance(sigma, (list, tuple)) and len(sigma) == len(sources) and len(sources) > 1:
         sigma = sigma[list(sources).index(source)]
     if isinstance(sigma, Mapping) and not isinstance(sigma, xr.Dataset) and by_source(sigma, sources):

@@ -1,7 +1,8 @@
-"""Of which grid points observed values are made, and how much of a correlated error is left in them.
+"""Computes the variance that correlated errors of a field leave in observed values, such as block averages.
 
-An average over a block is known better than a point, by how much its points' errors hang together. Most values are alike
-but for their place, blocks of one size above all, and are looked at once.
+Each value is a weighted sum of grid points. If the errors of these points are weakly correlated, averaging reduces
+them. Values with the same weights and the same relative positions (blocks of one size) are of one kind; each kind is
+computed once.
 """
 
 from __future__ import annotations
@@ -16,21 +17,28 @@ from torch import Tensor
 
 from xsda.observations.operator import VariableOperator
 
-LARGE = 2**22  # points of all values, and pairs of points of all kinds
+LARGE = 2**22  # most points of all values together, and most pairs of points of all kinds together
 
 
 @dataclass(frozen=True, eq=False)
 class Footprints:
-    """Weights and channels (kind, point) of values of several kinds, the distances of their points, and the kind of each value."""
+    """The grid points of observed values, kind by kind.
+
+    ``weight`` and ``channel`` are (kind, point). ``distance`` is (axis, kind, point, point), in grid steps along time
+    and each space axis. ``kind`` is the kind of each value.
+    """
 
     weight: Tensor
     channel: Tensor
-    distance: Tensor  # along time and each space axis: (axis, kind, point, point)
+    distance: Tensor
     kind: Tensor
 
     @classmethod
     def of(cls, op: VariableOperator, pick: np.ndarray, shape: Sequence[int]) -> Footprints | None:
-        """Of the values ``pick`` of a variable, on trajectories (time, channel, *space); None if they are too large or derived."""
+        """Find the points of the values ``pick`` on trajectories of ``shape`` (time, channel, *space).
+
+        None if the variable is derived, or if there are too many points.
+        """
         points = math.prod(g.stencil.weight.shape[1] for g in op.gathers)
         if op.channels is None or math.prod(op.shape) * points > LARGE:
             return None
@@ -55,7 +63,11 @@ class Footprints:
         return cls(*(torch.as_tensor(a) for a in arrays))
 
     def variance(self, std: Tensor, rho: Sequence[float]) -> Tensor:
-        """Of each value, (value,), if errors have ``std`` (channel,) and correlate by rho^distance along each axis; channels do not."""
+        """Return the variance of each value, (value,).
+
+        The errors have the standard deviations ``std`` (channel,) and the correlation rho^distance along each axis.
+        Errors of different channels are independent.
+        """
         std = std.double().cpu()
         share = (self.channel[:, :, None] == self.channel[:, None]).double()
         for r, distance in zip(rho, self.distance, strict=True):

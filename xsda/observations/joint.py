@@ -1,4 +1,7 @@
-"""From observed variables to one likelihood: scaled, whitened and put together."""
+"""Combines all observed variables into one likelihood.
+
+Values and errors are scaled to standard deviations of the prior. Correlated errors are whitened.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from xsda.observations.sources import Sources
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """One observed variable in standard deviations of the prior."""
+    """One observed variable: its operator, and its values and errors in standard deviations of the prior."""
 
     operator: VariableOperator
     pick: np.ndarray
@@ -41,12 +44,15 @@ class Scaled:
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """The values of one observed variable in the user's terms: where they are, and how they were scaled."""
+    """What messages need to describe a value of one variable: name, units, coordinates and scaling.
+
+    ``coords`` holds, for each coordinate, its dimensions (as axes of the variable) and its values.
+    """
 
     name: str
     units: str
     shape: tuple[int, ...]
-    coords: dict[str, tuple[tuple[int, ...], np.ndarray]]  # axes of the variable, and values along them
+    coords: dict[str, tuple[tuple[int, ...], np.ndarray]]
     pick: np.ndarray
     y: np.ndarray
     mean: np.ndarray
@@ -54,7 +60,7 @@ class Labels:
 
     @classmethod
     def of(cls, observed: Observed, scaled: Scaled, mean: np.ndarray, scale: np.ndarray) -> Labels:
-        """Of what was observed and scaled."""
+        """Collect them from an observed variable."""
         da = observed.da
         axes = {str(n): tuple(da.dims.index(d) for d in c.dims) for n, c in da.coords.items()}
         coords = {n: (a, np.asarray(da[n].values)) for n, a in axes.items()}
@@ -62,7 +68,7 @@ class Labels:
         return cls(observed.name, units, da.shape, coords, observed.pick, scaled.y, mean, scale)
 
     def describe(self, index: int, predicted: float) -> str:
-        """One value, where it is, and what members have there."""
+        """Describe one value, its place, and the mean of the members there."""
         place = self.pick[index]
         axes = np.unravel_index(place, self.shape) if self.shape else ()
         where = ", ".join(f"{n} {_text(v[tuple(axes[a] for a in own)])}" for n, (own, v) in self.coords.items())
@@ -74,12 +80,12 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class JointLabels:
-    """Those of all observed variables together."""
+    """The labels of all observed variables, one after another."""
 
     parts: tuple[Labels, ...]
 
     def describe(self, index: int, predicted: float) -> str:
-        """One value of all, where it is, and what members have there."""
+        """Describe the value number ``index`` of all."""
         for part in self.parts:
             if index < len(part.y):
                 return part.describe(index, predicted)
@@ -96,15 +102,61 @@ def _text(value: Any) -> str:
 def compile_observations(
     grid: Grid, obs: Sources, sigma: Any = None, derived: Mapping[str, Derived] | None = None, **options: Any
 ) -> Likelihood:
-    """The likelihood of labelled observations; ``options`` are those of ``read``."""
+    """Build the likelihood of labelled observations.
+
+    Parameters
+    ----------
+    grid
+        The grid.
+    obs, sigma, derived
+        Observations and their errors, as in ``xsda.assimilate``.
+    **options
+        Other options of ``read``: ``likelihood``, ``correlation``, ``background``, ``background_sigma``.
+
+    Returns
+    -------
+    Likelihood
+        The likelihood of standardised trajectories (batch, time, channel, *space).
+
+    Examples
+    --------
+    >>> from xsda.labels import Grid, Layout
+    >>> grid = Grid.match(Layout.of(truth), truth)
+    >>> likelihood = xsda.observations.compile_observations(grid, obs)
+    >>> likelihood.y.shape, likelihood.std[:2], likelihood.linear
+    (torch.Size([4]), tensor([0.5000, 0.5000]), True)
+    """
     return join(grid, read(obs, units_of(grid), sigma=sigma, derived=derived, **options))
 
 
 def join(grid: Grid, observed: Sequence[Observed]) -> Likelihood:
-    """The likelihood of all observed variables together."""
+    """Build one likelihood from variables that ``read`` returned.
+
+    Parameters
+    ----------
+    grid
+        The grid.
+    observed
+        The observed variables.
+
+    Returns
+    -------
+    Likelihood
+        The likelihood of standardised trajectories (batch, time, channel, *space). Missing values are left out.
+
+    Examples
+    --------
+    >>> from xsda.labels import Grid, Layout
+    >>> grid = Grid.match(Layout.of(truth), truth)
+    >>> observed = xsda.observations.read(obs, xsda.observations.units_of(grid))
+    >>> likelihood = xsda.observations.join(grid, observed)
+    >>> likelihood.operator(grid.to_tensor(truth)[None]).shape
+    torch.Size([1, 4])
+    """
     if not any(len(o.pick) for o in observed):
         raise ValueError(
-            "all observations are missing (NaN); there is nothing to assimilate. For samples of the prior use ds.sda.sample"
+            "all observations are missing (NaN), so there is nothing to assimilate; for samples of the prior use "
+            "ds.sda.sample"
         )
     pairs = [_scaled(grid, o) for o in observed if len(o.pick)]
     parts, labels = [p for p, _ in pairs], JointLabels(tuple(label for _, label in pairs))
@@ -136,6 +188,7 @@ def join(grid: Grid, observed: Sequence[Observed]) -> Likelihood:
 
 
 def _scaled(grid: Grid, observed: Observed) -> tuple[Scaled, Labels]:
+    """Compile one variable and scale its values, with labels for messages."""
     if observed.source == "background":
         observed = _on_the_grid(grid, observed)
     op, pick = observed.compile(grid), observed.pick
@@ -150,10 +203,10 @@ def _scaled(grid: Grid, observed: Observed) -> tuple[Scaled, Labels]:
 
 
 def _on_the_grid(grid: Grid, observed: Observed) -> Observed:
-    """A background over all times of the grid, if it has none; raises where it is not on the grid's points."""
+    """Repeat a background without time at all times of the grid; raise unless it lies on grid points."""
     da = observed.da
     absent = {d: grid.template[d] for d in grid.core_dims if d not in da.dims and d not in da.coords}
-    if absent:  # a climatology holds at all times
+    if absent:  # a climatology
         assert observed.std is not None
         std = xr.DataArray(observed.std, dims=da.dims).expand_dims({d: c.size for d, c in absent.items()})
         da = da.expand_dims(absent).assign_attrs(da.attrs)
@@ -163,14 +216,14 @@ def _on_the_grid(grid: Grid, observed: Observed) -> Observed:
         )
     if not all(g.stencil.trivial for g in observed.compile(grid, quietly=True).gathers):
         raise ValueError(
-            f"the background's {observed.name!r} lies between the points of the grid, or averages them; put it on the grid "
-            "first: background.interp_like(grid)"
+            f"the background's {observed.name!r} lies between grid points, or averages them; put it on the grid first: "
+            "background.interp_like(grid)"
         )
     return observed
 
 
 def _scaling(grid: Grid, op: VariableOperator, da: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
-    """What is subtracted from each observed value, and what it is divided by: H of a constant is that constant."""
+    """The mean and scale of each observed value: H of the prior's mean and standard deviation of each channel."""
     if op.channels is None:
         if op.offset is None:
             return np.zeros(da.size), np.ones(da.size)

@@ -1,4 +1,4 @@
-"""H applied to labelled Datasets: what an instrument at these coordinates would have seen."""
+"""Applies the observation operator to a labelled Dataset, eagerly or on dask: simulated observations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xsda.observations.operator import Derived, State, VariableOperator, derived
 from xsda.observations.read import read, units_of
 from xsda.observations.sources import as_sources
 
-OWN_ATTRS = ("cell_methods", "ancillary_variables", "error_std")  # what one variable says of itself only
+OWN_ATTRS = ("cell_methods", "ancillary_variables", "error_std")  # attributes that observed variables do not inherit
 
 
 def observe(
@@ -29,22 +29,48 @@ def observe(
     derived: Mapping[str, Derived] | None = None,
     periodic: tuple[str, ...] = (),
 ) -> xr.Dataset:
-    """What would be observed of ``ds`` at the coordinates of ``like``.
+    """Compute what would be observed of ``ds`` at the coordinates of ``like``.
 
     Parameters
     ----------
     ds
-        Trajectory or ensemble (extra dimensions stay), numpy- or dask-backed.
+        Trajectory or ensemble, on numpy or dask. Other dimensions, such as ``member``, are kept.
     like
         Observations whose variables and coordinates say what to observe. Where they are NaN the result is NaN.
     sigma
-        Standard deviation of the noise to add; None adds none. Number, mapping by variable, array or Dataset.
+        Standard deviation of the noise to add: a number, a mapping by variable, an array or a Dataset. Default: no
+        noise.
     seed
-        Seed of the noise (None: different each time).
+        Seed of the noise. Default: different noise each time.
     derived
-        Functions for variables that ``ds`` lacks, as in ``assimilate``.
+        Functions for variables that ``ds`` lacks, as in ``xsda.assimilate``.
     periodic
-        Names of periodic dimensions that do not say so themselves (attribute ``period``, or longitudes all around).
+        Names of periodic dimensions. Not needed for coordinates with the attribute ``period`` and for longitudes around
+        the whole globe.
+
+    Returns
+    -------
+    xarray.Dataset
+        The variables of ``like``, with its coordinates and attributes, in the units of ``ds``. With noise, the
+        attribute ``error_std`` or an ancillary variable holds its standard deviation, so that ``assimilate`` finds
+        it.
+
+    Examples
+    --------
+    >>> like = truth[["x"]].isel(time=slice(None, None, 4))
+    >>> seen = xsda.observe(truth, like, sigma=0.5, seed=0)
+    >>> seen.x.sizes["time"], seen.x.attrs["error_std"]
+    (4, 0.5)
+
+    Means over cells, and a station between grid points:
+
+    >>> means = truth[["x"]].coarsen(time=4).mean()
+    >>> means.x.attrs["cell_methods"] = "time: mean"
+    >>> bool(np.allclose(xsda.observe(truth, means).x, means.x))
+    True
+    >>> station = weather.isel(member=0).interp(lat=52.5, lon=-4.0)
+    >>> xsda.observe(weather, station).t2m.dims
+    ('member', 'time')
     """
     sources = as_sources(like)
     if len(sources) > 1:
@@ -72,13 +98,13 @@ def observe(
 
 
 def _state(ds: xr.Dataset) -> xr.Dataset:
-    """The variables over time and space; others (static fields, bounds) are not observed."""
+    """Keep the variables over time and space; drop static fields and bounds."""
     time, space = find_axes(ds)
     return ds[[v for v in ds.data_vars if {time, *space} <= set(ds[v].dims)]]
 
 
 def _noisy(da: xr.DataArray, std: xr.DataArray, seed: int | None) -> dict[str, xr.DataArray]:
-    """The variable with its noise, and its standard error where one number does not say it."""
+    """Add noise. The standard deviation becomes an attribute if it is one number, otherwise an ancillary variable."""
     name = str(da.name)
     noise = _noise(da, name, seed) * std.drop_vars(std.coords)
     attrs = {k: v for k, v in da.attrs.items() if k not in ("error_std", "ancillary_variables")}
@@ -90,12 +116,13 @@ def _noisy(da: xr.DataArray, std: xr.DataArray, seed: int | None) -> dict[str, x
 
 
 def _noise(values: xr.DataArray, name: str, seed: int | None) -> xr.DataArray:
+    """Standard normal noise, with a stream of its own for each variable."""
     rng = np.random.default_rng(None if seed is None else [seed, zlib.crc32(name.encode())])
     return xr.DataArray(rng.standard_normal(values.shape), dims=values.dims)
 
 
 def _derived(ds: xr.Dataset, grid: Grid, op: VariableOperator) -> xr.DataArray:
-    """A derived quantity on the grid, its axes ascending."""
+    """Compute a derived variable on the grid, with ascending axes."""
     assert op.derived is not None
     function, names = op.derived, [grid.names[v] for v in grid.layout.names]
     time, *space = grid.core_dims

@@ -1,4 +1,7 @@
-"""One observed variable as a map from the grid: a chain of stencils, for tensors and for labelled arrays alike."""
+"""Defines the observation operator H as a chain of stencils that works on tensors and on labelled arrays.
+
+``VariableOperator`` is H of one variable. ``ObservationOperator`` is H of all variables, on standardised tensors.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from xsda.likelihood.linearity import linear_offset
 from xsda.observations.stencils import Stencil
 
 Derived = Callable[[Mapping[str, Tensor]], Tensor]
-PROBED = 4096  # numbers of random states, at least, where the derivative of a derived quantity is tried
+PROBED = 4096  # the derivative of a derived variable is tested at random states with at least this many numbers in all
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +39,34 @@ class Gather:
 
 @dataclass(eq=False)
 class VariableOperator:
-    """H for one observed variable.
+    """H of one observed variable.
 
-    ``grid_dims`` are the dimensions of the field it reads (time, [channel], *space); ``dims`` those of the observation.
-    ``channels`` picks the channels of a variable; ``derived`` computes the field from all variables instead. Where that is
-    linear, ``offset`` (time, *space) is its value at the mean of the prior.
+    Parameters
+    ----------
+    name
+        The observed variable.
+    grid_dims
+        Dimensions of the field that H reads: (time, [channel], *space).
+    gathers
+        Stencils, in the order in which they are applied.
+    dims, shape
+        Dimensions and shape of the observed variable.
+    channels
+        Channels of the field, for a variable of the prior.
+    derived
+        The function that computes the field, for a derived variable.
+    channel_dim
+        The channel dimension, for a variable of several channels.
+    offset
+        For a derived variable that is linear: its value at the mean of the prior, (time, *space).
+
+    Examples
+    --------
+    >>> from xsda.labels import Grid, Layout
+    >>> grid = Grid.match(Layout.of(truth), truth)
+    >>> operator = xsda.observations.compile_variable(grid, obs, "x")
+    >>> operator.apply(grid.to_tensor(truth)[None, :, 0]).shape
+    torch.Size([1, 4])
     """
 
     name: str
@@ -55,7 +81,7 @@ class VariableOperator:
     _tensors: dict[tuple[int, str, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def apply(self, values: Tensor) -> Tensor:
-        """``values``: (batch, *grid_dims) -> (batch, *dims)."""
+        """Apply H to ``values`` (batch, *grid_dims); returns (batch, *dims)."""
         names = list(self.grid_dims)
         for number, g in enumerate(self.gathers):
             axes = [1 + names.index(d) for d in g.source]
@@ -78,21 +104,19 @@ class VariableOperator:
         return values.permute(0, *(1 + names.index(d) for d in self.dims))
 
     def stencil(self, sizes: Mapping[str, int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Of which grid points each observed value is made, and with which weights.
+        """Return the grid points of each observed value and their weights.
 
-        Positions along each of ``grid_dims``, and weights, all (value, point), the values ravelled; ``sizes`` are those of
-        the grid.
+        Positions along each of ``grid_dims``, and weights, are all (value, point), with ravelled values. ``sizes``
+        are the sizes of the grid.
         """
         count = int(np.prod(self.shape))
         index: dict[str, np.ndarray] = {}
         weight = np.ones((count, 1))
         for g in self.gathers:
-            rows = np.arange(len(g.stencil.index)).reshape(
-                [dict(zip(g.target, g.sizes, strict=True)).get(d, 1) for d in self.dims]
-            )
+            target = dict(zip(g.target, g.sizes, strict=True))
+            rows = np.arange(len(g.stencil.index)).reshape([target.get(d, 1) for d in self.dims])
             rows = np.broadcast_to(rows, self.shape).ravel()
-            points = weight.shape[1]
-            own = g.stencil.weight.shape[1]
+            points, own = weight.shape[1], g.stencil.weight.shape[1]
             index = {d: np.repeat(i, own, axis=1) for d, i in index.items()}
             for d, part in zip(g.source, _split(g.stencil, [sizes[d] for d in g.source]), strict=True):
                 index[d] = np.tile(part.index[rows], (1, points))
@@ -107,7 +131,7 @@ class VariableOperator:
         return self._tensors[key]
 
     def apply_labelled(self, da: xr.DataArray, descending: frozenset[str]) -> xr.DataArray:
-        """The same on a labelled array, eagerly or lazily; dimensions that are not of the grid stay."""
+        """Apply H to a labelled array, eagerly or lazily; other dimensions are kept."""
         outer = [d for d in da.dims if d not in self.grid_dims]
         for g in self.gathers:
             if not set(g.source) <= set(da.dims):
@@ -131,14 +155,14 @@ class VariableOperator:
 
 
 def _split(stencil: Stencil, sizes: list[int]) -> list[Stencil]:
-    """The indices of a stencil on flattened axes, axis by axis."""
+    """Split a stencil on flattened axes into one for each axis."""
     shape = stencil.index.shape
     parts = np.unravel_index(stencil.index.ravel(), sizes)  # some numpy releases are wrong on long columns
     return [Stencil(part.reshape(shape), stencil.weight, size) for part, size in zip(parts, sizes, strict=True)]
 
 
 class State(Mapping[str, Tensor]):
-    """What a derived quantity is computed from: variables in their own units, each (member, time, [channel], *space)."""
+    """The variables that a derived quantity is computed from, in their own units, (member, time, [channel], *space)."""
 
     def __init__(self, layout: Layout, names: Mapping[str, str], x: Tensor):
         self._slices = {names[v.name]: (layout.slices()[v.name], v) for v in layout.variables}
@@ -147,7 +171,7 @@ class State(Mapping[str, Tensor]):
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Of the last two space axes, (dy, dx)."""
+        """The grid spacing of the last two space axes, (dy, dx)."""
         return tuple(axis.spacing for axis in self.space[-2:])
 
     def __getitem__(self, name: str) -> Tensor:
@@ -167,10 +191,27 @@ class State(Mapping[str, Tensor]):
 
 
 class ObservationOperator:
-    """H of all sources together: standardised trajectories (batch, time, channel, *space) -> (batch, M).
+    """H of all sources: standardised trajectories (batch, time, channel, *space) -> (batch, M).
 
-    Variables of the prior are returned standardised, derived ones in their own units. ``picks`` holds, for each
-    variable, the positions in its flattened values that were observed.
+    Variables of the prior are returned standardised, derived ones in their own units.
+
+    Parameters
+    ----------
+    layout, names
+        The layout of the grid, and the user's names of its variables.
+    operators
+        H of each observed variable.
+    picks
+        For each variable, the ravelled positions of the values that are not missing.
+
+    Examples
+    --------
+    >>> from xsda.labels import Grid, Layout
+    >>> grid = Grid.match(Layout.of(truth), truth)
+    >>> operator = xsda.observations.compile_variable(grid, obs, "x")
+    >>> h = xsda.observations.ObservationOperator(grid.layout, grid.names, [operator], [np.array([0, 2])])
+    >>> h(grid.to_tensor(truth)[None]).shape
+    torch.Size([1, 2])
     """
 
     def __init__(
@@ -199,13 +240,14 @@ class ObservationOperator:
 
 
 def check_derived(derived: Any) -> None:
-    """Raise unless these are functions by name."""
+    """Raise unless ``derived`` is None or a mapping of names to functions."""
     if derived is None:
         return
     if not isinstance(derived, Mapping):
         raise TypeError(
-            f"derived must be a mapping of names to functions, such as {{'speed': lambda s: (s['u']**2 + s['v']**2).sqrt()}}, got "
-            f"{derived!r}"
+            "derived must be a mapping of names to functions, such as "
+            "{'speed': lambda s: (s['u']**2 + s['v']**2).sqrt()}, "
+            f"got {derived!r}"
         )
     for name, function in derived.items():
         if not callable(function):
@@ -215,7 +257,7 @@ def check_derived(derived: Any) -> None:
 
 
 def check_differentiable(op: VariableOperator, grid: Grid) -> None:
-    """Raise if no gradient flows through a derived quantity: observations of it could not move the state."""
+    """Raise if a derived variable passes no gradient to the state: its observations would then have no effect."""
     assert op.derived is not None
     name, function, states = op.name, op.derived, max(2, PROBED // math.prod(grid.shape))
     text = (
@@ -226,7 +268,7 @@ def check_differentiable(op: VariableOperator, grid: Grid) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(states, length, channels, *space, generator=generator)
     shift = torch.randn(states, 1, channels, *(1,) * len(space), generator=generator)
-    x[1::2] += 2 * shift[1::2]  # so that averages over the fields vary as well
+    x[1::2] += 2 * shift[1::2]  # averages over the fields must vary as well
     x.requires_grad_()
 
     def field(x: Tensor) -> Tensor:
@@ -236,30 +278,31 @@ def check_differentiable(op: VariableOperator, grid: Grid) -> None:
         try:
             values = field(x)
         except RuntimeError as error:
-            if "numpy" in str(error):  # which refuses tensors that carry gradients
+            if "numpy" in str(error):  # numpy refuses tensors that need gradients
                 raise ValueError(text) from error
             raise
         if not values.requires_grad:
             raise ValueError(text)
         if values.is_complex():
             raise ValueError(f"the derived variable {name!r} is complex; observe its .real, .imag or .abs()")
-        if not bool(torch.isfinite(values).all()):  # outside of its domain, where sampled states may not be
+        if not bool(torch.isfinite(values).all()):  # random states may lie outside the domain of the function
             return
-        weight = torch.randn(values.shape, generator=generator).to(
-            values
-        )  # the sum of differences around a ring is nothing
+        # random weights, since differences around a ring add up to zero
+        weight = torch.randn(values.shape, generator=generator).to(values)
         slope = torch.autograd.grad(values, x, weight, allow_unused=True)[0]
     if slope is None or not bool(slope.any()):
-        raise ValueError(f"{text}. Its derivative is zero wherever it was tried, as that of a rounded or a sign is")
+        raise ValueError(
+            f"{text}. Its derivative is zero at all states that were tried, as if it were rounded or a sign"
+        )
     forward = slope
-    with contextlib.suppress(RuntimeError):  # some functions have only a backward derivative
+    with contextlib.suppress(RuntimeError):  # some functions have no forward derivative
         forward = torch.func.jvp(field, (x.detach(),), (torch.ones_like(x),))[1]
     if not bool(torch.isfinite(slope).all() and torch.isfinite(forward).all()):
         raise ValueError(f"the derivative of the derived variable {name!r} is not finite at some states ({CARE})")
 
 
 def derived_offset(op: VariableOperator, grid: Grid) -> Tensor | None:
-    """The field of a derived quantity at the mean of the prior, (time, *space), if it is linear up to that; otherwise None."""
+    """Return a derived variable at the mean of the prior, (time, *space); None unless it is linear plus a constant."""
     assert op.derived is not None
     function, (length, _, *space) = op.derived, grid.shape
 
@@ -271,7 +314,7 @@ def derived_offset(op: VariableOperator, grid: Grid) -> Tensor | None:
 
 
 def derived_field(name: str, function: Derived, state: State, x: Tensor) -> Tensor:
-    """Evaluate a derived quantity and check what came back."""
+    """Evaluate a derived variable and check its shape."""
     values = function(state)
     expected = (*x.shape[:2], *x.shape[3:])
     if not isinstance(values, Tensor) or tuple(values.shape) != expected:

@@ -1,8 +1,7 @@
-"""The one reader of labelled observations.
+"""Reads labelled observations: values, errors, laws, correlations and a background, in the units of the grid.
 
-``read`` turns what the user gives (instruments, errors, laws, correlations, a background) into a list of ``Observed``, one
-for each observed variable of each source, in the units of the grid. ``assimilate``, ``filter``, ``observe``, the scores in
-observation space and the plots all take it from there.
+``read`` returns one ``Observed`` for each variable of each source. ``assimilate``, ``filter``, ``observe``, the
+scores in observation space and the plots all use it.
 """
 
 from __future__ import annotations
@@ -23,16 +22,36 @@ from xsda.observations.errors import check_positive, error_std
 from xsda.observations.operator import Derived, VariableOperator, check_derived
 from xsda.observations.sources import Sources, as_sources, by_source, observed_variables
 
-MANY = 2**24  # numbers of stencils, beyond which duplicates are not looked for
+MANY = 2**24  # with more stencil points than this, duplicates are not searched for
 Units = Mapping[str, str | None]
 
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """One observed variable of one source.
+    """One observed variable of one source, as ``read`` returns it.
 
-    ``ds`` is the source with this variable in the units of the grid; ``std`` has the shape of the variable and is in these units,
-    or None where no errors were asked for; ``pick`` are the ravelled positions that are not missing.
+    Parameters
+    ----------
+    source, name
+        Names of the source and of the variable.
+    ds
+        The source, with this variable in the units of the grid.
+    std
+        Standard deviations of the errors in these units, of the shape of the variable; None if they were not read.
+    law
+        The law of the errors.
+    correlation
+        The description of correlated errors; None if they are independent.
+    derived
+        Functions for derived variables.
+    pick
+        Ravelled positions of the values that are not missing.
+
+    Examples
+    --------
+    >>> (x,) = xsda.observations.read(obs, {"x": None})
+    >>> x.source, x.name, x.values.shape, x.errors[0]
+    ('obs', 'x', (4,), np.float64(0.5))
     """
 
     source: str
@@ -46,31 +65,31 @@ class Observed:
 
     @property
     def da(self) -> xr.DataArray:
-        """The variable."""
+        """The observed variable."""
         return self.ds[self.name]
 
     @property
     def values(self) -> np.ndarray:
-        """The values that are not missing, (M,), in double precision."""
+        """Values that are not missing, (M,), in double precision."""
         return np.asarray(self.da.values, dtype=np.float64).ravel()[self.pick]
 
     @property
     def errors(self) -> np.ndarray:
-        """Standard deviations of their errors, (M,)."""
+        """Standard deviations of the errors of ``values``, (M,)."""
         assert self.std is not None
         return self.std.ravel()[self.pick]
 
     def compile(self, grid: Grid, *, quietly: bool = False) -> VariableOperator:
-        """H for this variable; warns of values that were observed twice."""
+        """Build H for this variable; warn of duplicates unless ``quietly``."""
         op = compile_variable(grid, self.ds, self.name, self.derived)
         if not quietly:
             self._warn_of_duplicates(op, grid)
         return op
 
     def _warn_of_duplicates(self, op: VariableOperator, grid: Grid) -> None:
-        """Warn once with the number of values that lie at the same place and time as another of this source."""
-        points = int(np.prod([g.stencil.weight.shape[1] for g in op.gathers]))
-        if len(self.pick) * points > MANY or all(g.sizes and g.stencil.contiguous for g in op.gathers):
+        """Warn of values at the same place and time as another value of this source."""
+        points = int(np.prod([*op.shape, *(g.stencil.weight.shape[1] for g in op.gathers)]))
+        if points > MANY or all(g.sizes and g.stencil.contiguous for g in op.gathers):
             return
         sizes = {d: grid.template.sizes[d] for d in grid.core_dims}
         if op.channel_dim is not None and op.channels is not None:
@@ -80,8 +99,9 @@ class Observed:
         twice = len(rows) - len(np.unique(rows, axis=0))
         if twice:
             warn(
-                f"{twice} of {len(rows)} values of {self.name!r} in {self.source} lie at the place and time of another value. Each counts "
-                "as an independent observation; drop the duplicates, or average them, if they are not"
+                f"{twice} of {len(rows)} values of {self.name!r} in {self.source} lie at the place and time of "
+                "another value. Each counts as an independent observation; if they are not, drop or average the "
+                "duplicates"
             )
 
 
@@ -97,7 +117,7 @@ def read(
     background_sigma: Any = None,
     errors: bool = True,
 ) -> list[Observed]:
-    """Read all sources, and a background if there is one.
+    """Read the observations of all sources, and the background if there is one.
 
     Parameters
     ----------
@@ -108,24 +128,29 @@ def read(
     sigma, derived, likelihood, correlation, background, background_sigma
         As in ``xsda.assimilate``.
     errors
-        Whether standard deviations are needed; without them the result's ``std`` is None.
+        Whether to read standard deviations. Without them ``std`` of the result is None.
 
     Returns
     -------
     list of Observed
-        In the order of the sources and of their variables; the background's come last, from the source "background".
+        One entry for each variable of each source, in their order. The background comes last, as the source
+        "background".
+
+    Examples
+    --------
+    >>> found = xsda.observations.read({"buoy": obs, "ship": obs + 1}, {"x": None}, sigma={"buoy": 0.5, "ship": 2.0})
+    >>> [(o.source, o.name, float(o.errors[0])) for o in found]
+    [('buoy', 'x', 0.5), ('ship', 'x', 2.0)]
     """
     check_derived(derived)
     sources = as_sources(obs)
-    laws, correlations = (
-        _by_variable(likelihood, sources, "likelihood"),
-        _by_variable(correlation, sources, "correlation"),
-    )
+    laws = _by_variable(likelihood, sources, "likelihood")
+    correlations = _by_variable(correlation, sources, "correlation")
     found = []
     for source, ds in sources.items():
         names = observed_variables(ds)
         if not names:
-            raise ValueError(f"{source} holds no variables")
+            raise ValueError(f"{source} holds no variables; expected one for each observed quantity")
         for name in names:
             std = error_std(ds, name, sigma, source, sources) if errors else None
             law = pick_law(laws.get((source, name)))
@@ -133,12 +158,29 @@ def read(
     if background is not None:
         found += _background(background, background_sigma, units, sources)
     elif background_sigma is not None:
-        raise ValueError("background_sigma was given without background=...; pass the Dataset that it is the error of")
+        raise ValueError("background_sigma was given without a background; pass background=... as well")
     return found
 
 
 def units_of(grid: Grid) -> dict[str, str | None]:
-    """The variables of a grid, by the user's names, and their units."""
+    """Return the units of the variables of a grid.
+
+    Parameters
+    ----------
+    grid
+        The grid.
+
+    Returns
+    -------
+    dict
+        Units by the user's names of the variables; None where they are not known.
+
+    Examples
+    --------
+    >>> from xsda.labels import Grid, Layout
+    >>> xsda.observations.units_of(Grid.match(Layout.of(weather), weather))
+    {'t2m': 'K'}
+    """
     return {grid.names[v.name]: v.attrs.get("units") for v in grid.layout.variables}
 
 
@@ -146,6 +188,7 @@ def _one(
     source: str, ds: xr.Dataset, name: str, std: np.ndarray | None, law: ErrorLaw, correlation: Any,
     derived: Mapping[str, Derived] | None, units: Units,
 ) -> Observed:  # fmt: skip
+    """Read one variable of one source."""
     if ds[name].dtype.kind not in "biuf":
         raise TypeError(f"observed variable {name!r} of {source} holds {ds[name].dtype}, expected numbers")
     came, expected = ds[name].attrs.get("units"), None if name in (derived or {}) else units.get(name)
@@ -159,30 +202,33 @@ def _one(
         std = std * abs(factor)
         check_positive(std.ravel()[pick], name)
     if correlation is not None and not isinstance(law, Normal):
-        raise ValueError(f"{name!r} has correlated errors and the law {law}; correlated errors must be Gaussian")
+        raise ValueError(
+            f"{name!r} has correlated errors and the law {law}; correlated errors must be Gaussian, so omit one of "
+            "the two"
+        )
     bound = _in_units(law, factor, offset).bind(values[pick])
     if isinstance(bound, Censored) and bound.side is not None and len(pick) and bool((bound.side != 0).all()):
         warn(
-            f"all {len(pick)} values of {name!r} (from {values[pick].min():g} to {values[pick].max():g}) are at or beyond the limits of "
-            f"{law}: is it in the units of the variable?"
+            f"all {len(pick)} values of {name!r} (from {values[pick].min():g} to {values[pick].max():g}, in the units "
+            f"of the grid) are at or beyond the limits of {bound}; check the units of the limits"
         )
     return Observed(source, name, ds, std, bound, correlation, derived, pick)
 
 
 def _in_units(law: ErrorLaw, factor: float, offset: float) -> ErrorLaw:
-    """The law with its limits, which are in the units of the observations, converted as their values are."""
+    """Convert the limits of a law from the units of the observations to those of the grid."""
     if not isinstance(law, Censored):
         return law
-    lower, upper = (None if v is None else v * factor + offset for v in (law.lower, law.upper))
+    lower, upper = (None if limit is None else limit * factor + offset for limit in (law.lower, law.upper))
     return replace(law, lower=lower, upper=upper)
 
 
 def _background(background: xr.Dataset, sigma: Any, units: Units, sources: Mapping[str, Any]) -> list[Observed]:
-    """A background (a forecast, a climatology) as one more source: it observes every number of the grid that it has."""
+    """Read a background (a forecast, a climatology) as one more source of observations."""
     if not isinstance(background, xr.Dataset):
-        raise TypeError(f"background must be an xarray.Dataset on the grid, got {type(background).__name__}")
+        raise TypeError(f"background must be an xarray.Dataset on the grid, got a {type(background).__name__}")
     if "background" in sources:
-        raise ValueError("a source is called 'background', and background=... is given; rename the source")
+        raise ValueError("a source has the name 'background', which background=... needs; rename the source")
     found = []
     for name in observed_variables(background):
         if name not in units:
@@ -193,12 +239,12 @@ def _background(background: xr.Dataset, sigma: Any, units: Units, sources: Mappi
         std = error_std(background, name, sigma, "background", only, argument="background_sigma")
         found.append(_one("background", background, name, std, Normal(), None, None, units))
     if not any(len(o.pick) for o in found):
-        raise ValueError("the background holds no values (all NaN, or no variables)")
+        raise ValueError("the background holds no values (all NaN, or no variables); omit it, or fill it")
     return found
 
 
 def pick_law(law: Any) -> ErrorLaw:
-    """A law of errors by name or configured; None is the Gaussian one."""
+    """Return a law of errors by name, or as it is; None means Gaussian."""
     if law is None:
         return Normal()
     if isinstance(law, str):
@@ -213,7 +259,7 @@ def pick_law(law: Any) -> ErrorLaw:
 
 
 def _by_variable(given: Any, sources: Mapping[str, xr.Dataset], argument: str) -> dict[tuple[str, str], Any]:
-    """What is said of each observed variable of each source: by variable, by source, or (laws) one for all."""
+    """Resolve an argument for each variable of each source: by variable, by source, or (laws only) one for all."""
     pairs = [(source, name) for source, ds in sources.items() for name in observed_variables(ds)]
     if given is None:
         return {}

@@ -1,4 +1,4 @@
-"""Several instruments, each a labelled Dataset with a name, and what each of them observes."""
+"""Lists the sources of observations (instruments), each a named Dataset, and the variables that each observes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,23 @@ Sources = xr.Dataset | xr.DataArray | Sequence[xr.Dataset] | Mapping[str, xr.Dat
 
 
 def as_sources(obs: Sources) -> dict[str, xr.Dataset]:
-    """Observations by the name of their source: "obs" for one Dataset, "obs[0]" and so on for a list."""
+    """Return the observations as a mapping of source names to Datasets.
+
+    Parameters
+    ----------
+    obs
+        A Dataset or named DataArray, or a list or mapping of them.
+
+    Returns
+    -------
+    dict
+        Datasets by source. The name is "obs" for one Dataset, and "obs[0]", "obs[1]", ... for a list.
+
+    Examples
+    --------
+    >>> list(xsda.observations.as_sources(obs)), list(xsda.observations.as_sources([obs, obs]))
+    (['obs'], ['obs[0]', 'obs[1]'])
+    """
     if isinstance(obs, xr.DataArray):
         if obs.name is None:
             raise ValueError(
@@ -25,7 +41,7 @@ def as_sources(obs: Sources) -> dict[str, xr.Dataset]:
     if not isinstance(obs, (Mapping, list, tuple)):
         raise TypeError(
             f"observations must be an xarray.Dataset, or a list or mapping of them, got {type(obs).__name__}; "
-            "open a file with xr.open_dataset, turn a table into one with df.to_xarray().set_coords([...])"
+            "open a file with xr.open_dataset, convert a table with df.to_xarray().set_coords([...])"
         )
     named: dict[str, Any] = (
         {str(k): o for k, o in obs.items()} if isinstance(obs, Mapping) else {f"obs[{i}]": o for i, o in enumerate(obs)}
@@ -33,19 +49,19 @@ def as_sources(obs: Sources) -> dict[str, xr.Dataset]:
     named = {k: o.to_dataset() if isinstance(o, xr.DataArray) and o.name is not None else o for k, o in named.items()}
     for name, source in named.items():
         if not isinstance(source, xr.Dataset):
-            raise TypeError(f"{name} is a {type(source).__name__}, expected an xarray.Dataset")
+            raise TypeError(f"{name} is a {type(source).__name__}, expected an xarray.Dataset or a named DataArray")
     if not named:
-        raise ValueError("no observations were given")
+        raise ValueError("no observations were given; expected at least one Dataset")
     return named
 
 
 def observed_variables(ds: xr.Dataset) -> list[str]:
-    """The variables that are observations, not bounds or errors of others."""
+    """Names of the observed variables; bounds, errors and other helper variables are left out."""
     helpers = helper_variables(ds)
     return [str(v) for v in ds.data_vars if v not in helpers]
 
 
 def by_source(given: Mapping[Any, Any], sources: Mapping[str, xr.Dataset]) -> bool:
-    """Whether the keys are names of sources; a name that is also that of an observed variable means the variable."""
+    """Whether the keys are names of sources. A name that belongs to a source and a variable means the variable."""
     names = {name for ds in sources.values() for name in observed_variables(ds)}
     return set(given) <= set(sources) and not set(given) <= names

@@ -1,7 +1,7 @@
-"""Where an observation lies on an axis, as indices and weights.
+"""Computes indices and weights of grid points for observed positions along an axis.
 
-A stencil says, for each of m observed positions, which k grid points it is made of and with which weights. Weights add
-up to one: selection, linear interpolation and averages all leave a constant field as it is.
+A stencil holds, for each of m observed positions, k grid points and their weights. The weights add up to one, so that
+selection, linear interpolation and averages all leave a constant field unchanged.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 
 from xsda.labels.axes import axis_text
 
-SNAP = 1e-4  # positions this close to a grid point, in units of the spacing, are on it
+SNAP = 1e-4  # positions closer to a grid point than this, in units of the spacing, are that grid point
 
 
 @dataclass(frozen=True, eq=False)
 class Stencil:
-    """``index`` and ``weight``, both (position, point), into an ascending axis of ``size`` points."""
+    """Indices and weights, both (position, point), into an ascending axis of ``size`` points."""
 
     index: np.ndarray
     weight: np.ndarray
@@ -40,29 +40,29 @@ class Stencil:
 
     @property
     def contiguous(self) -> bool:
-        """Whether the positions are neighbouring grid points, one after the other."""
+        """Whether the positions are consecutive grid points."""
         steps = np.diff(self.index[:, 0])
         return self.trivial and bool((steps == 1).all() or (steps == -1).all())
 
     @classmethod
     def weighted(cls, index: np.ndarray, weight: np.ndarray, size: int) -> Stencil:
-        """Points of weight zero are replaced by one that counts, so that a missing value there does no harm."""
+        """Build a stencil in which points of weight zero are not read: a missing value there has no effect."""
         heaviest = np.take_along_axis(index, weight.argmax(axis=1)[:, None], 1)
         return cls(np.where(weight == 0, heaviest, index), weight, size)
 
     def take(self, rows: np.ndarray) -> Stencil:
-        """The stencil of these positions, in this order."""
+        """Select these positions, in this order."""
         return Stencil(self.index[rows], self.weight[rows], self.size)
 
     def joined(self, other: Stencil) -> Stencil:
-        """The stencil on the flattened pair of axes (self, other), position by position."""
+        """Combine two stencils, position by position, into one on the flattened pair of axes (self, other)."""
         index = self.index[:, :, None] * other.size + other.index[:, None, :]
         weight = self.weight[:, :, None] * other.weight[:, None, :]
         m = len(index)
         return Stencil(index.reshape(m, -1), weight.reshape(m, -1), self.size * other.size)
 
     def reversed(self) -> Stencil:
-        """The same positions on the axis read the other way round."""
+        """The same positions on the reversed axis."""
         return Stencil(self.size - 1 - self.index, self.weight, self.size)
 
 
@@ -70,8 +70,8 @@ class Stencil:
 class GridAxis:
     """An ascending axis: its name, its points, and its period if it is a ring.
 
-    ``wrap`` is what may be added to a position without changing it (360 for longitudes), also on axes that are not
-    rings. ``origin`` is the date from which points are counted in seconds, if they are dates.
+    Positions that differ by ``wrap`` are the same (360 for longitudes), also on axes that are not rings. If points are
+    dates, they are seconds since ``origin``.
     """
 
     name: str
@@ -94,10 +94,10 @@ class GridAxis:
         return float(np.min(np.diff(self.points))) if len(self.points) > 1 else 1.0
 
     def locate(self, positions: np.ndarray) -> Stencil:
-        """Selection where a position is a grid point, linear interpolation between two, an error outside."""
+        """Select grid points, interpolate linearly between them, and raise outside the axis."""
         p = np.asarray(positions, dtype=float).ravel()
         if np.isnan(p).any():
-            raise ValueError(f"{int(np.isnan(p).sum())} observations have NaN as their {self.name!r}; drop them")
+            raise ValueError(f"{int(np.isnan(p).sum())} observations have NaN as {self.name!r}; drop them")
         x, n, snap = self.points, len(self.points), SNAP * self.spacing
         cycle = self.period or self.wrap
         inside = p if cycle is None else x[0] - snap + np.mod(p - x[0] + snap, cycle)
@@ -123,7 +123,7 @@ class GridAxis:
         return Stencil.weighted(np.stack([left, (left + 1) % n], 1), np.stack([1 - share, share], 1), n)
 
     def average(self, lower: np.ndarray, upper: np.ndarray) -> Stencil:
-        """Averages over cells [lower, upper], each grid point weighing as its own cell overlaps."""
+        """Average over cells [lower, upper]; the weight of a grid point is the overlap of its own cell with them."""
         x, edges = self.points, self._edges()
         if np.isnan(lower).any() or np.isnan(upper).any():
             raise ValueError(
@@ -133,9 +133,9 @@ class GridAxis:
         lower, upper = self._unwrap(lower, upper, edges[0] - slack)
         if self.period is None and ((lower < edges[0] - slack).any() or (upper > edges[-1] + slack).any()):
             raise ValueError(
-                f"averages along {self.name!r} reach from {self.text(lower.min())} to {self.text(upper.max())}, outside the "
-                f"grid's cells ({self.text(edges[0])} to {self.text(edges[-1])}); give the coordinate its true 'bounds', or "
-                "extend the grid"
+                f"averages along {self.name!r} reach from {self.text(lower.min())} to {self.text(upper.max())}, "
+                f"outside the cells of the grid ({self.text(edges[0])} to {self.text(edges[-1])}); correct the "
+                "'bounds' of the coordinate, or extend the grid"
             )
         overlap = np.zeros((len(lower), len(x)))
         for shift in (0.0,) if self.period is None else (-self.period, 0.0, self.period):
@@ -151,7 +151,7 @@ class GridAxis:
         return Stencil.weighted(index, np.take_along_axis(weight, index, 1), len(x))
 
     def _edges(self) -> np.ndarray:
-        """The edges of the grid's own cells, halfway between its points."""
+        """Edges of the cells of the grid, halfway between its points."""
         x = self.points
         if self.period is not None:
             first = (x[0] + x[-1] - self.period) / 2
@@ -163,7 +163,7 @@ class GridAxis:
         return np.concatenate([[first], (x[1:] + x[:-1]) / 2, [last]])
 
     def _unwrap(self, lower: np.ndarray, upper: np.ndarray, start: float) -> tuple[np.ndarray, np.ndarray]:
-        """Ascending bounds; where positions repeat, those of the turn of the grid that begins at ``start``."""
+        """Return ascending bounds; on a cyclic axis, shift them to the turn that begins at ``start``."""
         cycle = self.period or self.wrap
         if cycle is not None:
             upper = np.where(lower - upper > cycle / 2, upper + cycle, upper)  # 355 to 5 is a cell of 10 degrees
