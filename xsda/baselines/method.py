@@ -76,6 +76,8 @@ class EnsembleFilter(Filter):
     inflation: float | Inflation = 1.0
     rotate: bool = False
 
+    local: ClassVar[bool] = False  # whether each grid point has its own combination of the members
+
     def __post_init__(self) -> None:
         as_inflation(self.inflation)  # raises if it is none
 
