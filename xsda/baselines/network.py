@@ -13,8 +13,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from xsda.baselines.bound import ForecastError
 from xsda.baselines.column import column
-from xsda.baselines.model import ForecastError
 from xsda.baselines.times import at_times, on_times, times_of, union
 from xsda.labels.grid import Grid
 from xsda.observations.compile import Sources, as_sources, observed_variables

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xsda.baselines.cycle import Cycle, check_finite
+from xsda.baselines.cycle import Cycle
 from xsda.baselines.enkf import ETKF
 from xsda.baselines.inflation import as_inflation
 from xsda.baselines.method import EnsembleFilter, Event, Method, rotated, split
@@ -163,7 +163,7 @@ class EnRTS(Method):
             turn = rotated(torch.eye(len(x), dtype=x.dtype), cycle.generator(k, "rotation"))
             inflated = _combined(turn, inflated)
             changes.append(Change(inflated, inflated, turn=turn))
-        check_finite(inflated, f"the analysis at {cycle.forecast.text(float(cycle.times[k]))}")
+        cycle.check_finite(inflated, k, "analysis")
         return inflated
 
 
@@ -185,10 +185,7 @@ class Change:
             return x
         increment, before = (x - self.after).flatten(1), split(self.before)[1]
         after = split(self.after.flatten(1))[1]
-        if self.local:
-            share = ridge_share(increment, after)
-        else:
-            share = increment @ torch.linalg.pinv(after, rtol=RTOL)
+        share = ridge_share(increment, after) if self.local else increment @ torch.linalg.pinv(after, rtol=RTOL)
         return self.before + _combined(self.decay * share, before)
 
 
@@ -213,7 +210,7 @@ def mixed(filter: EnsembleFilter, cycle: Cycle, k: int, x: Tensor, batch: Batch)
     posterior = inflation.after(prior, _combined(matrix, prior))
     if filter.rotate:  # the same turn for all times, or members would no longer belong together
         matrix, posterior = (rotated(m, cycle.generator(k, "rotation")) for m in (matrix, posterior))
-    check_finite(posterior, f"the analysis at {cycle.forecast.text(float(cycle.times[k]))}")
+    cycle.check_finite(posterior, k, "analysis")
     return posterior, matrix
 
 
