@@ -276,7 +276,7 @@ def test_what_a_model_says_of_itself():
     assert (function.name, function.variables) == ("transposed", None)
     drawn = system.to_tensor(system.simulate(1, 5, seed=3))[:, 0]
     torch.testing.assert_close(model.climate(5, 3), drawn, **EXACT)
-    with pytest.raises(ValueError, match="initial=... is needed"):
+    with pytest.raises(ValueError, match=r"initial=\.\.\. is needed"):
         function.climate(5, 3)
 
 

@@ -44,7 +44,7 @@ class ForecastError(RuntimeError):
         self.members, self.time = members, time
 
 
-class Piece(NamedTuple):
+class Leg(NamedTuple):
     """A part of a forecast: from ``start`` to ``stop``, followed by noise of this variance."""
 
     start: float
@@ -72,9 +72,9 @@ class BoundForecast(ABC):
         Without a ``generator`` the system's transition noise is left out.
         """
 
-    def pieces(self, start: float, stop: float) -> list[Piece]:
+    def legs(self, start: float, stop: float) -> list[Leg]:
         """The forecast as a sequence of noiseless ones, each followed by independent noise."""
-        return [Piece(start, stop, 0.0)]
+        return [Leg(start, stop, 0.0)]
 
     def tensor(self, ds: xr.Dataset) -> Tensor:
         """A labelled ensemble without time as a tensor (member, channel, *space)."""

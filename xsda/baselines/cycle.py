@@ -14,7 +14,6 @@ from xsda.baselines.bound import BoundForecast, ForecastError
 from xsda.baselines.network import Batch, Network
 from xsda.labels.grid import Grid
 
-
 TO = {"forecast": "to", "analysis": "at"}  # for messages
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xsda.baselines.bound import Piece
+from xsda.baselines.bound import Leg
 from xsda.baselines.cycle import Cycle
 from xsda.baselines.method import Event, Method, split
 from xsda.baselines.simple import centred
@@ -110,27 +110,27 @@ class LinearSystem:
 
     def __init__(self, cycle: Cycle, x: Tensor):
         self.cycle, self.x = cycle, x
-        self.known: dict[tuple[Piece, ...], tuple[Tensor, Tensor, Tensor]] = {}
+        self.known: dict[tuple[Leg, ...], tuple[Tensor, Tensor, Tensor]] = {}
 
     def __call__(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
         forecast, times = self.cycle.forecast, self.cycle.times
         before, stop = self.cycle.start if k == 0 else float(times[k - 1]), float(times[k])
-        pieces = () if before == stop else tuple(forecast.pieces(before, stop))
+        legs = () if before == stop else tuple(forecast.legs(before, stop))
         if not forecast.autonomous:
-            return self._composed(pieces)
-        if pieces not in self.known:
-            self.known[pieces] = self._composed(pieces)
-        return self.known[pieces]
+            return self._composed(legs)
+        if legs not in self.known:
+            self.known[legs] = self._composed(legs)
+        return self.known[legs]
 
-    def _composed(self, pieces: tuple[Piece, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """One piece after another, each followed by its noise."""
+    def _composed(self, legs: tuple[Leg, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """One leg after another, each followed by its noise."""
         one = torch.eye(self.x[0].numel(), dtype=self.x.dtype)
         matrix, offset, noise = one, 0 * one[0], 0 * one
-        each = {p: self._affine(p.start, p.stop) for p in dict.fromkeys(pieces)}
-        for piece in pieces:
-            f, c = each[piece]
+        each = {p: self._affine(p.start, p.stop) for p in dict.fromkeys(legs)}
+        for leg in legs:
+            f, c = each[leg]
             matrix, offset = f @ matrix, f @ offset + c
-            noise = f @ noise @ f.T + piece.variance * one
+            noise = f @ noise @ f.T + leg.variance * one
         return matrix, offset, noise
 
     def _affine(self, start: float, stop: float) -> tuple[Tensor, Tensor]:

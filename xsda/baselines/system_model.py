@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xsda.baselines.bound import BoundForecast, Piece, whole_steps
+from xsda.baselines.bound import BoundForecast, Leg, whole_steps
 from xsda.labels.grid import Grid
 from xsda.systems import DiscreteODE, MarkovChain
 
@@ -56,11 +56,11 @@ class BoundSystem(BoundForecast):
             x = system.step(x) if generator is None else system.transition(x, generator)
         return x
 
-    def pieces(self, start: float, stop: float) -> list[Piece]:
+    def legs(self, start: float, stop: float) -> list[Leg]:
         whole, rest = whole_steps(stop - start, self.dt)
         last = round(rest / self.dt, 4) * self.dt
         lengths = [self.dt] * whole + ([last] if rest else [])
-        return [Piece(0.0, length, self.noise**2 * length / self.dt) for length in lengths]
+        return [Leg(0.0, length, self.noise**2 * length / self.dt) for length in lengths]
 
 
 def _part(system: MarkovChain, share: float) -> MarkovChain:
