@@ -1,5 +1,9 @@
 """Shared by all tests: a cache of their own, and the linear-Gaussian trajectories that are the yardstick."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of the processes that tests start; torch reads it when imported
+
 import matplotlib
 import numpy as np
 import pytest

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from xsda.cli import main
+from xsda.cli.program import program
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(<!-- skip -->\s*\n)?```(python|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -61,13 +61,13 @@ def command_lines():
 @pytest.mark.parametrize("words", list(command_lines()))
 def test_command_lines_parse(words):
     name, *rest = words
-    main.commands[name].make_context(name, rest)
+    program.commands[name].make_context(name, rest)
 
 
-SCRIPTS = sorted((ROOT / "examples").glob("*/*.py"))
+SCRIPTS = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").glob("*/*.py")])
 
 
-@pytest.mark.parametrize("path", [p for p in SCRIPTS if p.stem != "common"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in SCRIPTS if p.stem not in ("common", "record")], ids=lambda p: p.stem)
 def test_every_script_says_what_it_does(path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(path.parent)
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])

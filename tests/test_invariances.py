@@ -14,7 +14,6 @@ TIGHT = MMPS(tolerance=1e-3, iterations=60)
 METHODS = {
     "mmps": TIGHT,
     "gmres": MMPS(solver="gmres", tolerance=1e-3, iterations=60),
-    "guarded": MMPS(tolerance=1e-3, iterations=60, mix=0.3, limit=3.0, trust=2.0, reach=3.0),
     **{name: kind() for name, kind in GUIDANCE.items() if name not in ("mmps", "dps", "sda")},
     "sda": GaussianScore(gamma=0.3),
     "adaptive": GaussianScore(gamma=0.3, scaling=Scaling(rule="adaptive")),

@@ -1,21 +1,37 @@
 """Score-based data assimilation on labelled data: from a prior and observations to a posterior ensemble.
 
-``import xsda`` registers the accessor ``ds.sda`` on every xarray Dataset.
+``import xsda`` registers the accessor ``ds.sda`` on every xarray Dataset. The command ``xsda`` imports only what it needs,
+so that ``xsda --help`` answers at once.
 """
 
-from xsda import accessor as _accessor  # noqa: F401  (registers ds.sda)
-from xsda import baselines, diffusion, flow, guidance, likelihood, metrics, nn, observations, priors, systems
-from xsda.assimilation import assimilate
-from xsda.compare import compare
-from xsda.diffusion import samplers
-from xsda.diffusion.samplers import NonFiniteSampleError
-from xsda.metrics import evaluate
-from xsda.observations import observe
-from xsda.priors import GaussianMixturePrior, GaussianPrior, Prior, load_model, models
-from xsda.sampling.density import elbo, log_prob
-from xsda.sampling.draw import sample
-from xsda.training import TrainingError, TrainingOptions, balance, train
+import os
+import sys
+from itertools import pairwise
+
 from xsda.version import __version__
+
+
+def _runs_as_command() -> bool:
+    """Whether this process was started as ``xsda`` or ``python -m xsda``. A script that imports the package was not."""
+    program = sys.argv[0] if getattr(sys, "argv", None) else ""
+    if program == "-m":  # Python is still looking for the module to run
+        return ("-m", "xsda") in pairwise(sys.orig_argv)
+    return os.path.basename(program) in ("xsda", "xsda.exe")
+
+
+if not _runs_as_command():
+    from xsda import accessor as _accessor  # noqa: F401  (registers ds.sda)
+    from xsda import baselines, diffusion, flow, guidance, likelihood, metrics, nn, observations, plot, priors, systems
+    from xsda.assimilation import assimilate
+    from xsda.compare import compare
+    from xsda.diffusion import samplers
+    from xsda.diffusion.samplers import NonFiniteSampleError
+    from xsda.metrics import evaluate
+    from xsda.observations import observe
+    from xsda.priors import GaussianMixturePrior, GaussianPrior, Prior, load_model, models
+    from xsda.sampling.density import elbo, log_prob
+    from xsda.sampling.draw import sample
+    from xsda.training import TrainingError, TrainingOptions, balance, train
 
 __all__ = [
     "GaussianMixturePrior",
@@ -42,6 +58,7 @@ __all__ = [
     "nn",
     "observations",
     "observe",
+    "plot",
     "priors",
     "sample",
     "samplers",

@@ -1,5 +1,8 @@
 """``python -m xsda`` is ``xsda``; torchrun needs it."""
 
+import sys
+
 from xsda.cli import main
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,10 +1,11 @@
-"""``ds.sda``: the package at hand on any Dataset. Every method is one call of the function of the same name."""
+"""``ds.sda``: the package at hand on any Dataset or DataArray. Every method is one call of the function of the same name."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xarray as xr
 
@@ -16,11 +17,23 @@ from xsda.guidance import Guidance
 from xsda.likelihood import ErrorLaw
 from xsda.metrics import evaluate
 from xsda.observations import observe
-from xsda.observations.compile import Sources
+from xsda.observations.sources import Sources
 from xsda.priors.registry import Model, Models
 from xsda.sampling.density import elbo, log_prob
 from xsda.sampling.draw import sample
 from xsda.systems import MarkovChain
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def documented(by: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Give a method the documentation of a function, without its first parameter, which is the Dataset itself."""
+
+    def give(method: Function) -> Function:
+        method.__doc__ = re.sub(r"(Parameters\n +-+\n)( +)\w+\n(?:\2 +.*\n|\n)+", r"\1", by.__doc__ or "", count=1)
+        return method
+
+    return give
 
 
 @xr.register_dataset_accessor("sda")
@@ -30,6 +43,7 @@ class SdaAccessor:
     def __init__(self, ds: xr.Dataset):
         self._ds = ds
 
+    @documented(assimilate)
     def assimilate(
         self,
         obs: Sources,
@@ -53,7 +67,6 @@ class SdaAccessor:
         progress: bool | None = None,
         derived: Mapping[str, Any] | None = None,
     ) -> xr.Dataset:
-        """Posterior ensemble on the axes of this Dataset; see ``xsda.assimilate``."""
         return assimilate(
             self._ds, obs, model, members=members, sigma=sigma, guidance=guidance, sampler=sampler, steps=steps,
             likelihood=likelihood, correlation=correlation, background=background, background_sigma=background_sigma,
@@ -61,6 +74,7 @@ class SdaAccessor:
             derived=derived,
         )  # fmt: skip
 
+    @documented(sample)
     def sample(
         self,
         model: Model | Models,
@@ -80,12 +94,15 @@ class SdaAccessor:
             device=device, precision=precision, progress=progress,
         )  # fmt: skip
 
+    @documented(log_prob)
     def log_prob(self, model: Model, *, steps: int = 128, exact: bool | None = None, seed: int = 0) -> xr.DataArray:
         return log_prob(self._ds, model, steps=steps, exact=exact, seed=seed)
 
+    @documented(elbo)
     def elbo(self, model: Model, *, samples: int = 64, seed: int = 0) -> xr.DataArray:
         return elbo(self._ds, model, samples=samples, seed=seed)
 
+    @documented(filter)
     def filter(
         self,
         obs: Sources,
@@ -103,12 +120,12 @@ class SdaAccessor:
         out: str | Path | None = None,
         every: int = 1000,
     ) -> xr.Dataset:
-        """Ensemble on the axes of this Dataset from a forecast model; see ``xsda.baselines.filter``."""
         return filter(
             self._ds, obs, system, method=method, members=members, sigma=sigma, initial=initial, keep=keep,
             correlation=correlation, derived=derived, seed=seed, progress=progress, out=out, every=every,
         )  # fmt: skip
 
+    @documented(observe)
     def observe(
         self,
         like: xr.Dataset,
@@ -118,9 +135,9 @@ class SdaAccessor:
         derived: Mapping[str, Any] | None = None,
         periodic: tuple[str, ...] = (),
     ) -> xr.Dataset:
-        """What would be observed of this Dataset at the coordinates of ``like``; see ``xsda.observe``."""
         return observe(self._ds, like, sigma=sigma, seed=seed, derived=derived, periodic=periodic)
 
+    @documented(evaluate)
     def evaluate(
         self,
         truth: xr.Dataset,
@@ -131,11 +148,46 @@ class SdaAccessor:
         dim: Any = None,
         weights: Any = None,
     ) -> xr.Dataset:
-        """Scores of this ensemble; see ``xsda.metrics.evaluate``."""
         return evaluate(self._ds, truth, obs=obs, sigma=sigma, derived=derived, dim=dim, weights=weights)
 
-    def plot(self, *, truth: xr.Dataset | None = None, obs: Any = None, **options: Any) -> Any:
-        """Picture of this ensemble with truth and observations; see ``xsda.plot.ensemble``."""
+    def plot(
+        self,
+        *,
+        truth: xr.Dataset | None = None,
+        obs: Any = None,
+        variable: str | Sequence[str] | None = None,
+        time: Any = None,
+        members: int | None = None,
+        title: str | None = None,
+        cmap: Any = None,
+        ax: Any = None,
+    ) -> Any:
+        """Picture of this ensemble, or trajectory, with truth and observations; ``help(xsda.plot.ensemble)`` has the parameters."""
         from xsda.plot import ensemble
 
-        return ensemble(self._ds, truth=truth, obs=obs, **options)
+        return ensemble(
+            self._ds, truth=truth, obs=obs, variable=variable, time=time, members=members, title=title, cmap=cmap, ax=ax
+        )
+
+
+@xr.register_dataarray_accessor("sda")
+class SdaArrayAccessor:
+    """The same on one variable: every method of ``ds.sda``, called on the Dataset of this variable alone.
+
+    ``da.sda.assimilate(obs, model)`` gives a Dataset, as ``da.to_dataset().sda.assimilate(obs, model)`` does.
+    """
+
+    def __init__(self, da: xr.DataArray):
+        if da.name is None:
+            raise AttributeError(
+                "this DataArray has no name, which says what variable it is; use .rename('variable') first"
+            )
+        self._ds = da.to_dataset()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(SdaAccessor(self._ds), name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(n for n in dir(SdaAccessor) if not n.startswith("_"))})

@@ -1,10 +1,13 @@
-"""Checks of what users pass: numbers in a range, and names among those known."""
+"""Checks of what users pass: numbers in a range, names among those known; and warnings that point at their line."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import operator
+import os
+import sys
+import warnings
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any
@@ -51,3 +54,14 @@ def choose(name: object, known: Iterable[object]) -> str:
     if near:
         return f"did you mean {near[0]!r}?"
     return f"choose one of {', '.join(map(repr, names))}" if names else "there is none to choose from"
+
+
+HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def warn(text: str, category: type[Warning] = RuntimeWarning) -> None:
+    """Warn at the line of the user's code that called the package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(HERE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level + 1)

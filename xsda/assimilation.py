@@ -10,9 +10,9 @@ import xarray as xr
 from xsda.diffusion.samplers import Sampler
 from xsda.guidance import Guidance
 from xsda.likelihood import ErrorLaw, Likelihood, Normal
-from xsda.observations.compile import Sources
+from xsda.observations.joint import compile_observations
 from xsda.observations.operator import Derived
-from xsda.observations.read import compile_observations
+from xsda.observations.sources import Sources
 from xsda.priors.pool import Pool
 from xsda.priors.registry import Model, Models, load_model
 from xsda.sampling.choose import default_sampler, pick_guidance, pick_sampler

@@ -1,4 +1,4 @@
-"""Several ensembles against one truth: a table of scores and a picture."""
+"""Several ensembles and one truth: a table of scores and a picture."""
 
 from __future__ import annotations
 
@@ -20,9 +20,17 @@ from xsda.metrics.pairs import Ensembles, by_label, shared_variables
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
-    """Scores of ensembles; a notebook shows it as a table with a picture below.
+    """Scores of several ensembles. A notebook shows it as a table above a picture.
 
-    ``table`` is a Dataset over (ensemble, variable); ``ensembles`` and ``truth`` are what was compared, on shared times.
+    Attributes
+    ----------
+    table
+        Scores over the dimensions ``ensemble`` and ``variable``, with the number of shared times in the attribute
+        ``times``.
+    ensembles, truth
+        What was compared, on the shared times.
+    with_figure
+        Whether a notebook shows the picture.
     """
 
     table: xr.Dataset
@@ -31,15 +39,33 @@ class Comparison:
     with_figure: bool = True
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The table with a row for each variable and ensemble."""
+        """The scores as a table with one row for each variable and ensemble.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The table.
+        """
         first = ("variable", "ensemble")
         return self.table.to_dataframe(dim_order=[*first, *(d for d in self.table.dims if d not in first)])
 
     def plot(self, **options: Any) -> Any:
-        """Error and spread over time, and rank histograms; see ``xsda.plot.comparison``."""
+        """Draw error and spread over time, and rank histograms.
+
+        Parameters
+        ----------
+        **options
+            Options of ``xsda.plot.comparison``: ``variable``, ``log``, ``title`` and ``ax``.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure.
+        """
         from xsda.plot import comparison
 
-        return comparison(self.ensembles, self.truth, variables=list(self.table["variable"].values), **options)
+        options.setdefault("variable", list(self.table["variable"].values))
+        return comparison(self.ensembles, self.truth, **options)
 
     @property
     def _heading(self) -> str:
@@ -73,29 +99,33 @@ def compare(
     dim: str | Collection[Hashable] | None = None,
     figure: bool = True,
 ) -> Comparison:
-    """Evaluate ensembles against the same truth, on the times and variables that all of them have.
+    """Evaluate ensembles against the same truth, on the times and variables that all of them share.
 
     Parameters
     ----------
     truth
         One trajectory.
     ensembles
-        By label, such as ``{"LETKF": filtered, "SDA": posterior}``.
+        One ensemble, or several by label such as ``{"LETKF": filtered, "SDA": posterior}``.
     obs, sigma, derived
-        Observations for the chi-square, as in ``xsda.assimilate``; they must lie within the shared times.
+        Observations for the chi-square, as in ``xsda.assimilate``. They must lie within the shared times.
     dim
-        Dimensions to average over (default: all but ``member``).
+        Dimensions to average over. Default: all but ``member``.
     figure
-        Whether a notebook shows the picture below the table.
+        Whether a notebook shows a picture below the table.
 
     Returns
     -------
-    ``Comparison``: ``.table``, a Dataset over (ensemble, variable) whose attribute ``times`` counts the shared times, and
-    ``.plot()``.
+    Comparison
+        ``.table`` is a Dataset of the scores, ``.to_dataframe()`` a table, ``.plot()`` a picture.
 
     Examples
     --------
-    >>> xsda.compare(truth, {"LETKF": filtered, "SDA": posterior})  # doctest: +SKIP
+    >>> comparison = xsda.compare(truth, {"SDA": post, "mean of SDA": post.mean("member").expand_dims("member")})
+    >>> comparison.table.attrs["times"]
+    16
+    >>> comparison.to_dataframe().index.names
+    FrozenList(['variable', 'ensemble'])
     """
     if not isinstance(truth, xr.Dataset):
         raise TypeError(f"the truth, which comes first, must be a Dataset, got {type(truth).__name__}")
@@ -108,7 +138,7 @@ def compare(
         except (KeyError, TypeError, ValueError) as error:
             error.add_note(f"This is about the ensemble {label!r}.")
             raise
-        scores = scores.drop_vars([c for c in scores.coords if not scores[c].dims])  # a stage is no score
+        scores = scores.drop_vars([c for c in scores.coords if not scores[c].dims])  # such as the name of a stage
         tables.append(scores.assign(members=((), scores.attrs.pop("members"), {"long_name": "number of members"})))
     labels = xr.DataArray(list(sets), dims="ensemble", name="ensemble")
     table = xr.concat(tables, labels, combine_attrs="override")
@@ -122,7 +152,7 @@ def _on_shared_times(truth: xr.Dataset, sets: Mapping[str, xr.Dataset]) -> tuple
     for label, ds in everyone.items():
         if time not in ds.indexes:
             raise ValueError(
-                f"{label!r} has no coordinate {time!r} to tell which times are shared; it has the dimensions "
+                f"{label!r} has no coordinate {time!r}, so shared times cannot be found; it has the dimensions "
                 f"{tuple(ds.sizes)}. Rename its time, or give it one with .assign_coords"
             )
     shared = truth.indexes[time]

@@ -1,22 +1,33 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, locks that keep two runs apart, and a cache.
+
+A file is written under a temporary name that ends in ``.part`` and is then moved to its place. A process that is killed
+leaves its ``.part`` behind; the next process that writes to the folder removes it.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import shutil
+import socket
 import tempfile
+import time
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 import xarray as xr
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 FORMATS = {".nc": "netcdf4", ".nc4": "netcdf4", ".h5": "h5netcdf", ".hdf5": "h5netcdf", ".zarr": "zarr"}  # engines
 
 
 def check_format(path: Path) -> str:
-    """The engine that writes a file of this name; raises if there is none, or if it is not installed."""
+    """Return the engine that writes a file of this name; raise if there is none or if it is not installed."""
     if path.suffix not in FORMATS:
         raise ValueError(f"{path} must end in one of {', '.join(FORMATS)}")
     engine = FORMATS[path.suffix]
@@ -35,20 +46,21 @@ def read(path: str | os.PathLike[str]) -> xr.Dataset:
         if Path(path).suffix == ".zarr":
             ds = xr.open_zarr(path, chunks=None, consolidated=False)
             return ds[sorted(ds.data_vars, key=str)]  # a store has no order
-        return xr.open_dataset(path, engine="h5netcdf" if FORMATS.get(Path(path).suffix) == "h5netcdf" else None)
+        return xr.open_dataset(path, engine=FORMATS.get(Path(path).suffix))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as NetCDF, HDF5 or Zarr: {error}") from error
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success move it there, on any error remove it.
+    """Give a temporary path beside ``path``. On success move it to ``path``, on any error remove it.
 
     An existing file stays as it was until the new one is complete.
     """
     path = Path(path)
+    _remove_stale_parts(path.absolute().parent)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_part_prefix(path), suffix=".part", dir=path.parent)
     except OSError as error:
         raise OSError(f"cannot write to {path.parent}: {error.strerror or error}") from error
     os.close(handle)
@@ -66,41 +78,165 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Do the same for a folder, such as a Zarr store. The temporary path does not exist yet."""
+    _remove_stale_parts(path.absolute().parent)
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=_part_prefix(path), suffix=".part", dir=path.parent))
+    except OSError as error:
+        raise OSError(f"cannot write to {path.parent}: {error.strerror or error}") from error
+    try:
+        yield temporary / "new"
+        if path.exists():
+            path.rename(temporary / "old")
+        try:
+            (temporary / "new").rename(path)
+        except OSError:
+            with suppress(OSError):
+                (temporary / "old").rename(path)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-CACHE_BYTES = 4 * 2**30  # of what xsda keeps for workers by itself, before the oldest is removed
+STALE_SECONDS = 24 * 3600.0  # after which a .part that has not changed is removed, whichever process began it
+
+
+def _part_prefix(path: Path) -> str:
+    """Return the start of a temporary name: the name of the file and the process that writes it."""
+    return f".{path.name}.{_host()}-{os.getpid()}."
+
+
+def _host() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+@lru_cache  # once per process, because a folder may hold many files
+def _remove_stale_parts(folder: Path) -> None:
+    """Remove what killed processes left in a folder. Keep the files of processes that may still be running."""
+    for name in os.listdir(folder) if os.access(folder, os.R_OK) else ():
+        with suppress(OSError):  # another process may remove it at the same time
+            found = re.fullmatch(r"\..+\.([0-9a-f]{8})-(\d+)\.\w+\.part", name)
+            if found and (_is_dead(found[1], int(found[2])) or _seconds_untouched(folder / name) > STALE_SECONDS):
+                shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
+
+
+def _is_dead(host: str, pid: int) -> bool:
+    """Return whether a process has ended; for another machine this is unknown, and the answer is False."""
+    if host != _host() or os.name != "posix":
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _seconds_untouched(path: Path) -> float:
+    return time.time() - max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file or folder; raise at once if another run holds it, and name that run.
+
+    The operating system releases the lock when a process ends, however it ends. There is no lock where none is possible,
+    such as in a folder that cannot be written.
+    """
+    folder, name = (path, ".") if path.is_dir() else (path.parent, f".{path.name}.")
+    place, owner = folder / f"{name}lock", folder / f"{name}owner"
+    lock = FileLock(place, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(
+            f"another run is at work on {path} ({_owner(owner)}); wait until it ends, or stop it"
+        ) from None
+    except OSError:  # no lock is possible
+        pass
+    try:
+        if lock.is_locked:
+            with suppress(OSError):
+                owner.write_text(
+                    f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+                )
+        yield
+    finally:
+        if lock.is_locked:
+            # before the release, so that another run which has just opened the file sees that it is gone
+            for file in (owner, place):
+                with suppress(OSError):
+                    file.unlink()
+        lock.release()
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.read_text() or "an unknown process"
+    except (OSError, ValueError):
+        return "an unknown process"
+
+
+CACHE_BYTES = 4 * 2**30  # size of a folder of the cache above which its oldest files are removed
+CACHE_SECONDS = 3600.0  # for which each file of the cache is kept: another process may be about to read it
 
 
 def cache_dir() -> Path:
-    """Where downloads and what workers read go: ``$XSDA_CACHE``, or the user's cache folder."""
+    """Return the folder for downloads and for what workers read: ``$XSDA_CACHE``, or the user's cache folder."""
     import pooch
 
     return Path(os.environ.get("XSDA_CACHE") or pooch.os_cache("xsda"))
 
 
 def cached(folder: str, name: str, write: Callable[[Path], object]) -> Path:
-    """The file ``name`` of the cache, written by ``write(path)`` if it is not there; the name must hold a hash of its content.
+    """Return the file ``name`` of the cache, written by ``write(path)`` if it is not there.
 
-    The least recently used files of the folder are removed once they take more than ``CACHE_BYTES`` together.
+    The name must contain a hash of the content. If the files of the folder take more than ``CACHE_BYTES`` together, the
+    least recently used are removed, but none that was used within the last hour.
     """
     path = cache_dir() / folder / name
-    if path.is_file():
-        os.utime(path)
-        return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"cannot keep files for the workers in {path.parent} ({error}); set XSDA_CACHE") from error
+    with _waiting(path.parent):
+        if path.is_file():
+            with suppress(OSError):  # the cache may be read-only
+                os.utime(path)
+            return path
     with replacing(path) as temporary:
         write(temporary)
-    by_age = sorted(((f.stat().st_mtime, f.stat().st_size, f) for f in path.parent.glob("*.safetensors")), reverse=True)
-    total = 0
-    for _, size, file in by_age:
-        total += size
-        if total > CACHE_BYTES and file != path:
-            file.unlink(missing_ok=True)
+    with _waiting(path.parent):
+        _prune(path)
     return path
+
+
+@contextmanager
+def _waiting(folder: Path) -> Iterator[None]:
+    """Hold the lock of a cache folder briefly; continue without it if it is not available."""
+    lock = FileLock(folder / ".lock", timeout=60)
+    with suppress(OSError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prune(newest: Path) -> None:
+    """Remove the oldest files from the folder of ``newest``."""
+    now, total = newest.stat().st_mtime, 0
+    files = [(f.stat().st_mtime, f.stat().st_size, f) for f in newest.parent.glob("*.safetensors")]
+    for when, size, file in sorted(files, reverse=True):
+        total += size
+        if total > CACHE_BYTES and now - when > CACHE_SECONDS:
+            file.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ into account. Its localization and inflation were chosen for each experiment amo
 """
 
 import argparse
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -31,8 +32,11 @@ from xsda import flow
 from xsda.baselines import LETKF, ForecastError
 from xsda.diffusion.samplers import NonFiniteSampleError, PredictorCorrector
 from xsda.guidance import DPS, GaussianScore
-from xsda.simulation import simulate_to
 from xsda.systems import KolmogorovFlow
+from xsda.systems.simulation import simulate_to
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from record import record
 
 METHODS = ("default", "paper", "dps", "letkf", "interpolation")
 COARSE = 4  # the simulation has as many points per point of the prior, along each side
@@ -75,6 +79,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--cache", type=Path, default=Path("kolmogorov-cache"))
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--results", type=Path, help="folder where the table is written as JSON")
     return parser
 
 
@@ -254,6 +259,28 @@ def run(e: Experiment, o: argparse.Namespace) -> None:
     for method, rows in table.items():
         means = [np.mean([r[c] for r in rows]) if c in rows[0] else np.nan for c in columns]
         print(f"| {method} | " + " | ".join("" if np.isnan(m) else f"{m:.3g}" for m in means) + " |")
+    if o.results:
+        write_results(e, o, {m: {c: np.mean([r[c] for r in rows]) for c in rows[0]} for m, rows in table.items()})
+
+
+def write_results(e: Experiment, o: argparse.Namespace, means: dict[str, dict[str, float]]) -> None:
+    """The same table as data."""
+    names = {"misfit / sigma": "misfit", "RMSE": "rmse", "fair CRPS": "crps", "spread/skill": "spread_skill",
+             "energy k <= 20, off by": "energy_off", "re-simulated, 1 step": "resimulated_1", "3 steps": "resimulated_3",
+             "RMSE, last state": "rmse_last", "fair CRPS, last state": "crps_last",
+             "spread/skill, last state": "spread_skill_last", "seconds": "seconds"}  # fmt: skip
+    rows = [
+        {"experiment": e.name, "method": m, "cases": o.truths, "members": o.members}
+        | {names[c]: 100 * v if c.startswith("energy") else v for c, v in row.items() if np.isfinite(v)}
+        for m, row in means.items()
+    ]
+    units = {"misfit": "sigma", "energy_off": "%", "seconds": "s"}
+    record(
+        "kolmogorov_" + e.name.replace(" ", "_"), rows, folder=o.results, seed=o.truth_seed,
+        question="Does this experiment of the paper work?",
+        columns={"experiment": "", "method": "", **{n: (units.get(n, "1"), "#.3g") for n in names.values()},
+                 "cases": ("1", ".0f"), "members": ("1", ".0f")},
+    )  # fmt: skip
 
 
 def picture(e: Experiment, truth: xr.Dataset, obs: xr.Dataset, ensembles: dict[str, xr.Dataset], path: Path) -> None:

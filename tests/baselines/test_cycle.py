@@ -1,5 +1,7 @@
 """Going through time: exact for linear systems, the same wherever it starts or stops, and labelled."""
 
+import os
+
 import cftime
 import numpy as np
 import pytest
@@ -299,6 +301,45 @@ def test_an_interrupted_run_resumes(ring, method, keep, tmp_path):
     equal(filter(grid, obs, Broken(0, **options), out=tmp_path, **run), whole)  # nothing is left to do
 
 
+def test_two_runs_in_one_folder_are_refused(ring, tmp_path):
+    _, truth, obs = ring
+    initial = Lorenz96(n=8, noise=0.1).simulate(1, 6, seed=0)
+    options = {"method": ETKF(), "initial": initial, "progress": False, "out": tmp_path / "out", "every": 2}
+    refused = []
+
+    class Meanwhile(Lorenz96):
+        def step(self, x):
+            if not refused:
+                refused.append(True)
+                with pytest.raises(RuntimeError, match=rf"at work on .*out \(process {os.getpid()} on .* since "):
+                    filter(truth, obs, Lorenz96(n=8, noise=0.1), **options)
+            return super().step(x)
+
+    filter(truth, obs, Meanwhile(n=8, noise=0.1), **options)
+    assert refused
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"{i:06d}.nc" for i in range(6)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_piece_that_was_cut_short_is_named_and_made_again(ring, tmp_path, number, share):
+    system, truth, obs = ring
+    options = {"method": ETKF(), "members": 6, "progress": False, "out": tmp_path, "every": 4}
+    whole = filter(truth, obs, system, **options).compute()
+    paths = sorted(tmp_path.iterdir())
+    paths[number].write_bytes(paths[number].read_bytes()[: int(share * paths[number].stat().st_size)])
+    with pytest.raises(ValueError, match=rf"{paths[number]} is not a whole NetCDF file .*delete it") as caught:
+        filter(truth, obs, system, **options)
+    assert "\n" not in str(caught.value)
+    paths[number].unlink()
+    if number < 2:
+        with pytest.raises(ValueError, match=rf"holds 00000{number + 1}.nc but not 00000{number}.nc; delete"):
+            filter(truth, obs, system, **options)
+    for path in paths[number + 1 :]:
+        path.unlink()
+    equal(filter(truth, obs, system, **options), whole)
+
+
 def test_folders_of_other_runs_are_refused(ring, tmp_path):
     system, truth, obs = ring
     options = {"method": ETKF(), "members": 6, "progress": False, "out": tmp_path, "every": 5}
@@ -313,8 +354,8 @@ def test_folders_of_other_runs_are_refused(ring, tmp_path):
         ({"keep": "both"}, "holds a run with stages=analysis, now it is forecast, analysis"),
         ({"every": 4}, "over other times, or in pieces of another length than every=4"),
         ({"every": 12}, "over other times, or in pieces of another length than every=12"),
-        ({"keep": "forecast"}, "holds an earlier run, and only filters that keep='analysis' can go on"),
-        ({"method": EnKS()}, "holds an earlier run, and only filters that keep='analysis' can go on"),
+        ({"keep": "forecast"}, "holds an earlier run, and only filters that keep='analysis' can resume"),
+        ({"method": EnKS()}, "holds an earlier run, and only filters that keep='analysis' can resume"),
     ]
     for change, match in cases:
         with pytest.raises(ValueError, match=match):
@@ -367,7 +408,7 @@ def test_labels(ring):
     for name in ("lon", "t", "site", "run"):
         xr.testing.assert_identical(out[name].variable, grid[name].variable)
     assert out.member.attrs == {"standard_name": "realization", "units": "1"}
-    assert out.attrs["title"] == "mine"
+    assert "title" not in out.attrs  # it is the title of what the grid came from
     assert out.attrs["Conventions"].startswith("CF-")
     assert out.attrs["method"] == "LETKF(inflation=1.0, rotate=False, localization=2.0)"
     assert out.attrs["system"].startswith("Lorenz96(dt=0.05")

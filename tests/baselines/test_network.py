@@ -56,6 +56,7 @@ def instruments():
     means = ds[["v"]].coarsen(lat=2, lon=4).mean()
     means["v"].attrs["cell_methods"] = "lat: mean lon: mean"
     total = ds[["u"]].mean(("lat", "lon")).isel(time=[2])
+    total["u"].attrs["cell_methods"] = "lat: lon: mean"
     single = ds[["q"]].sel(time=1.0, level=500)
     return {"swath": swath, "stations": stations, "sondes": sondes, "means": means, "total": total, "single": single}
 
@@ -70,7 +71,7 @@ def test_what_is_seen_of_a_state_is_what_observe_sees(name):
         gone = {k: xr.DataArray(RNG.random(o[v].shape) < 0.4, dims=o[v].dims) for k, o in obs.items() for v in o}
         obs = {k: o.where(~gone[k]) for k, o in obs.items()}
     sigma = {k: {str(v): 1 + abs(o[v]).fillna(0) for v in o} for k, o in obs.items()}
-    network = Network(grid_of(ds), obs, sigma)
+    network = Network.of(grid_of(ds), obs, sigma=sigma)
     batches = [b for b in map(network, range(len(network.numbers))) if b is not None]
     assert sum(len(b.y) for b in batches) == sum(int(o[v].notnull().sum()) for o in obs.values() for v in o)
     for batch in batches:
@@ -84,11 +85,11 @@ def test_positions_are_where_linear_fields_say():
     """H of a field that is its own coordinate is where the observation is."""
     ds = globe()
     places = ds.assign(u=0 * ds.u + ds.lat, v=0 * ds.v + ds.lat, q=0 * ds.q + ds.lat)
-    network = Network(grid_of(ds), {k: o for k, o in instruments().items() if k != "total"}, 1.0)
+    network = Network.of(grid_of(ds), {k: o for k, o in instruments().items() if k != "total"}, sigma=1.0)
     for k in range(len(network.numbers)):
         batch = network(k)
         np.testing.assert_allclose(batch.geometry.position[:, 0], batch.geometry.observe(state(places))[0], atol=1e-12)
-    whole = Network(grid_of(ds), instruments()["total"], 1.0)(0).geometry
+    whole = Network.of(grid_of(ds), instruments()["total"], sigma=1.0)(0).geometry
     assert np.isnan(whole.position).all()  # averages over everything are nowhere
 
 
@@ -96,13 +97,13 @@ def test_positions_on_a_ring():
     """Between the last and the first point, and averages over cells that cross the seam."""
     ds = globe()
     stations = xr.Dataset({"u": (("time", "station"), np.ones((1, 2)))}, {"time": [1.0], "lat": 20.0, "lon": ("station", [337.5, 100.0])})  # fmt: skip
-    position = Network(grid_of(ds), stations, 1.0)(0).geometry.position
+    position = Network.of(grid_of(ds), stations, sigma=1.0)(0).geometry.position
     np.testing.assert_allclose(np.mod(position[:, 1], 360), [337.5, 100.0])
     cells = xr.Dataset(
         {"u": (("time", "lon"), np.ones((1, 2)), {"cell_methods": "lon: mean"}), "lon_bnds": (("lon", "two"), [[-90.0, 45.0], [45.0, 180.0]])},
         {"time": [1.0], "lat": 20.0, "lon": ("lon", [-22.5, 112.5], {"bounds": "lon_bnds", "units": "degrees_east"})},
     )  # fmt: skip
-    position = Network(grid_of(ds), cells, 1.0)(0).geometry.position
+    position = Network.of(grid_of(ds), cells, sigma=1.0)(0).geometry.position
     np.testing.assert_allclose(np.mod(position[:, 1], 360), [337.5, 112.5])
 
 
@@ -118,14 +119,14 @@ def series(times, values=None, **coords):
 
 def test_times_of_all_sources_in_order():
     ds = series([0.0, 1.0, 2.0])
-    network = Network(grid_of(ds), [series([0.25, 2.0]), series([0.0, 0.25, 1.5])], 1.0)
+    network = Network.of(grid_of(ds), [series([0.25, 2.0]), series([0.0, 0.25, 1.5])], sigma=1.0)
     np.testing.assert_array_equal(network.numbers, [0, 0.25, 1.5, 2])
     assert [network(k).y.tolist() for k in range(4)] == [[0], [0, 1], [2], [1]]
 
 
 def test_times_that_rounding_tells_apart_are_one():
     ds = series(np.arange(5) * 0.1)
-    network = Network(grid_of(ds), [series([0.30000000000000004]), series([0.3 - 1e-9, 0.4])], 1.0)
+    network = Network.of(grid_of(ds), [series([0.30000000000000004]), series([0.3 - 1e-9, 0.4])], sigma=1.0)
     np.testing.assert_array_equal(network.numbers, grid_of(ds).numbers("time")[3:])
     assert network(0).y.tolist() == [0, 0]
 
@@ -133,7 +134,7 @@ def test_times_that_rounding_tells_apart_are_one():
 def test_times_on_both_sides_of_a_grid_time_are_one():
     """Each within the tolerance of the grid's, but not of each other."""
     ds = series([0.0, 1.0, 2.0])
-    network = Network(grid_of(ds), [series([1 - 0.8e-4]), series([1 + 0.8e-4])], 1.0)
+    network = Network.of(grid_of(ds), [series([1 - 0.8e-4]), series([1 + 0.8e-4])], sigma=1.0)
     np.testing.assert_array_equal(network.numbers, [1.0])
     assert len(network(0).y) == 2
 
@@ -144,7 +145,7 @@ def test_times_much_closer_than_the_grids():
     ds = series(hours)
     seconds = np.datetime64("2001-01-01T01:00") + np.arange(100) * np.timedelta64(1, "s")
     track = xr.Dataset({"u": ("obs", np.arange(100.0))}, {"time": ("obs", seconds)})
-    network = Network(grid_of(ds), track, 1.0)
+    network = Network.of(grid_of(ds), track, sigma=1.0)
     assert 25 < len(network.numbers) < 100
     np.testing.assert_array_equal(np.concatenate([network(k).y for k in range(len(network.numbers))]), np.arange(100))
     assert (np.diff(network.numbers) > 6 * 3600 * SAME).all()
@@ -153,7 +154,7 @@ def test_times_much_closer_than_the_grids():
 def test_a_source_without_time_coordinate_lies_on_the_grids():
     ds = series([0.0, 1.0, 2.0])
     bare = series([0.0, 1.0, 2.0]).drop_vars("time")
-    network = Network(grid_of(ds), [bare, series([0.5])], 1.0)
+    network = Network.of(grid_of(ds), [bare, series([0.5])], sigma=1.0)
     np.testing.assert_array_equal(network.numbers, [0, 0.5, 1, 2])
     assert [network(k).y.tolist() for k in range(4)] == [[0], [0], [1], [2]]
 
@@ -165,18 +166,18 @@ def test_dates(kind):
 
     ds = series(np.array([date(2001, 2, 28), date(2001, 3, 1), date(2001, 3, 2)]))
     obs = xr.Dataset({"u": ("obs", [3.0, 4.0])}, {"time": ("obs", np.array([date(2001, 3, 2), date(2001, 3, 1)]))})
-    network = Network(grid_of(ds), obs, 1.0)
+    network = Network.of(grid_of(ds), obs, sigma=1.0)
     np.testing.assert_array_equal(network.numbers, [86400.0, 2 * 86400.0])
     assert [network(k).y.tolist() for k in range(2)] == [[4.0], [3.0]]
-    with pytest.raises(ValueError, match="the observations' 'time' holds plain numbers, the grid's 'time' dates; make"):
-        Network(grid_of(ds), series([1.0]), 1.0)
+    with pytest.raises(ValueError, match="'time' holds plain numbers, the grid's 'time' dates; make"):
+        Network.of(grid_of(ds), series([1.0]), sigma=1.0)
     with pytest.raises(ValueError, match="after the last state: at 2001-03-03"):
-        Network(grid_of(ds), series(np.array([date(2001, 3, 3)])), 1.0)
+        Network.of(grid_of(ds), series(np.array([date(2001, 3, 3)])), sigma=1.0)
 
 
 def test_missing_whole_times_are_none():
     ds = series([0.0, 1.0, 2.0])
-    network = Network(grid_of(ds), series([0.0, 1.0, 2.0], [1.0, np.nan, 3.0]), 1.0)
+    network = Network.of(grid_of(ds), series([0.0, 1.0, 2.0], [1.0, np.nan, 3.0]), sigma=1.0)
     assert network(1) is None
     assert network(2).y.tolist() == [3.0]
 
@@ -185,7 +186,7 @@ def test_long_series_keep_their_values():
     """More times than numpy's unravel_index of a column can take."""
     n = 20_000
     ds = series(np.arange(n))
-    network = Network(grid_of(ds), ds.isel(time=slice(1, None, 2)), 1.0)
+    network = Network.of(grid_of(ds), ds.isel(time=slice(1, None, 2)), sigma=1.0)
     np.testing.assert_array_equal(network.numbers, np.arange(1, n, 2))
     assert [float(network(k).y[0]) for k in (0, 4095, 8193, 9999)] == [1, 8191, 16387, 19999]
 
@@ -193,10 +194,10 @@ def test_long_series_keep_their_values():
 def test_geometries_are_shared_and_forgotten(monkeypatch):
     monkeypatch.setattr(room, "KEPT", 4)
     ds = globe(np.arange(20.0))
-    fixed = Network(grid_of(ds), ds[["u"]].isel(lat=[0, 2]), 1.0)
+    fixed = Network.of(grid_of(ds), ds[["u"]].isel(lat=[0, 2]), sigma=1.0)
     assert fixed(0).geometry is fixed(19).geometry
     lat = xr.DataArray(np.linspace(-60, 60, 20), dims="time")
-    moving = Network(grid_of(ds), ds[["u"]].isel(lat=0, lon=0).drop_vars("lat").assign_coords(lat=lat), 1.0)
+    moving = Network.of(grid_of(ds), ds[["u"]].isel(lat=0, lon=0).drop_vars("lat").assign_coords(lat=lat), sigma=1.0)
     first = moving(0).geometry
     assert moving(0).geometry is first
     for k in range(20):
@@ -216,7 +217,7 @@ def network_of_two(correlation, missing=False):
         field["u"][1, 0, 2] = field["u"][3, 0, 0] = np.nan
     series = ds[["v"]].isel(lat=0, lon=0)
     std = xr.DataArray(np.random.default_rng(2).uniform(0.5, 2, field.u.shape), dims=field.u.dims)
-    return ds, field, std, Network(grid_of(ds), [series, field], {"u": std, "v": 0.5}, correlation=correlation)
+    return ds, field, std, Network.of(grid_of(ds), [series, field], sigma={"u": std, "v": 0.5}, correlation=correlation)
 
 
 def assert_whitens(batch, covariance):
@@ -251,7 +252,7 @@ def test_correlation_along_a_coordinate_that_moves():
     obs = xr.Dataset(
         {"u": (("time", "buoy"), np.ones((2, 3)))}, {"time": [0.0, 1.0], "lat": lat, "lon": ("buoy", [0.0, 1, 2])}
     )
-    network = Network(grid_of(ds), obs, 0.5, correlation={"u": {"lat": 30.0}})
+    network = Network.of(grid_of(ds), obs, sigma=0.5, correlation={"u": {"lat": 30.0}})
     for k in (0, 1):
         x = lat.values[k]
         assert_whitens(network(k), 0.25 * np.exp(-np.abs(np.subtract.outer(x, x)) / 30))
@@ -267,7 +268,7 @@ class Halves:
 
 def test_correlation_of_ones_own():
     ds = series([0.0, 1.0]).expand_dims(y=4).transpose("time", "y").assign_coords(y=np.arange(4.0))
-    network = Network(grid_of(ds), ds, 2.0, correlation={"u": Halves()})
+    network = Network.of(grid_of(ds), ds, sigma=2.0, correlation={"u": Halves()})
     assert_whitens(network(1), 4 * np.kron(np.eye(2), [[1, 0.6], [0.6, 1]]))
 
 
@@ -278,7 +279,7 @@ def test_bad_observations():
     ds = globe()
     one = ds[["u"]].isel(time=[1])
     cases = [
-        (xr.Dataset(), {}, ValueError, "obs hold no variables; there is nothing to assimilate"),
+        (xr.Dataset(), {}, ValueError, "obs holds no variables"),
         (one * np.nan, {}, ValueError, r"all observations are missing \(NaN\)"),
         (one.isel(time=slice(0)), {}, ValueError, "the observations have no times"),
         (one / 0.0, {}, ValueError, "'u' holds infinite values; mark missing values as NaN"),
@@ -299,7 +300,7 @@ def test_bad_observations():
     ]  # fmt: skip
     for obs, options, error, match in cases:
         with pytest.raises(error, match=match):
-            Network(grid_of(ds), obs, **{"sigma": 1.0, **options})
+            Network.of(grid_of(ds), obs, **{"sigma": 1.0, **options})
 
 
 @pytest.mark.parametrize("bounds", [False, True])
@@ -313,10 +314,10 @@ def test_averages_over_time(bounds):
     with pytest.raises(
         ValueError, match=r"'u' is an average over 'time' .* observations of one time each \(assimilate"
     ):
-        Network(grid_of(ds), obs, 1.0)
+        Network.of(grid_of(ds), obs, sigma=1.0)
     ds["u"].attrs["cell_methods"] = "time: mean"  # so are the grid's own values: they are what is observed
     same = ds[["u"]].isel(time=[1, 2])
-    assert len(Network(grid_of(ds), same, 1.0)(0).y) == 32
+    assert len(Network.of(grid_of(ds), same, sigma=1.0)(0).y) == 32
 
 
 @pytest.mark.parametrize(
@@ -334,7 +335,7 @@ def test_averages_over_time(bounds):
 )
 def test_bad_correlations(correlation, message):
     ds = series([0.0, 1.0]).expand_dims(y=3).transpose("time", "y").assign_coords(y=np.arange(3.0))
-    network = Network(grid_of(ds), ds, 1.0, correlation={"u": correlation})
+    network = Network.of(grid_of(ds), ds, sigma=1.0, correlation={"u": correlation})
     with pytest.raises((ValueError, KeyError), match=message):
         network(0)
 
@@ -342,8 +343,17 @@ def test_bad_correlations(correlation, message):
 def test_a_derived_quantity_that_is_not_a_number():
     ds = series([0.0, 1.0], [-1.0, 1.0])
     obs = series([0.0]).rename(u="root")
-    batch = Network(grid_of(ds), obs, 1.0, derived={"root": lambda s: s["u"].sqrt()})(0)
+    batch = Network.of(grid_of(ds), obs, sigma=1.0, derived={"root": lambda s: s["u"].sqrt()})(0)
     with pytest.raises(
         ForecastError, match="derived variable 'root' is not finite for member 1; its function must hold"
     ):
         batch.geometry.observe(torch.tensor([[4.0], [-1.0]]))
+
+
+def test_times_in_other_units():
+    """Minutes on a grid of hours."""
+    grid = series([0.0, 1.0, 2.0]).assign_coords(time=("time", [0.0, 1.0, 2.0], {"units": "hour"}))
+    obs = series([30.0, 60.0, 90.0], [1.0, 2.0, 3.0]).assign_coords(time=("time", [30.0, 60.0, 90.0], {"units": "min"}))
+    network = Network.of(grid_of(grid), obs, sigma=1.0)
+    np.testing.assert_allclose(network.numbers, [0.5, 1.0, 1.5])
+    assert [float(network(k).y) for k in range(3)] == [1.0, 2.0, 3.0]

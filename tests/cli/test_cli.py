@@ -8,11 +8,11 @@ import xarray as xr
 from click.testing import CliRunner
 
 import xsda
-from xsda.cli import main
+from xsda.cli.program import program
 
 
 def call(*arguments, code=0):
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    result = CliRunner().invoke(program, [str(a) for a in arguments])
     assert result.exit_code == code, result.output
     return result.output
 
@@ -128,7 +128,9 @@ def test_demo(tmp_path):
     assert "overwrite" in call("demo", "--folder", tmp_path, code=2)
 
 
-@pytest.mark.parametrize("command", ["", "demo", "simulate", "train", "assimilate", "evaluate", "models"])
+@pytest.mark.parametrize(
+    "command", ["", "demo", "simulate", "train", "assimilate", "sample", "evaluate", "plot", "models"]
+)
 def test_help(command):
     out = call(*([command] if command else []), "--help")
     assert "Usage" in out
@@ -160,8 +162,24 @@ def test_bad_input_ends_with_two_and_one_line(files, name):
     assert sorted(p.name for p in files.iterdir()) == before
 
 
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file", "folder"])
+def test_what_cannot_be_replaced_is_named_before_any_work(tmp_path, monkeypatch, kind):
+    out = tmp_path / ("a.nc" if kind == "folder" else "a.zarr")
+    (tmp_path / "target").mkdir()
+    if "link" in kind:
+        out.symlink_to(tmp_path / ("target" if kind == "link" else "nowhere"))
+    else:
+        out.mkdir() if kind == "folder" else out.write_text("mine")
+    monkeypatch.setattr(xsda.systems.Lorenz63, "simulate", lambda *a, **k: pytest.fail("work was done"))
+    message = "is a symbolic link" if "link" in kind else f"is a {kind}; take another name"
+    said = call("simulate", "lorenz63", "--out", out, "--overwrite", code=2)
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["target", out.name])
+
+
 def test_debug_shows_the_traceback():
-    result = CliRunner().invoke(main, ["--debug", "simulate", "lorentz", "--out", "a.nc"])
+    result = CliRunner().invoke(program, ["--debug", "simulate", "lorentz", "--out", "a.nc"])
     assert isinstance(result.exception, ValueError)
 
 

@@ -7,14 +7,14 @@ import pytest
 import xarray as xr
 from click.testing import CliRunner
 
-from xsda.cli import main
-from xsda.cli.commands import read
+from xsda.cli.program import program
+from xsda.files import read
 from xsda.systems import KolmogorovFlow, Lorenz96
 from xsda.systems.simulation import Request, simulate_to
 
 
 def call(*arguments, code=0):
-    result = CliRunner().invoke(main, ["simulate", *(str(a) for a in arguments)])
+    result = CliRunner().invoke(program, ["simulate", *(str(a) for a in arguments)])
     assert result.exit_code == code, result.output
     return result.output
 
@@ -77,7 +77,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Request, "trajectory", trajectory)
     out = call(*command, code=130)
     assert "interrupted; 2 of 5 trajectories are kept in" in out
-    assert "the same call goes on" in out
+    assert "repeat the call to continue" in out
     done[:] = [None] * 3
     assert "wrote" in call(*command)
     assert len(done) == 3 + 3
@@ -92,7 +92,7 @@ BAD = {
     "setting": (["lorenz96", "--trajectories", 2, "--set", "m=3"], "'m'"),
     "flow": (["kolmogorov", "--trajectories", 2, "--set", "reynolds=-1"], "reynolds=-1"),
     "no space": (["lorenz63", "--coarsen", 2], "no space"),
-    "blocks": (["kolmogorov", "--trajectories", 2, "--coarsen", 3], "256 points along 'y'; would do: 2, 4, 8"),
+    "blocks": (["kolmogorov", "--trajectories", 2, "--coarsen", 3], "256 points along 'y'; possible factors: 2, 4, 8"),
     "count": (["lorenz96", "--trajectories", 0], "trajectories=0"),
     "integer": (["lorenz96", "--trajectories", 2.5], "not a valid integer"),
     "suffix": (["lorenz96", "--trajectories", 2, "--out", "{}/a.txt"], "must end in one of"),

@@ -184,7 +184,7 @@ def test_impossible_options_are_named(options, message):
 
 def test_populations_are_sampled_whole():
     denoiser, likelihood, curve, *_ = case("linear")
-    with pytest.raises(ValueError, match="a batch of 12 does not divide into populations of 8"):
+    with pytest.raises(ValueError, match="a batch of 12 cannot be divided into populations of 8"):
         TDS(steps=4, particles=8).sample(
             Calibrated().guide(denoiser, likelihood, curve), MemberNoise(0, range(12), (2, 1))
         )
@@ -246,7 +246,7 @@ def test_by_name(rotation):
 def test_weights_that_gather_on_few_particles_are_told_of():
     lorenz = xsda.systems.Lorenz63().simulate(32, seed=3)
     precise = lorenz.sda.observe(lorenz, sigma=0.05, seed=1)
-    with pytest.warns(RuntimeWarning, match="gathered on .* of 16 particles"):
+    with pytest.warns(RuntimeWarning, match="effective sample size of TDS fell to .* of 16 particles"):
         lorenz.sda.assimilate(
             precise, "lorenz63", members=16, sampler=TDS(particles=16, steps=16), progress=False, redraw=0
         )

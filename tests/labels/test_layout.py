@@ -300,11 +300,11 @@ REFUSED = {
     ),
     "dates": (
         lambda: Grid.match(Layout.of(globe()), globe().assign_coords(time=np.arange(5))).check_time(),
-        "'time' holds plain numbers, the prior was trained on dates",
+        "'time' holds plain numbers, the prior's time axis dates",
     ),
     "numbers": (
         lambda: Grid.match(Layout.of(series()), series().assign_coords(time=globe().time)).check_time(),
-        "'time' holds dates, the prior was trained on plain numbers",
+        "'time' holds dates, the prior's time axis plain numbers",
     ),
 }
 
@@ -354,3 +354,14 @@ def test_a_static_field_has_no_time():
     moving = ds.assign(height=ds.height.expand_dims(time=ds.time))
     with pytest.raises(ValueError, match=r"'height' has the dimensions \('time', 'x'\), expected \('x',\)"):
         Grid.match(layout, moving).context()
+
+
+def test_a_longer_ring_has_its_own_period():
+    """A prior of a ring of 6 points on a ring of 9: the result's coordinate gives the length of the longer one."""
+    longer = xr.Dataset(fields(("time", "x"), {"time": 5, "x": 9}), {"time": np.arange(5.0), "x": np.arange(9.0)})
+    grid = Grid.match(Layout.of(ring()), longer)
+    result = grid.to_dataset(grid.to_tensor(longer).numpy(), {})
+    assert result.x.attrs["period"] == 9.0
+    assert "period" not in longer.x.attrs
+    seen = result.sda.observe(result.isel(x=[0]).assign_coords(x=[8.25]))
+    np.testing.assert_allclose(seen.t[:, 0], 0.75 * result.t[:, 8] + 0.25 * result.t[:, 0], rtol=1e-5)

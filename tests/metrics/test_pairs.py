@@ -84,8 +84,10 @@ def test_units(globe):
     for score in (metrics.rmse, metrics.bias, metrics.mae, metrics.crps):
         assert [v.attrs for v in score(ens, truth).data_vars.values()] == [{"units": "K"}, {"units": "kg kg-1"}]
     assert metrics.spread_skill(ens, truth).t.attrs == {"units": "1"}
-    with pytest.raises(ValueError, match="is in 'degC', the ensemble in 'K'"):
-        metrics.rmse(ens.t, truth.t.assign_attrs(units="degC"))
+    celsius = (truth.t - 273.15).assign_attrs(units="degC")
+    np.testing.assert_allclose(metrics.rmse(ens.t, celsius), metrics.rmse(ens.t, truth.t), rtol=1e-12)
+    with pytest.raises(ValueError, match="is in 'Pa', the ensemble in 'K', and one cannot be converted"):
+        metrics.rmse(ens.t, truth.t.assign_attrs(units="Pa"))
 
 
 def test_errors(gaussian, globe):

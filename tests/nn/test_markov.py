@@ -152,7 +152,7 @@ def test_context_and_noise_level_follow_their_window():
 
 def test_a_short_trajectory_is_refused_with_its_size():
     net = MarkovNet(WindowMLP(1, 5), 2)
-    with pytest.raises(ValueError, match="the trajectory has 4 states, the window of this prior 5"):
+    with pytest.raises(ValueError, match="the trajectory has 4 states, but the window of this prior has 5"):
         net(torch.zeros(1, 4, 1), torch.tensor(0.0))
     assert net(torch.zeros(1, 5, 1), torch.tensor(0.0)).shape == (1, 5, 1)
     with pytest.raises(ValueError, match="order=0"):

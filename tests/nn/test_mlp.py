@@ -56,5 +56,5 @@ def test_networks_are_rebuilt_from_their_description():
     torch.testing.assert_close(again(x, level, context), net(x, level, context))
     with pytest.raises(ValueError, match="type Linear cannot be stored"):
         network_config(torch.nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="unknown network 'Transformer'"):
+    with pytest.raises(ValueError, match="the network 'Transformer' is unknown"):
         build_network({"name": "Transformer"})

@@ -109,7 +109,7 @@ def test_a_climatology_holds_at_all_times(rotation, case):
 
 
 ERRORS = {
-    "no sigma": (lambda b: {"background": b}, ValueError, "background: no observation error for 'u': pass background_sigma="),
+    "no sigma": (lambda b: {"background": b}, ValueError, "no observation error for 'u': pass background_sigma="),
     "no background": (lambda b: {"background_sigma": 0.5}, ValueError, "background_sigma was given without background="),
     "nothing in common": (
         lambda b: {"background": b.rename(u="a", v="b"), "background_sigma": 0.5},
@@ -125,7 +125,7 @@ ERRORS = {
     "unknown sigma": (
         lambda b: {"background": b, "background_sigma": {"uu": 1.0}},
         KeyError,
-        "background: background_sigma names 'uu'",
+        "background_sigma names 'uu'",
     ),
     "not a Dataset": (lambda b: {"background": b.u, "background_sigma": 0.5}, TypeError, "background must be .* got DataArray"),
     "negative": (lambda b: {"background": b, "background_sigma": -1.0}, ValueError, "must be positive"),

@@ -5,6 +5,7 @@ import pytest
 import torch
 import xarray as xr
 
+import xsda
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.likelihood import Censored, StudentT
@@ -210,7 +211,7 @@ REFUSED = {
         lambda: obs().assign_coords(time=[0.0, 1.0]),
         1,
         ValueError,
-        "observations' 'time' holds plain numbers, the grid's 'time' dates",
+        "'time' holds plain numbers, the grid's 'time' dates",
     ),
     "another calendar": (
         lambda: globe().assign_coords(time=CALENDAR),
@@ -284,7 +285,7 @@ def test_a_list_of_stations_that_leaves_out_a_coordinate(missing):
         {"t": ("obs", [1.0, 2.0])},
         {"time": ("obs", ds.time.values[:2]), "lat": ("obs", ds.lat.values[:2]), "lon": ("obs", ds.lon.values[:2])},
     ).rename(t=next(iter(ds.data_vars)))
-    with pytest.raises(ValueError, match=f"list along 'obs' that does not say its '{missing}'"):
+    with pytest.raises(ValueError, match=f"does not say its '{missing}'. If it has one"):
         ds.sda.observe(like.drop_vars(missing))
     name = next(iter(ds.data_vars))
     averaged = like.drop_vars(missing)
@@ -443,3 +444,19 @@ def test_limits_are_in_the_units_of_the_variable():
     torch.testing.assert_close(law.side, torch.tensor([-1.0, -1.0, 0.0, 0.0]))
     np.testing.assert_allclose(likelihood.y[:4] * 3 + 2, [0.5, 0.5, 0.51, 2.0], rtol=1e-5)
     assert str(likelihood.groups[1].law) == "Normal()"
+
+
+def test_limits_are_in_the_units_of_the_observations():
+    rain = xr.Dataset({"rain": ("time", [0.1, 0.5, 20.0], {"units": "mm"})}, {"time": np.arange(3.0)})
+    law = xsda.likelihood.Censored(lower=0.1, upper=20.0)
+    (read,) = xsda.observations.read(rain, {"rain": "m"}, sigma=0.1, likelihood=law)
+    np.testing.assert_allclose((read.law.lower, read.law.upper), (1e-4, 0.02))
+    np.testing.assert_allclose(read.errors, 1e-4)
+    assert read.law.side.tolist() == [-1, 0, 1]
+
+
+def test_a_name_of_a_source_and_of_a_variable_is_that_of_the_variable():
+    """sigma={"t": ...} is not the error of another variable of a source that is called t as well."""
+    both = xr.Dataset({"t": ("time", [1.0]), "u": ("time", [2.0])}, {"time": [0.0]})
+    with pytest.raises(ValueError, match="no observation error for 'u'"):
+        xsda.observations.read({"t": both}, {"t": None, "u": None}, sigma={"t": 0.5})

@@ -1,5 +1,6 @@
 """Coordinates are the operator: ``observe`` and the torch operator against xarray's own indexing, on every kind of axis."""
 
+import dask
 import numpy as np
 import pytest
 import torch
@@ -127,7 +128,7 @@ SERIES = {
     "block means": lambda ds: averaged(ds.coarsen(time=3).mean(), "time"),
     "one moment": lambda ds: ds.sel(time=2.5),
     "between two moments": lambda ds: ds.interp(time=2.6),
-    "mean of all times": lambda ds: ds.mean("time", keep_attrs=True),
+    "mean of all times": lambda ds: averaged(ds.mean("time", keep_attrs=True), "time"),
     "one cell with bounds": lambda ds: bounded(ds, time=(2, 7)),
 }
 RING = {
@@ -135,8 +136,8 @@ RING = {
     "interpolated": lambda ds: ds.interp(x=[0.3, 4.0, 6.9], time=[0.5, 2.0]),
     "one place": lambda ds: ds.sel(x=3.0),
     "block means": lambda ds: averaged(ds.coarsen(x=2, time=3).mean(), "x", "time"),
-    "mean over the ring": lambda ds: ds.mean("x", keep_attrs=True),
-    "mean of everything": lambda ds: ds.mean(keep_attrs=True),
+    "mean over the ring": lambda ds: averaged(ds.mean("x", keep_attrs=True), "x"),
+    "mean of everything": lambda ds: averaged(ds.mean(keep_attrs=True), "x", "time"),
     "transposed": lambda ds: ds.isel(time=[0, 2]).transpose("x", "time"),
 }
 GLOBE = {
@@ -145,7 +146,7 @@ GLOBE = {
         lat=[0.0, 52.0], lon=[12.0, 300.0], time=ds.time.values[:5] + np.timedelta64(100, "m")
     ),
     "block means": lambda ds: averaged(ds.coarsen(lat=2, lon=3, time=4).mean(), "lat", "lon", "time"),
-    "zonal means at a latitude": lambda ds: ds.mean("lon", keep_attrs=True).sel(lat=45.0),
+    "zonal means at a latitude": lambda ds: averaged(ds.mean("lon", keep_attrs=True).sel(lat=45.0), "lon"),
     "stations": stations,
     "stations, transposed": lambda ds: stations(ds).transpose("station", "time"),
     "stations with their own times": timed_stations,
@@ -462,3 +463,39 @@ def test_sigma_must_be_positive(sigma):
 def test_several_instruments_are_observed_in_turn():
     with pytest.raises(TypeError, match="observe each instrument in turn"):
         series().sda.observe([series(), series()])
+
+
+def kilometres(ds):
+    """The same places in kilometres."""
+    return ds.assign_coords(x=ds.x.copy(data=ds.x / 1000).assign_attrs(units="km"))
+
+
+def test_coordinates_are_converted():
+    rng = np.random.default_rng(0)
+    x = ("x", np.arange(9) * 1000.0, {"units": "m"})
+    ds = xr.Dataset({"u": (("time", "x"), rng.standard_normal((4, 9)))}, {"time": np.arange(4.0), "x": x})
+    between = ds.interp(x=[250.0, 4500.0]).assign_coords(x=("x", [250.0, 4500.0], {"units": "m"}))
+    xr.testing.assert_allclose(ds.sda.observe(kilometres(between)).u.drop_vars("x"), between.u.drop_vars("x"))
+    cells = ds.isel(x=slice(0, 8)).coarsen(x=2).mean()
+    cells.u.attrs["cell_methods"] = "x: mean"
+    cells.x.attrs.update(units="m", bounds="x_bnds")
+    edges = np.stack([cells.x - 1000, cells.x + 1000], 1)
+    for units, given in ((None, edges / 1000), ("m", edges)):  # bounds without units are in those of their coordinate
+        like = kilometres(cells).assign(x_bnds=(("x", "bnds"), given, {"units": units} if units else {}))
+        xr.testing.assert_allclose(ds.sda.observe(like).u.drop_vars("x"), cells.u.drop_vars("x"))
+    with pytest.raises(ValueError, match="'x' is in 'hPa', the grid in 'm'"):
+        ds.sda.observe(between.assign_coords(x=("x", [2.0, 4.0], {"units": "hPa"})))
+
+
+def test_observations_on_dask_are_computed_once():
+    ds, runs = series(), []
+
+    def count(block):
+        runs.append(len(block))
+        return block
+
+    values = dask.array.from_array(ds.u.values, chunks=-1).map_blocks(count, dtype=float, meta=np.empty(0))
+    like = xr.Dataset({"u": ("time", values, {"units": "K"})}, ds.coords)
+    compile_observations(Grid.match(Layout.of(ds), ds), like, 1.0)
+    assert runs == [12]
+    assert like.u.chunks is not None  # the user's own stays as it is

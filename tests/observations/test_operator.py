@@ -55,6 +55,7 @@ def instruments():
         },
     )
     means = ds[["v"]].coarsen(lat=2, lon=4).mean().assign(total=ds["u"].mean()).rename(total="u")
+    means["u"].attrs["cell_methods"] = "time: lat: lon: mean"
     means["v"].attrs["cell_methods"] = "lat: mean lon: mean"
     return {"satellite": satellite, "stations": stations, "sondes": sondes, "means": means}
 
@@ -72,10 +73,10 @@ def states(n, seed=0):
 @pytest.mark.parametrize("name", [*instruments(), "all"])
 def test_transpose_is_the_adjoint(name):
     obs = instruments() if name == "all" else instruments()[name]
-    H = likelihood(obs=obs).operator
-    x = states(3)
+    lik = likelihood(obs=obs)
+    H, x = lik.operator, states(3)
     y = torch.randn(H(x).shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    back = H.transpose(y, x)
+    back = lik.adjoint(x, y)
     assert back.shape == x.shape
     torch.testing.assert_close((H(x) * y).sum(1), (x * back).flatten(1).sum(1), rtol=1e-12, atol=1e-12)
 
@@ -133,7 +134,7 @@ def test_derived_tangent_equals_finite_differences():
     central = (lik.operator(x + step * d) - lik.operator(x - step * d)) / (2 * step)
     torch.testing.assert_close(lik.tangent(x, d), central, rtol=1e-6, atol=1e-7)
     y = torch.randn(lik.operator(x).shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    adjoint = (lik.operator.transpose(y, x) * d).flatten(1).sum(1)
+    adjoint = (lik.adjoint(x, y) * d).flatten(1).sum(1)
     torch.testing.assert_close((lik.tangent(x, d) * y).sum(1), adjoint, rtol=1e-10, atol=1e-10)
 
 
@@ -205,3 +206,18 @@ def test_long_axes(lazy):
     op = compile_variable(Grid.match(Layout.of(ds), ds), like, "u")
     index, _ = op.stencil(ds.sizes)
     np.testing.assert_array_equal(index["time"][:, 0], np.arange(1, n, 2))
+
+
+def test_a_linear_derived_quantity_is_known_to_be_linear():
+    """It costs no more than a variable; what is left of it at the mean of the prior is taken off the observations."""
+    obs = instruments()["stations"].rename(v="sum")
+    lik = likelihood({"sum": lambda s: s["u"] + 2 * s["v"] - 7}, obs)
+    assert lik.linear
+    x, d = states(2, 3), states(2, 4)
+    torch.testing.assert_close(lik.operator(x + d), lik.operator(x) + lik.operator(d), rtol=1e-12, atol=1e-10)
+    assert float(lik.operator(torch.zeros_like(x)).abs().max()) < 1e-10
+    curved = likelihood({"sum": lambda s: s["u"] + 2 * s["v"] - 7 + 1e-3 * s["u"] ** 2}, obs)
+    assert not curved.linear
+    plain = (lik.y - lik.operator(x)) * lik.std
+    same = (curved.y - curved.operator(x)) * curved.std
+    torch.testing.assert_close(plain, same, rtol=0, atol=0.2)

@@ -1,18 +1,11 @@
 """Diagnostic pictures draw the numbers that the metrics give."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
 
 from xsda import metrics, plot
 from xsda.metrics.spectra import energy_spectrum, spectrum
-
-
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
 
 
 def fields(members=None, scale=1.0, seed=0, times=6, n=8):
@@ -55,13 +48,13 @@ def test_rank_histogram():
     assert band.get_y() == pytest.approx(1 - 1.645 * sd, abs=0.3 * sd)
     assert band.get_y() + band.get_height() == pytest.approx(1 + 1.645 * sd, abs=0.3 * sd)
     assert legend(figure) == ["flat by chance (90 %)"]
-    assert len(plot.rank_histogram(SETS["SDA"], TRUTH, variables=["u"]).axes) == 1
+    assert len(plot.rank_histogram(SETS["SDA"], TRUTH, variable=["u"]).axes) == 1
 
 
 def test_the_band_holds_what_chance_makes():
     inside = []
     for seed in range(8):
-        (ax,) = plot.rank_histogram(fields(9, seed=seed), fields(seed=50 + seed), variables=["u"]).axes
+        (ax,) = plot.rank_histogram(fields(9, seed=seed), fields(seed=50 + seed), variable=["u"]).axes
         band, heights = ax.patches[-1], np.array([bar.get_height() for bar in ax.containers[0]])
         low, high = band.get_y(), band.get_y() + band.get_height()
         inside.append(((heights >= low - 1e-9) & (heights <= high + 1e-9)).mean())
@@ -73,7 +66,7 @@ def test_spread_skill():
     noise = [fields(m, seed=s) - fields(m, 0, seed=s) for m, s in ((None, 5), (40, 6))]
     truth, ens = (wide * part for part in noise)
     truth["u"].attrs["units"] = "m s-1"
-    figure = plot.spread_skill({"SDA": ens, "narrow": 0.5 * ens}, truth, variables=["u"], bins=6)
+    figure = plot.spread_skill({"SDA": ens, "narrow": 0.5 * ens}, truth, variable=["u"], bins=6)
     (ax,) = figure.axes
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("spread of u [m s-1]", "RMSE of u [m s-1]")
     assert ax.get_title() == "64 cases per point"
@@ -88,7 +81,7 @@ def test_spread_skill():
     assert (np.mean(spread**2) / np.mean(error**2)) ** 0.5 == pytest.approx(float(total))
     assert legend(figure) == ["SDA", "narrow", "spread = error"]
     holes = truth.where(truth.x > 0)
-    assert plot.spread_skill(ens, holes, variables=["u"], bins=5).axes[0].get_title() == "at least 67 cases per point"
+    assert plot.spread_skill(ens, holes, variable=["u"], bins=5).axes[0].get_title() == "at least 67 cases per point"
 
 
 def test_error_over_time():
@@ -152,9 +145,9 @@ def test_lazy_ensembles():
 @pytest.mark.parametrize("draw", [plot.rank_histogram, plot.spread_skill, plot.error_over_time, plot.comparison])
 def test_errors(draw):
     with pytest.raises(KeyError, match="no variable 'uu' in 'EnKF'; did you mean 'u'"):
-        draw(SETS, TRUTH, variables=["uu"])
+        draw(SETS, TRUTH, variable=["uu"])
     with pytest.raises(KeyError, match="no variable 'v' in 'truth'"):
-        draw(SETS, TRUTH[["u"]], variables=["v"])
+        draw(SETS, TRUTH[["u"]], variable=["v"])
     with pytest.raises(ValueError, match="share no variable: EnKF: u, v; SDA: u, v; truth: h"):
         draw(SETS, TRUTH[["u"]].rename(u="h"))
     with pytest.raises(ValueError, match="no ensembles were given"):
@@ -169,5 +162,18 @@ def test_nothing_to_draw():
     for draw in (plot.rank_histogram, plot.spread_skill):
         with pytest.raises(ValueError, match="no case of 'u' has both a truth and all members"):
             draw(SETS, TRUTH * np.nan)
-    with pytest.raises(ValueError, match="bins=0 must be at least 1"):
+    with pytest.raises(ValueError, match="bins=0 must be an integer of at least 1"):
         plot.spread_skill(SETS, TRUTH, bins=0)
+
+
+def test_logarithmic_errors():
+    for draw in (plot.error_over_time, plot.comparison):
+        linear, log = (draw(SETS, TRUTH, variable="v", log=log).axes[0] for log in (False, True))
+        assert (linear.get_yscale(), log.get_yscale()) == ("linear", "log")
+        assert linear.get_ylim()[0] == 0
+        np.testing.assert_array_equal(linear.lines[0].get_ydata(), log.lines[0].get_ydata())
+    (panel,) = plot.spread_skill(SETS, TRUTH, variable="v", log=True).axes
+    assert (panel.get_xscale(), panel.get_yscale()) == ("log", "log")
+    assert panel.get_xlim() == panel.get_ylim()
+    drawn = np.concatenate([np.ravel(line.get_data()) for line in panel.lines[:2]])
+    assert panel.get_xlim()[0] < drawn.min() < drawn.max() < panel.get_xlim()[1]

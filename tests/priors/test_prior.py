@@ -1,11 +1,15 @@
 """Files of priors, and exact priors."""
 
+import functools
 import json
+import operator
+import struct
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy.stats import multivariate_normal
 
@@ -73,6 +77,128 @@ def test_files_that_are_not_priors(lorenz, tmp_path):
     torch.save({"a": 1}, pickled)
     with pytest.raises(ValueError, match="not a safetensors file"):
         xsda.load_model(pickled)
+
+
+NEVER = "nothing"
+
+
+def forged(path, change, tensors=lambda t: t):
+    """Rewrite a file with another description: ``change`` sets what lies at a path of names, or removes it."""
+    with safe_open(path, "pt") as file:
+        meta, kept = json.loads(file.metadata()["xsda"]), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    for names, value in change.items():
+        *way, last = (int(n) if n.isdigit() else n for n in names.split("."))
+        place = functools.reduce(operator.getitem, way, meta)
+        if value is NEVER:
+            del place[last]
+        else:
+            place[last] = value
+    save_file(tensors(kept), path, {"xsda": json.dumps(meta)})
+    return path
+
+
+def refused(path, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        xsda.load_model(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2**70}, "has format 1180591620717411303424, .* upgrade"),
+        ({"format": "1"}, "format is '1', expected an integer"),
+        ({"window": "5"}, "window is '5', expected an integer"),
+        ({"window": True}, "window is True, expected an integer"),
+        ({"window": 0}, "window is 0, expected at least 1"),
+        ({"length": 2.5}, r"length is 2\.5, expected an integer or null"),
+        ({"name": ["small"]}, "name is ..small.., expected text"),
+        ({"info": [1, 2]}, "info is .1, 2., expected a table"),
+        ({"hash": NEVER}, "the description lacks 'hash'"),
+        ({"denoiser": "Preconditioned"}, "denoiser is 'Preconditioned', expected a table"),
+        ({"denoiser.kind": ["a"]}, r"denoiser\.kind is .*expected text"),
+        ({"denoiser.data_std": "1"}, r"denoiser\.data_std is '1', expected a number"),
+        ({"denoiser.schedule": "VE"}, r"denoiser\.schedule is 'VE', expected a table"),
+        ({"denoiser.schedule.sigma_min": "a"}, "incomplete or damaged"),
+        ({"denoiser.schedule": {"name": "DDPM", "steps": 10**12}}, "steps <= 1e6"),
+        ({"denoiser.schedule.name": "Unknown"}, "it lacks 'Unknown'"),
+        ({"denoiser.kind": "Unknown"}, "it lacks 'Unknown'"),
+        ({"denoiser.network": []}, r"denoiser\.network is .., expected a table"),
+        ({"layout.variables": 5}, r"layout\.variables is 5, expected a list"),
+        ({"layout.variables.0": "u"}, r"layout\.variables\[0\] is 'u', expected a table"),
+        ({"layout.variables.0.mean": ["a"]}, r"layout\.variables\[0\]\.mean\[0\] is 'a', expected a number"),
+        ({"layout.variables.0.name": NEVER}, r"layout\.variables\[0\] lacks 'name'"),
+        ({"layout.dt": "1 h"}, r"layout\.dt is '1 h', expected a number or null"),
+        ({"layout.dates": 0}, r"layout\.dates is 0, expected true or false"),
+        ({"layout.space": [{"name": "x", "size": 10**15, "spacing": 1, "period": None}]}, "grid has 1e.15 points"),
+        ({"layout.unknown": 1}, "incomplete or damaged"),
+    ],
+)
+def test_a_description_of_another_form_is_refused_in_one_sentence(lorenz, tmp_path, change, message):
+    refused(forged(small_prior(lorenz[0]).save(tmp_path / "prior.safetensors"), change), message)
+
+
+@pytest.mark.parametrize("depth", [300, 100_000])
+@pytest.mark.parametrize("where", ["all", "info", "local"])
+def test_a_description_nested_without_end_is_refused_in_one_sentence(lorenz, tmp_path, where, depth):
+    path = small_prior(lorenz[0]).save(tmp_path / "prior.safetensors")
+    with safe_open(path, "pt") as file:
+        text, tensors = file.metadata()["xsda"], {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    if where == "all":
+        text = "[" * depth + "]" * depth
+    elif where == "info":
+        text = text.replace('"info": {', '"info": {"deep": ' + "[" * depth + "]" * depth + ", ")
+    else:
+        start, end = '{"name": "MarkovNet", "order": 1, "local": ', "}"
+        text = text.replace('"network": {', '"network": ' + start * depth + "{").replace(
+            '}, "parameterization"', "}" + end * depth + ', "parameterization"'
+        )
+    save_file(tensors, path, {"xsda": text})
+    refused(path, "damaged")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 2**40}, "damaged"),
+        ({"width": 10**6}, "the file holds"),
+        ({"width": 9}, r"its network has \(18,\) as 'blocks.0.mix.conv.bias', the file holds \(16,\)"),
+        ({"channels": 10**9}, "the file holds"),
+        ({"features": 10**7}, "the file holds"),
+        ({"kernel": 10**9 + 1}, "the file holds"),
+        ({"dilations": [1] * 100_000}, "its network has more tensors than the .. that the file holds"),
+        ({"dilations": [1]}, "its network has nothing as 'blocks.1"),
+        ({"width": "8"}, "damaged"),
+        ({"width": -8}, "damaged"),
+        ({"name": "WindowMLP", "window": 5, "depth": 10**12}, "damaged"),
+        ({"name": "MarkovNet", "order": 2, "local": {"name": "WindowMLP", "channels": 3, "window": 5, "depth": 10**12}}, "more tensors"),
+        ({"name": "SpaceTimeUNet", "boundaries": ["zeros"], "hidden": [8], "blocks": [10**12]}, "damaged"),
+    ],
+)  # fmt: skip
+def test_a_network_that_claims_more_than_the_file_holds_is_never_made(lorenz, tmp_path, monkeypatch, change, message):
+    path = small_prior(lorenz[0]).save(tmp_path / "prior.safetensors")
+    if "local" in change:
+        forged(path, {"denoiser.network": change})
+    else:
+        forged(path, {f"denoiser.network.{k}": v for k, v in change.items()})
+    monkeypatch.setattr("xsda.priors.prior.build_network", lambda config: pytest.fail("memory was taken"))
+    refused(path, message)
+
+
+def test_an_exact_prior_of_another_shape_is_refused(rotation, tmp_path):
+    path = rotation[2].save(tmp_path / "prior.safetensors")
+    forged(path, {}, lambda t: {**t, "denoiser.shape": torch.tensor([10**9, 10**9])})
+    refused(path, r"its states have the shape \(1000000000, 1000000000\), its layout describes \(32, 2\)")
+
+
+def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path):
+    header = {"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}, "__metadata__": {"xsda": "{}"}}
+    text = json.dumps(header).encode()
+    path = tmp_path / "prior.safetensors"
+    for start, rest in ((len(text), text + bytes(64)), (2**62, text), (10**8 - 1, text)):
+        path.write_bytes(struct.pack("<Q", start) + rest)
+        refused(path, "truncated")
 
 
 def test_a_network_of_ones_own_cannot_be_stored_but_can_be_used(lorenz, tmp_path):

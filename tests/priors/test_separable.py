@@ -254,9 +254,9 @@ GRID = xr.Dataset({"a": (("time", "lat", "lon"), np.zeros((2, 3, 4)))})
         ({"y_cov": np.triu(np.ones((3, 3)))}, "y_cov is not symmetric"),
         ({"time_cov": np.diag([1.0, -1.0])}, "time_cov is not positive semi-definite"),
         ({"time_cov": np.diag([1.0, np.nan])}, "time_cov holds NaN"),
-        ({"time_cov": np.zeros((2, 2))}, r"leaves \['a'\] without variance"),
+        ({"time_cov": np.zeros((2, 2))}, r"variables \['a'\] have no variance"),
         ({"mean": GRID.where(GRID.lat > 0)}, "mean of 'a' holds NaN"),
-        ({"mean": GRID.expand_dims(member=2)}, "average over others"),
+        ({"mean": GRID.expand_dims(member=2)}, "average over the others"),
     ],
 )
 def test_factors_that_do_not_fit(change, message):
@@ -270,9 +270,9 @@ def test_factors_that_do_not_fit(change, message):
     [
         (lambda d: d.where(d.lat < 60), 4, r"\['T', 'q'\] hold NaN"),
         (lambda d: d.assign(q=d.q.where(d.time != 3.0)), 4, r"\['q'\] hold NaN or infinite values \(among the states"),
-        (lambda d: d, 21, "give at least 42, or a smaller length"),
+        (lambda d: d, 21, "use at least 42 states, or a smaller length"),
         (lambda d: d, 0, "length=0 must be a positive integer"),
-        (lambda d: d.assign(q=d.q * 0 + 0.1), 4, r"\['q'\] do not vary"),
+        (lambda d: d.assign(q=d.q * 0 + 0.1), 4, r"\['q'\] are constant"),
         (lambda d: d.expand_dims(trajectory=2, member=2), 4, "stack them into one"),
         (lambda d: d.assign(q=d.q.expand_dims(member=2)), 4, "'T' lacks the dimension 'member'"),
     ],

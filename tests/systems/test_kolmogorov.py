@@ -155,8 +155,8 @@ def test_labels():
         ({"dt": 0.0}, "dt=0.0 must be positive"),
         ({"wavenumber": 200}, "wavenumber=200 must be an integer from 1 to 128"),
         ({"wavenumber": 1.5}, "wavenumber=1.5"),
-        ({"substeps": 20}, "unstable on 256 cells.*speeds up to 5.*use at least 41, better 82"),
-        ({"substeps": 10, "reynolds": 0.1, "resolution": 32}, "viscosity would even out more than a cell"),
+        ({"substeps": 20}, "unstable on 256 cells.*speeds up to 5.*use at least 41, or 82"),
+        ({"substeps": 10, "reynolds": 0.1, "resolution": 32}, "viscosity would act over more than one cell"),
         ({"resolution": math.nan}, "resolution=nan must be a finite number"),
         ({"wavenumber": None}, "wavenumber=None must be a finite number"),
         ({"dt": math.inf}, "dt=inf must be a finite number"),
@@ -189,7 +189,7 @@ def test_a_domain_of_another_size_is_refused():
 
 
 def test_states_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"\(1, 2, 32, 32\) came, expected .*2, 16, 16"):
+    with pytest.raises(ValueError, match=r"\(1, 2, 32, 32\), expected .*2, 16, 16"):
         KolmogorovFlow(resolution=16).step(torch.zeros(1, 2, 32, 32))
 
 
@@ -199,7 +199,7 @@ def test_what_history_says_makes_the_system_again():
 
 
 def test_a_device_that_jax_lacks():
-    with pytest.raises(ValueError, match="device='tpu' is not there for JAX"):
+    with pytest.raises(ValueError, match="device='tpu' is not available in JAX"):
         KolmogorovFlow(resolution=16, device="tpu").step(torch.zeros(1, 2, 16, 16))
 
 

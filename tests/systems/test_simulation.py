@@ -149,7 +149,7 @@ def test_a_killed_run_of_two_workers_goes_on_in_one(tmp_path):
 def test_an_interruption_keeps_what_is_finished(tmp_path, broken):
     broken(2, KeyboardInterrupt())
     with pytest.raises(
-        KeyboardInterrupt, match=r"2 of 5 trajectories are kept in .*a\.nc\.partial; the same call goes on"
+        KeyboardInterrupt, match=r"2 of 5 trajectories are kept in .*a\.nc\.partial; repeat the call to continue"
     ):
         small(tmp_path / "a.nc")
     assert os.listdir(tmp_path) == ["a.nc.partial"]
@@ -264,7 +264,7 @@ def test_a_folder_of_unknown_origin_stays(tmp_path):
     folder = tmp_path / "a.nc.partial"
     folder.mkdir()
     np.save(folder / "000000.npy", np.zeros((4, 1, 6)))
-    with pytest.raises(FileExistsError, match="it does not say of which"):
+    with pytest.raises(FileExistsError, match="it does not say which"):
         small(tmp_path / "a.nc")
     assert (folder / "000000.npy").exists()
     assert np.isfinite(values(small(tmp_path / "a.nc", overwrite=True))).all()
@@ -275,7 +275,9 @@ def test_one_run_at_a_time(tmp_path, monkeypatch):
 
     def meanwhile(self, number):
         monkeypatch.undo()
-        with pytest.raises(RuntimeError, match="another run is at work"):
+        with pytest.raises(
+            RuntimeError, match=rf"another run is at work on .*a\.nc\.partial \(process {os.getpid()} on .* since "
+        ):
             small(path, overwrite=True)
         small(path)  # is there, and leaves the other's work alone
         return self.trajectory(number)
@@ -323,7 +325,7 @@ def test_a_cluster(tmp_path):
         ({"seed": -1}, ValueError, "seed=-1"),
         ({"workers": 0}, ValueError, "workers=0"),
         ({"workers": 2, "scheduler": "tcp://nowhere:1"}, ValueError, "give one of them"),
-        ({"coarsen": 4}, ValueError, "would do: 2, 3, 6"),
+        ({"coarsen": 4}, ValueError, "possible factors: 2, 3, 6"),
         ({"system": Lorenz63(), "coarsen": 2}, ValueError, "no space"),
         ({"system": Lorenz96}, TypeError, "such as Lorenz96"),
         ({"path": "a.txt"}, ValueError, r"must end in one of \.nc"),

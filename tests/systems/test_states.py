@@ -62,8 +62,8 @@ def test_a_coarse_ring_is_as_long_as_before():
     ("system", "factor", "message"),
     [
         (Lorenz63(), 2, "Lorenz63 has no space"),
-        (Lorenz96(n=12), 5, "12 points along 'x'; would do: 2, 3, 4, 6, 12"),
-        (Plane(), 4, "6 points along 'y'; would do: 2"),
+        (Lorenz96(n=12), 5, "12 points along 'x'; possible factors: 2, 3, 4, 6, 12"),
+        (Plane(), 4, "6 points along 'y'; possible factors: 2"),
         (Lorenz96(n=12), 0, "coarsen=0"),
         (Lorenz96(n=12), 2.0, "coarsen=2.0"),
         (Lorenz96(n=12), True, "coarsen=True"),

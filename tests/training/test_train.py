@@ -22,8 +22,9 @@ from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.nn import MarkovNet, TemporalNet
 from xsda.training.balancing import InParts
-from xsda.training.loop import Objective, Trainer, _cut
+from xsda.training.loop import Trainer, _cut
 from xsda.training.networks import make_network
+from xsda.training.objective import Objective
 from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched
 from xsda.training.training_options import TrainingOptions
@@ -171,7 +172,7 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts(spring, monkeypatch):
         return enough(self, x0, *rest)
 
     monkeypatch.setattr(Objective, "forward", forward)
-    with pytest.warns(RuntimeWarning, match="parts of a batch") as caught:
+    with pytest.warns(RuntimeWarning, match="each batch is processed in parts") as caught:
         parts = xsda.train(spring, window=8, network=network(), **options)
     assert len(caught) == 1
     assert parts.info["validation_loss"] == pytest.approx(
@@ -202,7 +203,7 @@ def test_a_checkpoint_of_another_training_is_refused(spring, tmp_path):
     xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
     with pytest.raises(ValueError, match=r"learning_rate: 0\.001 then, 0\.1 now"):
         xsda.train(spring, window=8, network=network(), steps=10, learning_rate=0.1, checkpoint=path, **QUICK)
-    with pytest.raises(ValueError, match=r"stands at step 10, steps=9 lie behind it"):
+    with pytest.raises(ValueError, match=r"is at step 10, beyond steps=9"):
         xsda.train(spring, window=8, network=network(), steps=9, checkpoint=path, **QUICK)
     same_shapes = TemporalNet(2, width=12, dilations=(4, 8), features=16)
     with pytest.raises(ValueError, match=r"network: .*'dilations': .1, 2.*then.*'dilations': .4, 8.*now"):
@@ -212,6 +213,20 @@ def test_a_checkpoint_of_another_training_is_refused(spring, tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match="damaged"):
         xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
+
+
+def test_two_trainings_on_one_checkpoint_are_refused(spring, tmp_path):
+    options = {"window": 8, "steps": 20, "checkpoint": tmp_path / "a.checkpoint", **QUICK}
+    refused = []
+
+    def meanwhile(step, values):
+        with pytest.raises(RuntimeError, match=rf"at work on .*a\.checkpoint \(process {os.getpid()} on .* since "):
+            xsda.train(spring, network=network(), **options)
+        refused.append(step)
+
+    xsda.train(spring, network=network(), callback=meanwhile, **options)
+    assert refused == [20]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.checkpoint"]
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(spring, tmp_path, monkeypatch):
@@ -362,6 +377,15 @@ def test_errors(spring, name):
     options, kind, message = ERRORS[name]
     with pytest.raises(kind, match=message):
         xsda.train(spring, **options)
+
+
+@pytest.mark.parametrize("dim", ["trajectory", "time"])
+def test_data_without_anything_in_them(spring, dim):
+    nothing = spring.isel({dim: slice(0)})
+    with pytest.raises(ValueError, match=f"the training data are empty along '{dim}'; give"):
+        xsda.train(nothing, window=4, steps=2, progress=False)
+    with pytest.raises(ValueError, match=f"the validation data are empty along '{dim}'; give"):
+        xsda.train(spring, validation=nothing, window=4, steps=2, progress=False)
 
 
 def test_nan_in_the_data(spring):
@@ -574,3 +598,13 @@ def test_what_cannot_be_balanced(waves, spring):
     exact = xsda.GaussianPrior.fit(waves, length=3)
     with pytest.raises(ValueError, match="only trained priors are balanced"):
         xsda.balance(exact, waves)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e8, 1e9])
+def test_scaling_of_numbers_far_from_zero(mean):
+    """Statistics are those of double precision: single precision knows 1e8 to the nearest 8."""
+    values = mean + np.random.default_rng(0).standard_normal((4, 500))
+    ds = xr.Dataset({"u": (("trajectory", "time"), values)}, {"time": np.arange(500.0)})
+    layout = fit_scaling(ds, Layout.of(ds))
+    assert layout.mean[0] == pytest.approx(values.mean(), abs=1e-6)
+    assert layout.std[0] == pytest.approx(values.std(), rel=1e-6)

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 import xarray as xr
 
+from xsda.labels.cf import cell_method
 from xsda.labels.grid import Grid
-from xsda.observations.compile import cell_method, compile_variable, grid_axis, matching_coordinate
-from xsda.observations.correlation import Whitener, whitener
-from xsda.observations.errors import check_positive
+from xsda.likelihood.laws import Normal
+from xsda.likelihood.whitening import Whitener
+from xsda.observations.compile import grid_axis, matching_coordinate
+from xsda.observations.correlation import whitener
 from xsda.observations.operator import Derived
+from xsda.observations.read import Observed
 
 
 @dataclass(eq=False)
@@ -58,41 +61,38 @@ class Column:
         return any(c in self.da.coords and self.time_dim in self.da[c].dims for c in along)
 
 
-def column(
-    grid: Grid,
-    ds: xr.Dataset,
-    name: str,
-    std: np.ndarray,
-    derived: Mapping[str, Derived] | None,
-    correlation: Any,
-) -> Column:
+def check_instrument(observed: Observed) -> None:
+    """Raise if a filter cannot take these observations."""
+    if not isinstance(observed.law, Normal):
+        raise ValueError(
+            f"{observed.name!r} has errors of the law {observed.law}; a filter takes Gaussian ones (assimilate takes others)"
+        )
+
+
+def column(grid: Grid, observed: Observed) -> Column:
     """``grid``: with the observation times as its time axis."""
-    da, (time, *space) = ds[name], grid.core_dims
+    name, da, correlation, (time, *space) = observed.name, observed.da, observed.correlation, grid.core_dims
     coord = matching_coordinate(da, grid, time)
     assert coord is not None
     _check_instant(da, coord, grid)
     if correlation is not None:
         _check_within_times(da, coord, correlation)
-    values = np.asarray(da.values, dtype=np.float64).ravel()
-    if np.isinf(values).any():
-        raise ValueError(f"observed variable {name!r} holds infinite values; mark missing values as NaN")
-    op = compile_variable(grid, ds, name, derived)
+    op = observed.compile(grid)
     sizes = {d: grid.template.sizes[d] for d in grid.core_dims}
     if op.channel_dim is not None:
         sizes[op.channel_dim] = op.channels.stop - op.channels.start  # type: ignore[union-attr]
     index, weight = op.stencil(sizes)
-    position = np.stack([_centre(grid, d, index[d], weight) for d in space], 1) if space else np.empty((len(values), 0))
+    position = np.stack([_centre(grid, d, index[d], weight) for d in space], 1) if space else np.empty((da.size, 0))
     flat = np.zeros_like(weight, dtype=np.int64)
     if op.channels is not None:
         flat += op.channels.start + (index[op.channel_dim] if op.channel_dim is not None else 0)
     for d in space:
         flat = flat * sizes[d] + index[d]
-    pick = np.flatnonzero(~np.isnan(values))
-    order = pick[np.argsort(index[time][pick, 0], kind="stable")]
-    check_positive(std.ravel()[order], name)
+    rows = np.argsort(index[time][observed.pick, 0], kind="stable")
+    order = observed.pick[rows]
     return Column(
         name, op.derived, correlation, da, order, index[time][order, 0], flat[order], weight[order], position[order],
-        values[order], std.ravel()[order].astype(np.float64), str(coord.name),
+        observed.values[rows], observed.errors[rows].astype(np.float64), str(coord.name),
     )  # fmt: skip
 
 

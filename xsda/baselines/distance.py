@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import xarray as xr
 
 from xsda.arguments import choose
-from xsda.labels.axes import is_longitude
+from xsda.labels.cf import is_latitude, is_longitude
 from xsda.labels.grid import Grid
 from xsda.observations.compile import grid_axis
 
@@ -61,7 +60,7 @@ class Metric:
     def _check_degrees(self, grid: Grid, space: Sequence[str]) -> None:
         """Raise where kilometres must have been meant."""
         for d, length in zip(space, self.lengths, strict=True):
-            degrees = d in grid.template.coords and (_is_latitude(grid.template[d]) or is_longitude(grid.template[d]))
+            degrees = d in grid.template.coords and (is_latitude(grid.template[d]) or is_longitude(grid.template[d]))
             if degrees and 180 < length < np.inf:
                 raise ValueError(
                     f"localization={length:g} along {d!r} is in degrees here, more than there are; kilometres are for one "
@@ -130,9 +129,4 @@ def _on_sphere(grid: Grid) -> bool:
     coords = grid.template.coords
     if y not in coords or x not in coords:
         return False
-    return _is_latitude(coords[y]) and is_longitude(coords[x])
-
-
-def _is_latitude(coord: xr.DataArray) -> bool:
-    named = coord.attrs.get("standard_name") == "latitude" or str(coord.name).lower() in ("lat", "latitude")
-    return named or coord.attrs.get("units") in ("degrees_north", "degree_north")
+    return is_latitude(coords[y]) and is_longitude(coords[x])

@@ -95,8 +95,8 @@ class BoundTensorFunction(BoundFunction):
             )
         if x.requires_grad and torch.is_grad_enabled() and not new.requires_grad:
             raise ForecastError(
-                "4D-Var differentiates the forecast step, and PyTorch finds no gradient in the tensor that it returned; remove "
-                ".detach(), .numpy() and torch.no_grad from it"
+                "4D-Var differentiates the forecast step, and PyTorch finds no gradient in the tensor that it returned; leave out "
+                ".detach(), .numpy() and torch.no_grad"
             )
         return new.to(x)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from xsda.baselines.method import Method
 from xsda.baselines.model import Forecast
 from xsda.labels.axes import axis_numbers, is_datelike
-from xsda.labels.grid import Grid, check_units
+from xsda.labels.cf import check_units
+from xsda.labels.grid import Grid
 from xsda.labels.layout import SAMPLE_DIMS, sample_dim
 
 

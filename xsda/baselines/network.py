@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,13 @@ import xarray as xr
 from torch import Tensor
 
 from xsda.baselines.bound import ForecastError
-from xsda.baselines.column import column
+from xsda.baselines.column import check_instrument, column
 from xsda.baselines.times import at_times, on_times, times_of, union
 from xsda.labels.grid import Grid
-from xsda.observations.compile import Sources, as_sources, observed_variables
-from xsda.observations.correlation import Whitener
-from xsda.observations.errors import error_std
+from xsda.likelihood.whitening import Whitener
 from xsda.observations.operator import Derived, State, derived_field
+from xsda.observations.read import Observed, read, units_of
+from xsda.observations.sources import Sources
 
 KEPT = 32  # geometries that are kept for later times that have the same
 
@@ -106,34 +106,26 @@ class Batch:
 class Network:
     """All observations, by time: from the first to the last of the grid, or from ``start`` on if that is earlier."""
 
-    def __init__(
-        self,
-        grid: Grid,
-        obs: Sources,
-        sigma: Any = None,
-        derived: Mapping[str, Derived] | None = None,
-        correlation: Mapping[str, Any] | None = None,
-        start: float = np.inf,
-    ):
+    def __init__(self, grid: Grid, observed: Sequence[Observed], start: float = np.inf):
         self.grid = grid
         self._geometries: OrderedDict[bytes, Geometry] = OrderedDict()
-        sources = as_sources(obs)
-        wanted = [(s, n) for s, ds in sources.items() for n in observed_variables(ds)]
-        if not wanted:
-            raise ValueError(f"{' and '.join(sources)} hold no variables; there is nothing to assimilate")
-        unknown = [c for c in correlation or {} if c not in {n for _, n in wanted}]
-        if unknown:
-            raise KeyError(f"correlation names {unknown[0]!r}, which is not observed ({[n for _, n in wanted]})")
-        times = [times_of(grid, sources[s][n]) for s, n in wanted]
+        for o in observed:
+            check_instrument(o)
+        times = [times_of(grid, o.da) for o in observed]
         labels, self.numbers, places = union(grid, times, start)
-        self._wanted = wanted
         axis = on_times(grid, labels)
-        self._columns = []
-        for (s, n), place in zip(wanted, places, strict=True):
-            ds, std = at_times(sources[s], n, grid, labels[place]), error_std(sources[s], n, sigma, s, sources)
-            self._columns.append(column(axis, ds, n, std, derived, (correlation or {}).get(n)))
+        self._columns = [
+            column(axis, replace(o, ds=at_times(o.ds, o.name, grid, labels[place])))
+            for o, place in zip(observed, places, strict=True)
+        ]
+        self._observed = list(observed)
         if not any(len(c.y) for c in self._columns):
             raise ValueError("all observations are missing (NaN); there is nothing to assimilate")
+
+    @classmethod
+    def of(cls, grid: Grid, obs: Sources, *, start: float = np.inf, **options: Any) -> Network:
+        """From labelled observations; ``options`` are those of ``xsda.observations.read``."""
+        return cls(grid, read(obs, units_of(grid), **options), start)
 
     def __call__(self, number: int) -> Batch | None:
         """The observations of the ``number``-th time; None if all are missing."""
@@ -172,8 +164,8 @@ class Network:
     def ordered(self, number: int, seen: Mapping[str, xr.Dataset]) -> Tensor:
         """Labelled H of an ensemble, by source, as a tensor (member, M) in the order of the batch of that time."""
         parts = []
-        for (source, name), c in zip(self._wanted, self._columns, strict=True):
-            values = seen[source][name].transpose("member", *c.da.dims).values
+        for o, c in zip(self._observed, self._columns, strict=True):
+            values = seen[o.source][o.name].transpose("member", *c.da.dims).values
             parts.append(values.reshape(len(values), -1)[:, c.pick[c.time == number]])
         return torch.as_tensor(np.concatenate(parts, 1), dtype=torch.float64)
 

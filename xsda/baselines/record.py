@@ -1,8 +1,10 @@
-"""What is kept of a run, in memory or in files from which an interrupted run goes on."""
+"""The results that a run keeps, in memory or in files from which an interrupted run resumes."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from xsda.baselines.cycle import Cycle
 from xsda.baselines.method import Filter, Method
+from xsda.files import locked, replacing
 from xsda.labels.axes import is_datelike
 from xsda.labels.grid import Grid
 from xsda.labels.provenance import describe
@@ -30,7 +33,10 @@ LONG_NAMES = {
 
 
 class Record:
-    """What is kept of a run, in pieces of ``every`` times where they go to a folder."""
+    """The results that a run keeps. With a folder ``out`` they are written in pieces of ``every`` times.
+
+    Each piece is a NetCDF file, written whole or not at all. The folder is locked during the run.
+    """
 
     def __init__(
         self,
@@ -59,8 +65,10 @@ class Record:
         self.done: list[xr.Dataset] = []
 
     def put(self, stage: str, k: int, x: Tensor) -> None:
-        """Keep the states of a stage of the ``k``-th time, if they are asked for."""
-        expected = dict.fromkeys((*self.stages, self.method.stages[-1]), 0)  # with the last all is noted of a time
+        """Keep the states of a stage at the ``k``-th time, if the caller asked for them."""
+        expected = dict.fromkeys(
+            (*self.stages, self.method.stages[-1]), 0
+        )  # after the last stage, all notes of a time are there
         if stage not in expected or k not in self.place:
             return
         number, row = divmod(self.place[k], self.every)
@@ -80,14 +88,12 @@ class Record:
         if self.out is None:
             self.done.append(ds)
         else:
-            self.out.mkdir(parents=True, exist_ok=True)
-            path = self.out / f"{number:06d}.nc"
             ds = ds.assign_attrs(self._marks(number * self.every, ds.sizes[self.time]))
-            ds.to_netcdf(path.with_suffix(".part"), engine="netcdf4")
-            path.with_suffix(".part").rename(path)
+            with replacing(self.out / f"{number:06d}.nc") as temporary:
+                ds.to_netcdf(temporary, engine="netcdf4")
 
     def _label(self, values: Tensor, first: int) -> xr.Dataset:
-        """``values`` (stage, member, time, channel, *space) from the ``first`` kept time on."""
+        """Label ``values`` (stage, member, time, channel, *space), which start at the ``first`` kept time."""
         grid, size = self.cycle.grid, values.shape[2]
         template = grid.template.isel({self.time: slice(first, first + size)})
         part = Grid(grid.layout, template, grid.dims, grid.names)
@@ -106,7 +112,7 @@ class Record:
         return describe(ds, part, self.attrs)
 
     def _noted(self, name: str, times: list[int]) -> np.ndarray:
-        """What was noted of each time; what is needed to go on holds until it is noted again."""
+        """Return what was noted at each time; values that a resumed run needs are carried forward to the next note."""
         noted = self.cycle.notes.get(name, {})
         if name not in self.method.remembers:
             return np.array([noted.get(k, np.nan) for k in times])
@@ -114,7 +120,7 @@ class Record:
         return values[np.searchsorted([*noted], times, side="right")]
 
     def partial(self) -> xr.Dataset | None:
-        """What was computed of whole times before a run was stopped."""
+        """Return the times that were complete when a run stopped."""
         pieces = self._written() if self.out is not None else list(self.done)
         for number, values in sorted(self.open.items()):
             whole = min(self.filled[number].values())
@@ -125,10 +131,11 @@ class Record:
         return self._joined(pieces) if pieces else None
 
     def result(self) -> xr.Dataset:
+        """Return the whole run; pieces in files are read lazily."""
         return self._joined(self.done if self.out is None else self._written())
 
     def _joined(self, pieces: list[xr.Dataset]) -> xr.Dataset:
-        """Pieces one after another; what only some of them note is NaN in the others."""
+        """Concatenate pieces; a note that a piece lacks is NaN there."""
         pieces = [ds.assign_attrs() for ds in pieces]
         for ds in pieces:
             for name in MARKS:
@@ -150,23 +157,47 @@ class Record:
         )
 
     def _written(self) -> list[xr.Dataset]:
-        """The pieces in the folder, lazily."""
+        """Open the pieces in the folder lazily."""
         assert self.out is not None
         times = self.cycle.grid.template[self.time]
         dates = xr.coders.CFDatetimeCoder(use_cftime=times.dtype == object) if is_datelike(times) else False
         lags = times.dtype.kind == "m"
-        paths = sorted(self.out.glob("*.nc"))
-        return [xr.open_dataset(p, chunks={}, decode_times=dates, decode_timedelta=lags) for p in paths]
+        pieces = []
+        for number, path in enumerate(sorted(self.out.glob("*.nc"))):
+            if path.name != f"{number:06d}.nc":
+                raise ValueError(
+                    f"{self.out} holds {path.name} but not {number:06d}.nc; delete {path.name} and all later pieces, or choose "
+                    "another folder"
+                )
+            try:
+                pieces.append(
+                    xr.open_dataset(path, engine="netcdf4", chunks={}, decode_times=dates, decode_timedelta=lags)
+                )
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"{path} is not a whole NetCDF file ({error}); delete it and all later pieces, and the same call computes "
+                    "them again"
+                ) from error
+        return pieces
 
-    def resume(self, x: Tensor) -> tuple[Tensor, int]:
-        """Where an interrupted run goes on: its last analysis, and how many times are done."""
+    @contextmanager
+    def resume(self, x: Tensor) -> Iterator[tuple[Tensor, int]]:
+        """Lock the folder; give the state from which the run continues and the number of times that are done."""
+        if self.out is None:
+            yield self._resumed(x)
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        with locked(self.out):
+            yield self._resumed(x)
+
+    def _resumed(self, x: Tensor) -> tuple[Tensor, int]:
         self.began = hashlib.blake2b(x.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
         pieces = self._written() if self.out is not None else []
         if not pieces:
             return x, 0
         if not isinstance(self.method, Filter) or "analysis" not in self.stages:
             raise ValueError(
-                f"{self.out} holds an earlier run, and only filters that keep='analysis' can go on; choose another folder"
+                f"{self.out} holds an earlier run, and only filters that keep='analysis' can resume; choose another folder"
             )
         last, first = pieces[-1], (len(pieces) - 1) * self.every
         self._check(last, first)
@@ -179,12 +210,12 @@ class Record:
         return self.cycle.forecast.tensor(state), list(self.place)[first + last.sizes[self.time] - 1] + 1
 
     def _marks(self, first: int, size: int) -> dict[str, str]:
-        """What pieces follow from besides ``attrs``: in the files alone."""
+        """Return what else determines a piece, besides ``attrs``; it is stored only in the files."""
         stop = float(self.cycle.times[list(self.place)[first + size - 1]])
         return dict(zip(MARKS, (self.began, self.cycle.network.mark(stop)), strict=True))
 
     def _check(self, piece: xr.Dataset, first: int) -> None:
-        """Raise unless a piece is what this run would have written from its ``first`` kept time on."""
+        """Raise unless this run would have written the piece, which starts at the ``first`` kept time."""
         for name, new in self.attrs.items():
             old = piece.attrs.get(name)
             if str(old) != str(new):

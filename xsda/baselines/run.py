@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from xsda.arguments import choose
+from xsda.arguments import choose, warn
 from xsda.baselines.cycle import Cycle
 from xsda.baselines.initial import initial_ensemble
 from xsda.baselines.method import STAGES, Method
@@ -23,8 +22,8 @@ from xsda.baselines.record import LONG_NAMES, Record
 from xsda.labels.axes import find_axes
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
-from xsda.observations.compile import Sources
 from xsda.observations.operator import Derived
+from xsda.observations.sources import Sources
 from xsda.systems import MarkovChain
 
 
@@ -85,18 +84,16 @@ def filter(
     stages = _stages(keep, method)
     x, start, memory = initial_ensemble(initial, members, grid, forecast, seed, method)
     own = grid.numbers(grid.core_dims[0])
-    network = Network(grid, obs, sigma, derived, correlation, start)
+    network = Network.of(grid, obs, start=start, sigma=sigma, derived=derived, correlation=correlation)
     if start > own[0]:
         raise ValueError(
             f"the initial ensemble is of {forecast.bind(grid).text(start)}, after the first time of the grid; use "
             "ds.sel(time=slice(...)) and obs.sel(time=slice(...)) from there"
         )
     if "analysis" in str(getattr(initial, "attrs", {}).get("stages")) and network.numbers[0] <= start:
-        warnings.warn(
+        warn(
             f"the initial ensemble is an analysis of {forecast.bind(grid).text(start)}, and there are observations at that time: have "
-            "they been used already? Then leave them out, obs.sel(time=slice(...))",
-            RuntimeWarning,
-            stacklevel=3,
+            "they been used already? Then leave them out, obs.sel(time=slice(...))"
         )
     times = np.union1d(own, network.numbers)
     cycle = Cycle(grid, forecast.bind(grid), network, times, start, seed, memory=memory)
@@ -104,9 +101,9 @@ def filter(
     kept = ", ".join(stages)
     attrs = {"method": str(method), "system": _name(forecast), "members": len(x), "seed": seed, "stages": kept}
     record = Record(cycle, method, stages, attrs, out, every)
-    x, skip = record.resume(x)
     disable = None if progress is None else not progress
     with (
+        record.resume(x) as (x, skip),
         tqdm(total=len(times), initial=skip, desc=type(method).__name__, unit="time", disable=disable) as bar,
         torch.no_grad(),
     ):

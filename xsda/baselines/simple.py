@@ -14,7 +14,8 @@ from torch import Tensor
 from xsda.baselines.cycle import Cycle
 from xsda.baselines.method import Event, Filter, split
 from xsda.baselines.network import Batch, Geometry
-from xsda.labels.grid import Grid, check_units
+from xsda.labels.cf import check_units
+from xsda.labels.grid import Grid
 
 
 @dataclass(frozen=True, kw_only=True)

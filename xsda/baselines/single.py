@@ -23,8 +23,8 @@ from xsda.labels.axes import find_axes
 from xsda.labels.grid import Grid
 from xsda.labels.provenance import describe
 from xsda.observations import observe
-from xsda.observations.compile import Sources, as_sources
 from xsda.observations.operator import Derived
+from xsda.observations.sources import Sources, as_sources
 
 
 def analyse(
@@ -61,7 +61,7 @@ def analyse(
     if isinstance(method, LETKF) and any(v.chunks is not None for v in ds.data_vars.values()):
         out = _lazily(
             ds,
-            Network(state_grid(ds, Forecast(as_it_is)), obs, sigma, derived, correlation),
+            Network.of(state_grid(ds, Forecast(as_it_is)), obs, sigma=sigma, derived=derived, correlation=correlation),
             obs,
             method,
             derived,

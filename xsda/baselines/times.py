@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from xsda.labels.axes import axis_numbers, axis_text, is_datelike
+from xsda.labels.axes import axis_numbers, axis_text, check_calendar
 from xsda.labels.grid import Grid
 from xsda.labels.layout import SAMPLE_DIMS
 from xsda.observations.compile import matching_coordinate
@@ -23,12 +23,7 @@ def times_of(grid: Grid, da: xr.DataArray) -> np.ndarray:
         raise ValueError(
             f"observed variable {da.name!r} does not say its {name!r}; a filter needs the time of every observation"
         )
-    if is_datelike(coord) != (grid.origin is not None):
-        kinds = ("plain numbers", "dates")
-        raise ValueError(
-            f"the observations' {coord.name!r} holds {kinds[is_datelike(coord)]}, the grid's {name!r} "
-            f"{kinds[grid.origin is not None]}; make them alike"
-        )
+    check_calendar(coord, grid.origin is not None, f"the grid's {name!r}")
     numbers = np.atleast_1d(axis_numbers(coord, grid.origin))
     if not np.isfinite(numbers).all():
         raise ValueError(f"the times of the observed {da.name!r} hold NaN or NaT; drop those observations")

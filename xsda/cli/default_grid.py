@@ -1,4 +1,4 @@
-"""The grid that observations imply when none is given: the prior's own, over their time span."""
+"""The grid where none is given: the prior's own, over the time span of the observations or over a number of states."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from xsda.arguments import whole_number
 from xsda.labels.axes import axis_numbers, is_datelike
+from xsda.labels.layout import Layout
 from xsda.priors.prior import Prior
 
 
@@ -19,11 +21,7 @@ def default_grid(prior: Prior, sources: Sequence[xr.Dataset]) -> xr.Dataset:
         raise ValueError(
             f"the observations have no coordinate {layout.time!r}; give --grid, a file with the time axis wanted"
         )
-    if any(a.period is None for a in layout.space):
-        raise ValueError("this prior has space dimensions; give --grid, a file with the coordinates wanted")
-    if layout.context:
-        fields = ", ".join(repr(v.name) for v in layout.context)
-        raise ValueError(f"this prior reads {fields}; give --grid, a file that holds it, with the coordinates wanted")
+    _check_own_space(layout)
     origin = min(t.values.min() for t in times) if is_datelike(times[0]) else None
     values = np.concatenate([np.atleast_1d(axis_numbers(t, origin)) for t in times])
     if not np.isfinite(values).all():
@@ -35,6 +33,28 @@ def default_grid(prior: Prior, sources: Sequence[xr.Dataset]) -> xr.Dataset:
         if times[0].dtype.kind != "M":
             raise ValueError("the observations have a cftime axis; give --grid, a file with the time axis wanted")
         time = np.datetime64(origin, "ns") + (offsets * 1e9).astype("timedelta64[ns]")
+    return _on_own_space(layout, time)
+
+
+def own_grid(prior: Prior, length: int) -> xr.Dataset:
+    """So many time steps of the prior from zero, and its space axes counted from zero."""
+    layout = prior.layout
+    if layout.dt is None:
+        raise ValueError("this prior has no time step; give --grid, a file with the coordinates wanted")
+    _check_own_space(layout)
+    return _on_own_space(layout, np.arange(whole_number("length", length, least=1)) * layout.dt)
+
+
+def _check_own_space(layout: Layout) -> None:
+    """Raise unless the prior alone says where its states lie: without space, or on rings, and without context."""
+    if any(a.period is None for a in layout.space):
+        raise ValueError("this prior has space dimensions; give --grid, a file with the coordinates wanted")
+    if layout.context:
+        fields = ", ".join(repr(v.name) for v in layout.context)
+        raise ValueError(f"this prior reads {fields}; give --grid, a file that holds it, with the coordinates wanted")
+
+
+def _on_own_space(layout: Layout, time: np.ndarray) -> xr.Dataset:
     grid = xr.Dataset(coords={layout.time: time, **{a.name: np.arange(a.size) * a.spacing for a in layout.space}})
     for a in layout.space:
         grid[a.name].attrs["period"] = a.period

@@ -3,48 +3,57 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import xarray as xr
+
+from xsda.cli.output import check_output, check_picture, write, write_picture
+from xsda.cli.shared import FILE, progress_option
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @click.command()
-@click.option("--members", default=64, show_default=True)
-@click.option("--seed", default=2, show_default=True)
-@click.option("--folder", default=".", type=click.Path(path_type=Path), help="Where to write [default: here].")
+@click.option("--members", default=64, show_default=True, help="Size of the ensemble.")
+@click.option("--seed", default=2, show_default=True, help="Seed of the random numbers.")
+@click.option("--folder", default=".", type=FILE, help="Where to write [default: here].")
 @click.option("--overwrite", is_flag=True, help="Replace posterior.nc and posterior.png if they exist.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def demo(members: int, seed: int, folder: Path, overwrite: bool, quiet: bool) -> None:
-    """Lorenz-63: observe x every eighth step, recover x, y and z with their uncertainty.
+@progress_option
+def demo(members: int, seed: int, folder: Path, overwrite: bool, progress: bool | None) -> None:
+    """Recover Lorenz-63 from observations of x.
 
     Simulates a truth, observes it with noise, draws a posterior ensemble with the embedded prior, prints its scores and
     writes posterior.nc and posterior.png.
     """
-    import xsda
-    from xsda.cli.commands import check_output, write
+    from xsda.assimilation import assimilate
+    from xsda.observations import observe
+    from xsda.plot import ensemble
+    from xsda.priors import load_model
+    from xsda.sampling.draw import sample
+    from xsda.systems import Lorenz63
 
     data, picture = folder / "posterior.nc", folder / "posterior.png"
     check_output(data, overwrite)
-    if picture.exists() and not overwrite:
-        raise FileExistsError(f"{picture} exists; give --overwrite to replace it")
-    progress = not quiet
+    check_picture(picture, overwrite)
     start = time.perf_counter()
-    truth = xsda.systems.Lorenz63().simulate(length=128, seed=seed)
-    model = xsda.load_model("lorenz63")
-    where = truth.isel(time=slice(None, None, 8))[["x"]]
-    obs = truth.sda.observe(where, sigma=1.0, seed=seed)
+    truth = Lorenz63().simulate(length=128, seed=seed)
+    model = load_model("lorenz63")
+    obs = observe(truth, truth.isel(time=slice(None, None, 8))[["x"]], sigma=1.0, seed=seed)
     click.echo(f"Lorenz-63, {truth.sizes['time']} states; {obs.sizes['time']} observations of x, error 1.0")
-    prior = xsda.sample(truth, model, members=members, seed=seed, progress=progress)
-    post = truth.sda.assimilate(obs, model, members=members, seed=seed, progress=progress)
+    prior = sample(truth, model, members=members, seed=seed, progress=progress)
+    post = assimilate(truth, obs, model, members=members, seed=seed, progress=progress)
     interpolated = obs.interp(time=truth.time, kwargs={"fill_value": "extrapolate"}).expand_dims(member=[0, 1])
     click.echo(_table(truth, obs, {"prior": prior, "posterior": post, "observations only": interpolated}))
     write(post, data)
-    _picture(post, truth, obs, picture)
+    title = "Lorenz-63: only x is observed, every eighth step"
+    write_picture(ensemble(post, truth=truth, obs=obs, title=title), picture)
     click.echo(f"wrote {data} and {picture} in {time.perf_counter() - start:.0f} s")
 
 
-def _table(truth: xr.Dataset, obs: xr.Dataset, ensembles: dict[str, xr.Dataset]) -> str:
+def _table(truth: xr.Dataset, obs: xr.Dataset, ensembles: Mapping[str, xr.Dataset]) -> str:
     """Scores, one line per ensemble; observations alone say nothing about y and z, and have no spread."""
     from xsda import metrics
 
@@ -57,14 +66,3 @@ def _table(truth: xr.Dataset, obs: xr.Dataset, ensembles: dict[str, xr.Dataset])
         ratio = "-" if len(ens.data_vars) < 3 else f"{float(metrics.spread_skill(ens, truth).to_array().mean()):.2f}"
         lines.append(f"{name:<18}{''.join(cells)}{ratio:>14}{chi:>10.3f}")
     return "\n".join(lines)
-
-
-def _picture(post: xr.Dataset, truth: xr.Dataset, obs: xr.Dataset, path: Path) -> None:
-    import matplotlib
-
-    from xsda.files import replacing
-
-    matplotlib.use("Agg")
-    figure = post.sda.plot(truth=truth, obs=obs, title="Lorenz-63: only x is observed, every eighth step")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)

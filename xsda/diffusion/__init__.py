@@ -1,4 +1,4 @@
-"""The diffusion core: schedules, denoisers, losses, samplers, likelihood. Tensors only."""
+"""Diffusion models on tensors: noise schedules, denoisers, losses, samplers and likelihoods."""
 
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.error import ErrorCurve, measure_error

@@ -1,13 +1,13 @@
 r"""Energy correction: adds back the variance that free samples lose at each wavenumber.
 
-Noised data have the spectrum alpha^2 S_k + sigma^2. A network that explains too little of a scale removes too much of it
-at every step. Its samples then drift away from its training data, and the loss grows from step to step, although the
-network has no such bias on data. The correction adds
+Noised data have the spectrum alpha^2 S_k + sigma^2. A network that explains too little of a scale removes too much of
+it at every step. Its samples then drift away from its training data, and the loss grows from step to step, although
+the network has no such bias on data. The correction adds
 
 .. math:: \hat x_0 \leftarrow \hat x_0 + \kappa_k(\sigma / \alpha)\, x_t / \alpha
 
-in each Fourier mode. The small rate kappa is the one that keeps the spectrum of samples equal to that of noised data. It is
-measured once: free samples are drawn while their spectrum is held at the right value at every step.
+in each Fourier mode. The small rate kappa is the one that keeps the spectrum of samples equal to that of noised data.
+It is measured once: free samples are drawn while their spectrum is held at the right value at every step.
 """
 
 from __future__ import annotations
@@ -26,13 +26,23 @@ from xsda.diffusion.samplers.dpm import multistep
 from xsda.diffusion.samplers.sampler import time_grid
 from xsda.diffusion.schedules import expand
 
-FAINT = 0.01  # below this share of signal in a mode, samples are dominated by chance
+FAINT = 0.01  # below this ratio of signal to noise in a mode, the estimate of the rate is too noisy
 SMOOTH = 1.5  # width of the average over noise levels, in steps
 
 
 @dataclass(frozen=True)
 class Balance:
-    """``rate`` (level, channel, wavenumber) at ascending noise ``levels`` and ``wavenumbers`` in cycles a point."""
+    """Correction rates for each noise level, channel and wavenumber.
+
+    Parameters
+    ----------
+    levels
+        Ascending noise levels, (level,).
+    wavenumbers
+        Ascending wavenumbers in cycles per point, (wavenumber,).
+    rate
+        Rates kappa, (level, channel, wavenumber).
+    """
 
     levels: Tensor
     wavenumbers: Tensor
@@ -43,14 +53,27 @@ class Balance:
         return replace(self, rate=factor * self.rate)
 
     def __call__(self, noise_level: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The rates of fields of this shape, (*noise_level, channel, *modes of rfftn)."""
+        """Return the rates for fields of this shape, (*noise_level, channel, *modes of rfftn)."""
         level = noise_level.detach().double().cpu()
         rate = interpolate(level.log(), self.levels.double().log(), self.rate.double())
         rate = interpolate(wavenumber(shape).double(), self.wavenumbers.double(), rate.movedim(-1, 0))
         return rate.movedim(tuple(range(len(shape))), tuple(range(-len(shape), 0)))
 
     def correction(self, x: Tensor, noise_level: Tensor) -> Tensor:
-        """kappa x, for x (batch, time, channel, *space) at one noise level, or at one for each of the batch."""
+        """Return kappa x.
+
+        Parameters
+        ----------
+        x
+            Fields (batch, time, channel, *space).
+        noise_level
+            One noise level, or one for each item of the batch.
+
+        Returns
+        -------
+        Tensor
+            The correction, in the shape of ``x``.
+        """
         space = tuple(range(3, x.ndim))
         rate = self(noise_level, tuple(x.shape[3:])).to(x)
         if noise_level.ndim:
@@ -59,7 +82,15 @@ class Balance:
 
 
 class Balanced(Denoiser):
-    """A network denoiser with its energy correction; the weights are shared with ``plain``."""
+    """A network denoiser with its energy correction. It shares its weights with ``plain``.
+
+    Parameters
+    ----------
+    plain
+        The denoiser without correction.
+    balance
+        The correction.
+    """
 
     def __init__(self, plain: Preconditioned, balance: Balance):
         super().__init__()
@@ -75,28 +106,63 @@ class Balanced(Denoiser):
         return self.plain(x_t, t) + self.balance.correction(clean, self.schedule.noise_level(t))
 
     def conditioned(self, context: Tensor | None) -> Balanced:
+        """Return the same denoiser with the context fields ``context``."""
         return Balanced(self.plain.conditioned(context), self.balance)
 
     def with_network(self, network: nn.Module) -> Balanced:
-        """The same denoiser, its network replaced by another form of it."""
+        """Return the same denoiser with another form of its network."""
         return Balanced(self.plain.with_network(network), self.balance)
 
     def times(self, factor: float) -> Balanced:
-        """The same denoiser with its correction multiplied by ``factor``."""
+        """Return the same denoiser with its correction multiplied by ``factor``."""
         return Balanced(self.plain, self.balance.times(factor))
 
 
 def wavenumber(shape: tuple[int, ...]) -> Tensor:
-    """Cycles a point of each mode of ``rfftn``."""
+    """Return the wavenumber of each mode of ``rfftn``.
+
+    Parameters
+    ----------
+    shape
+        Sizes of the space axes.
+
+    Returns
+    -------
+    Tensor
+        Cycles per point, in the shape of the modes.
+
+    Examples
+    --------
+    >>> from xsda.diffusion.balance import wavenumber
+    >>> wavenumber((4,))
+    tensor([0.0000, 0.2500, 0.5000])
+    """
     parts = [torch.fft.fftfreq(n) for n in shape[:-1]] + [torch.fft.rfftfreq(shape[-1])]
     return torch.stack([k.square() for k in torch.meshgrid(*parts, indexing="ij")]).sum(0).sqrt()
 
 
 def power(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Mean of |x|^2 (or of Re x y*) over the modes nearest to each whole wavenumber, (channel, wavenumber).
+    """Return the mean of |x|^2 (or of Re x y*) over the modes nearest to each whole wavenumber.
 
-    Whole are the cycles over the shortest side; the corners beyond its last count with that. White noise of variance one has
-    one everywhere.
+    Whole wavenumbers are cycles over the shortest side. The corners beyond the last one count as part of it. White
+    noise of variance one has the power one everywhere.
+
+    Parameters
+    ----------
+    x, y
+        Fields (batch, time, channel, *space).
+
+    Returns
+    -------
+    Tensor
+        Power, (channel, wavenumber).
+
+    Examples
+    --------
+    >>> from xsda.diffusion.balance import power
+    >>> wave = torch.cos(2 * torch.pi * torch.arange(4) / 4)
+    >>> power(wave.reshape(1, 1, 1, 4)).round(decimals=3)
+    tensor([[0., 1., 0.]], dtype=torch.float64)
     """
     size = tuple(x.shape[3:])
     space = tuple(range(3, x.ndim))
@@ -104,7 +170,7 @@ def power(x: Tensor, y: Tensor | None = None) -> Tensor:
     b = a if y is None else torch.fft.rfftn(y, dim=space, norm="ortho")
     product = (a * b.conj()).real.double().mean((0, 1)).flatten(1).cpu()
     last = torch.arange(size[-1] // 2 + 1)
-    twice = torch.where((last == 0) | (2 * last == size[-1]), 1.0, 2.0).double()  # modes that rfftn leaves out
+    twice = torch.where((last == 0) | (2 * last == size[-1]), 1.0, 2.0).double()  # modes that rfftn omits
     twice = twice.expand(*size[:-1], -1).flatten()
     count = min(size) // 2 + 1
     shell = (wavenumber(size) * min(size)).round().long().clamp(max=count - 1).flatten()
@@ -122,9 +188,41 @@ def measure_balance(
     steps: int = 64,
     callback: Callable[[int], None] | None = None,
 ) -> Balance:
-    """Draw free samples (members, *shape) with the spectrum held at that of noised data; ``spectrum`` = power(data).
+    """Measure the correction rates on free samples.
 
-    The rates are what that takes.
+    Free samples are drawn while their spectrum is held at that of noised data at every step. The rates are the
+    corrections that this takes. It costs one evaluation of the network per step and sample.
+
+    Parameters
+    ----------
+    denoiser
+        Denoiser without correction.
+    spectrum
+        ``power`` of the training data, (channel, wavenumber).
+    shape
+        Shape of one sample, (time, channel, *space).
+    draw
+        Function that returns standard normal numbers (members, *shape).
+    steps
+        Number of noise levels.
+    callback
+        Called with the number of each step.
+
+    Returns
+    -------
+    Balance
+        The correction.
+
+    Examples
+    --------
+
+    >>> from xsda.diffusion.balance import measure_balance
+    >>> from xsda.priors.exact import GaussianDenoiser
+    >>> white = GaussianDenoiser.of(torch.zeros(1, 8), torch.eye(8)[None], torch.ones(1), (1, 1, 8))
+    >>> noise = xsda.diffusion.MemberNoise(0, range(64), (1, 1, 8))
+    >>> found = measure_balance(white, torch.ones(1, 5), (1, 1, 8), noise, steps=16)
+    >>> bool(found.rate.abs().max() < 0.1)
+    True
     """
     schedule, times = denoiser.schedule, time_grid(denoiser.schedule, steps)
     numbers = torch.arange(spectrum.shape[1]) / min(shape[2:])
@@ -151,7 +249,7 @@ def measure_balance(
 
 
 def _smooth(rate: Tensor) -> Tensor:
-    """Averages over neighbouring noise levels, and over neighbouring wavenumbers where these have many modes."""
+    """Average over neighbouring noise levels, and over neighbouring wavenumbers if they have many modes."""
     steps = torch.arange(len(rate), dtype=rate.dtype)
     kernel = torch.exp(-(((steps[:, None] - steps) / SMOOTH) ** 2) / 2)
     rate = torch.einsum("ij,jck->ick", kernel / kernel.sum(1, keepdim=True), rate)

@@ -1,9 +1,9 @@
-r"""Denoisers: E[x_0 | x_t], whatever the network predicts.
+r"""Denoisers: estimates of E[x_0 | x_t], for networks of any parameterisation.
 
 A network may be trained to predict the noise (``eps``), the clean state (``x0``), the velocity
-``v = (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2)`` (Salimans & Ho 2022, arXiv 2202.00512), or the residual of
-the best linear denoiser (``edm``, Karras et al. 2022, arXiv 2206.00364). All four are turned into the same thing, the posterior mean
-E[x_0 | x_t]; noise and score are views of it:
+``v = (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2)`` (Salimans & Ho 2022, arXiv 2202.00512), or the residual of the
+best linear denoiser (``edm``, Karras et al. 2022, arXiv 2206.00364). Each is converted to the posterior mean
+E[x_0 | x_t]. Noise and score follow from it:
 
 .. math:: \hat\varepsilon = (x_t - \alpha \hat x_0)/\sigma, \qquad \nabla \log p(x_t) = -\hat\varepsilon / \sigma .
 """
@@ -21,47 +21,71 @@ PARAMETERIZATIONS = ("edm", "v", "x0", "eps")
 
 
 class Denoiser(nn.Module):
-    """Anything that maps a noisy state and a time to E[x_0 | x_t].
+    """Base class of all denoisers, which map a noisy state and a time to E[x_0 | x_t].
 
-    ``forward(x_t, t)``: ``x_t`` has shape (batch, ...); ``t`` is a 0-d tensor, or holds one time per batch item.
+    Subclasses set ``schedule`` and define ``forward(x_t, t)``. ``x_t`` has the shape (batch, ...); ``t`` is a 0-d
+    tensor, or holds one time per batch item.
     """
 
     schedule: Schedule
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """E[x_0 | x_t], of the shape of ``x_t``."""
+        """Return E[x_0 | x_t], in the shape of ``x_t``."""
         raise TypeError(f"{type(self).__name__} must define forward(x_t, t)")
 
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """E[eps | x_t]."""
+        """Return E[eps | x_t]."""
         return noise_estimate(self.schedule, x_t, self(x_t, t), t)
 
     def score(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """The gradient of log p(x_t)."""
+        """Return the gradient of log p(x_t)."""
         return -self.eps(x_t, t) / expand(self.schedule.sigma(t), x_t)
 
     def conditioned(self, context: Tensor | None) -> Denoiser:
-        """The same denoiser reading ``context`` (batch or 1, time or 1, channel, *space), if it reads any."""
+        """Return the same denoiser with ``context`` (batch or 1, time or 1, channel, *space), if it uses any."""
         return self
 
 
 def noise_estimate(schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor) -> Tensor:
-    """E[eps | x_t] from E[x_0 | x_t]."""
+    """Compute E[eps | x_t] from E[x_0 | x_t].
+
+    Parameters
+    ----------
+    schedule
+        The diffusion process.
+    x_t, x0
+        Noisy state and its denoised estimate.
+    t
+        Time.
+
+    Returns
+    -------
+    Tensor
+        Estimate of the noise.
+
+    Examples
+    --------
+    >>> from xsda.diffusion.denoisers import noise_estimate
+    >>> schedule, t = xsda.diffusion.VE(), torch.tensor(0.5)
+    >>> x_t = schedule.add_noise(torch.ones(1, 1), t, torch.full((1, 1), 2.0))
+    >>> noise_estimate(schedule, x_t, torch.ones(1, 1), t).round(decimals=3)
+    tensor([[2.]])
+    """
     return (x_t - expand(schedule.alpha(t), x_t) * x0) / expand(schedule.sigma(t), x_t)
 
 
 class Preconditioned(Denoiser):
-    """A network and a schedule made into a denoiser.
+    """A denoiser made of a network and a noise schedule.
 
     Parameters
     ----------
     network
-        Called as ``network(inputs, log_noise)``: inputs of the shape of x_t, and ``log(sigma / alpha)`` as a 0-d tensor
-        or one value per batch item.
+        Called as ``network(inputs, log_noise)``. The inputs have the shape of x_t, and ``log(sigma / alpha)`` is a 0-d
+        tensor or has one value per batch item.
     schedule
         The diffusion process.
     parameterization
-        What the network predicts: "edm", "v", "x0" or "eps". The first two stay bounded at every noise level.
+        Prediction of the network: "edm", "v", "x0" or "eps". The first two stay bounded at every noise level.
     data_std
         Standard deviation of the (scaled) data, for "edm".
     """
@@ -77,18 +101,18 @@ class Preconditioned(Denoiser):
         self.context: Tensor | None = None
 
     def conditioned(self, context: Tensor | None) -> Preconditioned:
-        """The same denoiser reading ``context`` (batch or 1, time or 1, channel, *space); the weights are shared."""
+        """Return the same denoiser with ``context`` (batch or 1, time or 1, channel, *space) and shared weights."""
         other = copy.copy(self)
         other.context = context
         return other
 
     def with_network(self, network: nn.Module) -> Preconditioned:
-        """The same denoiser, its network replaced by another form of it."""
+        """Return the same denoiser with another form of its network."""
         other = Preconditioned(network, self.schedule, self.parameterization, self.data_std)
         return other.conditioned(self.context)
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(skip, out, in) such that E[x_0 | x_t] = skip x_t + out network(in x_t)."""
+        """Return (skip, out, in) such that E[x_0 | x_t] = skip x_t + out network(in x_t)."""
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         one = torch.ones_like(alpha)
         if self.parameterization == "edm":

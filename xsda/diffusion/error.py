@@ -1,8 +1,8 @@
-r"""How wrong a denoiser is: r(s)^2 = E|x_0 - E[x_0 | x_t]|^2 per channel, tabulated over noise levels s.
+"""The error of a denoiser, r(s)^2 = E|x_0 - E[x_0 | x_t]|^2 per channel, as a function of the noise level s.
 
-The curve is the denoiser's own error on validation data. It is what the likelihood needs to know about the denoised
-state: at noise level s it stands for the unknown truth with a variance of r(s)^2. How far an error reaches is told by the
-correlation between neighbours along each axis.
+It is measured on validation data and stored with the prior. Guidance needs it: at noise level s the denoised state
+estimates the unknown truth with the variance r(s)^2. The correlation between neighbours along each axis describes how
+far errors extend in space and time.
 """
 
 from __future__ import annotations
@@ -18,9 +18,22 @@ from xsda.diffusion.denoisers import Denoiser
 
 @dataclass(frozen=True)
 class ErrorCurve:
-    """Root mean square error ``rms`` (level, channel) at ascending noise ``levels`` (level,).
+    """Error of a denoiser at a set of noise levels.
 
-    ``lag`` (level, axis), if known: the correlation of errors one step apart along time and each space axis.
+    Parameters
+    ----------
+    levels
+        Ascending noise levels, (level,).
+    rms
+        Root mean square error, (level, channel).
+    lag
+        Correlation of errors one step apart along time and each space axis, (level, axis), if known.
+
+    Examples
+    --------
+    >>> curve = xsda.diffusion.ErrorCurve(torch.tensor([0.1, 1.0]), torch.tensor([[0.1], [0.7]]))
+    >>> curve(torch.tensor(10.0)).round(decimals=3)
+    tensor([0.7000], dtype=torch.float64)
     """
 
     levels: Tensor
@@ -28,13 +41,13 @@ class ErrorCurve:
     lag: Tensor | None = None
 
     def __call__(self, noise_level: Tensor) -> Tensor:
-        """The error of each channel, (*noise_level, channel); log-log interpolation, constant beyond the ends."""
+        """Return the error of each channel, (*noise_level, channel), by log-log interpolation."""
         return torch.exp(self._between(self.rms.double().log(), noise_level))
 
     def correlation(self, noise_level: Tensor) -> Tensor:
-        """The correlation of neighbours along time and each space axis, (*noise_level, axis), between 0 and 1."""
+        """Return the correlation of neighbours along time and each space axis, (*noise_level, axis), from 0 to 1."""
         if self.lag is None:
-            raise ValueError("this error curve does not hold the correlation of errors; measure it with measure_error")
+            raise ValueError("this error curve has no correlation of errors; measure it with measure_error")
         return self._between(self.lag.double(), noise_level).clamp(0, 0.9999)
 
     def _between(self, values: Tensor, noise_level: Tensor) -> Tensor:
@@ -42,7 +55,28 @@ class ErrorCurve:
 
 
 def interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """``values`` (knot, ...), given at ascending knots, at x: linear between them, constant beyond the ends."""
+    """Interpolate linearly between knots; constant beyond the ends.
+
+    Parameters
+    ----------
+    x
+        Where to interpolate.
+    knots
+        Ascending positions, (knot,).
+    values
+        Values at the knots, (knot, ...).
+
+    Returns
+    -------
+    Tensor
+        Values at ``x``, (*x, ...).
+
+    Examples
+    --------
+    >>> from xsda.diffusion.error import interpolate
+    >>> interpolate(torch.tensor([0.5, 3.0]), torch.tensor([0.0, 1.0]), torch.tensor([2.0, 4.0]))
+    tensor([3., 4.])
+    """
     index = torch.searchsorted(knots, x).clamp(1, len(knots) - 1)
     weight = ((x - knots[index - 1]) / (knots[index] - knots[index - 1])).clamp(0, 1)
     weight = weight.reshape(*weight.shape, *(1,) * (values.ndim - 1))
@@ -58,9 +92,34 @@ def measure_error(
     count: int = 48,
     seed: int = 0,
 ) -> ErrorCurve:
-    """Tabulate the error on ``batches`` of (denoiser, states), the states being (batch, time, channel, *space).
+    """Measure the error of a denoiser on validation data.
 
-    At ``levels`` (ascending), or at ``count`` of them over the range of the schedule.
+    Parameters
+    ----------
+    denoiser
+        The denoiser whose schedule sets the noise levels.
+    batches
+        Pairs of a denoiser (with the context of these states) and states (batch, time, channel, *space).
+    levels
+        Ascending noise levels (default: ``count`` levels over the range of the schedule).
+    count
+        Number of noise levels.
+    seed
+        Seed of the noise.
+
+    Returns
+    -------
+    ErrorCurve
+        Root mean square error and correlation of neighbours.
+
+    Examples
+    --------
+
+    >>> denoiser = xsda.load_model("lorenz63").denoiser
+    >>> states = torch.randn(4, 16, 3, generator=torch.Generator().manual_seed(0))
+    >>> curve = xsda.diffusion.measure_error(denoiser, [(denoiser, states)], count=3)
+    >>> curve.rms.shape
+    torch.Size([3, 3])
     """
     if levels is None:
         ends = denoiser.schedule.noise_level(torch.tensor([0.0, 1.0], dtype=torch.float64)).log()
@@ -82,7 +141,7 @@ def measure_error(
 
 
 def _neighbours(error: Tensor, axis: int) -> Tensor:
-    """Correlation of an error with its neighbour's along an axis, channels weighing alike."""
+    """Correlation of errors with those of their neighbours along an axis, with equal weight for each channel."""
     if error.shape[axis] < 2:
         return torch.zeros((), dtype=torch.float64)
     error = error.double().transpose(0, 2)  # channels first, to be taken one by one

@@ -1,8 +1,8 @@
-r"""The likelihood of clean states under a diffusion model.
+r"""The likelihood of clean states under a diffusion model: the log-probability and a lower bound.
 
-``log_prob`` follows the probability-flow ODE from data to noise, carrying the change of volume (Song et al. 2021,
-arXiv 2011.13456). In the coordinates u = x_t / sqrt(alpha^2 + sigma^2) and with s = sigma / alpha, r^2 = 1 + s^2, it
-reads the same for every schedule, and stands still where the data are standard normal:
+``log_prob`` follows the probability-flow ODE from data to noise and integrates the change of volume (Song et al. 2021,
+arXiv 2011.13456). In the coordinates u = x_t / sqrt(alpha^2 + sigma^2), with s = sigma / alpha and r^2 = 1 + s^2, the
+equations are the same for every schedule, and u does not move if the data are standard normal:
 
 .. math:: \frac{du}{d\log s} = \frac1r \left(\frac ur - \hat x_0\right), \qquad
    \log p_0(x) = \log p_1(u_1) + \int \nabla\!\cdot\frac{du}{d\log s}\, d\log s - \tfrac N2 \log r_{\min}^2 .
@@ -12,7 +12,7 @@ reads the same for every schedule, and stands still where the data are standard 
 .. math:: -\log p(x_0) \le \tfrac N2 \left(1 + \log 2\pi s_{\min}^2\right)
    + \int E\lVert x_0 - \hat x_0 \rVert^2 s^{-3}\, ds + KL(p(x_1 | x_0) \,\|\, p_1).
 
-Both take the law of x_1 to be normal with the variance of standardised data, and are densities of standardised states.
+Both assume that x_1 is normal with the variance of standardised data, and both are densities of standardised states.
 """
 
 from __future__ import annotations
@@ -36,9 +36,34 @@ def log_prob(
     exact: bool | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """log p of states (batch, ...), by ``steps`` steps of the fourth-order Runge-Kutta method.
+    """Compute log p of states with the fourth-order Runge-Kutta method.
 
-    ``exact=False`` estimates the divergence with one random sign vector per state (Hutchinson), drawn once.
+    Parameters
+    ----------
+    denoiser
+        Denoiser of the prior.
+    x0
+        States (batch, ...).
+    steps
+        Number of Runge-Kutta steps, of four evaluations with a gradient each.
+    exact
+        Whether to compute the divergence exactly, which costs one gradient per number of the state. ``False``
+        estimates it with one random sign vector per state (Hutchinson). Default: exact up to 1024 numbers.
+    generator
+        Source of the random signs.
+
+    Returns
+    -------
+    Tensor
+        log p of each state, (batch,).
+
+    Examples
+    --------
+
+    >>> from xsda.priors.exact import GaussianDenoiser
+    >>> normal = GaussianDenoiser.of(torch.zeros(1, 2), torch.eye(2)[None], torch.ones(1), (2, 1))
+    >>> xsda.diffusion.log_prob(normal, torch.zeros(1, 2, 1)).round(decimals=2)
+    tensor([-1.8400], dtype=torch.float64)
     """
     schedule = denoiser.schedule
     exact = x0[0].numel() <= EXACT_LIMIT if exact is None else exact
@@ -62,24 +87,24 @@ def log_prob(
     n = x0[0].numel()
     variance = _final_variance(denoiser)
     final = -(u.double().flatten(1).square().sum(1) / variance + n * math.log(2 * math.pi * variance)) / 2
-    # the first rescaling is a change of volume too
+    # the first rescaling changes the volume, too
     return final + volume - n / 2 * math.log1p(math.exp(2 * low))
 
 
 def _log_levels(denoiser: Denoiser) -> tuple[float, float]:
-    """The ends of the schedule, as log(sigma / alpha)."""
+    """Ends of the schedule, as log(sigma / alpha)."""
     low, high = denoiser.schedule.noise_level(torch.tensor([0.0, 1.0], dtype=torch.float64)).log().tolist()
     return low, high
 
 
 def _final_variance(denoiser: Denoiser) -> float:
-    """The variance of u at t = 1."""
+    """Variance of u at t = 1."""
     level = math.exp(_log_levels(denoiser)[1])
     return (getattr(denoiser, "data_std", 1.0) ** 2 + level**2) / (1 + level**2)
 
 
 def _flow(denoiser: Denoiser, u: Tensor, t: Tensor, probe: Tensor | None) -> tuple[Tensor, Tensor]:
-    """du/dlog s and its divergence."""
+    """Return du/dlog s and its divergence."""
     schedule = denoiser.schedule
     r = torch.sqrt(1 + schedule.noise_level(t) ** 2).to(u)
     with torch.enable_grad():
@@ -104,14 +129,41 @@ def elbo(
     curve: ErrorCurve | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The bound for states (batch, ...), with ``samples`` noise levels stratified in log(sigma / alpha).
+    """Compute a lower bound of log p of states, with noise levels stratified in log(sigma / alpha).
 
-    At small noise the error is made of the noise itself; a control variate takes out how much larger or smaller than
-    usual the drawn noise is. With the denoiser's error ``curve`` it does so at all levels; the expectation is the same.
+    At small noise the error depends mostly on the noise that is drawn. A control variate removes how much that noise
+    is larger or smaller than usual. With the error curve of the denoiser it does so at all levels; the expectation is
+    the same.
+
+    Parameters
+    ----------
+    denoiser
+        Denoiser of the prior.
+    x0
+        States (batch, ...).
+    samples
+        Number of noise levels, of one evaluation each.
+    curve
+        Error curve of the denoiser, for a smaller variance of the estimate.
+    generator
+        Source of the noise.
+
+    Returns
+    -------
+    Tensor
+        Estimate of the bound for each state, (batch,).
+
+    Examples
+    --------
+
+    >>> from xsda.priors.exact import GaussianDenoiser
+    >>> normal = GaussianDenoiser.of(torch.zeros(1, 2), torch.eye(2)[None], torch.ones(1), (2, 1))
+    >>> bool(xsda.diffusion.elbo(normal, torch.zeros(1, 2, 1), samples=512) < -1.8)
+    True
     """
     schedule, n = denoiser.schedule, x0[0].numel()
     low, high = _log_levels(denoiser)
-    # strata keep a random position of their own in each state
+    # each state has its own random position in each stratum
     offsets = torch.rand(samples, len(x0), generator=generator, dtype=torch.float64)
     levels = torch.exp(low + (torch.arange(samples)[:, None] + offsets) / samples * (high - low))
     loss = torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
@@ -124,7 +176,7 @@ def elbo(
         loss += error.double().flatten(1).square().sum(1) / s.to(x0.device) ** 2 - share.to(x0.device) * excess
     diffusion = loss * (high - low) / samples
     reconstruction = n / 2 * (1 + math.log(2 * math.pi) + 2 * low)
-    # p(x_1 | x_0) and p_1 in the coordinates u: normal with variances 1 - kept and the final one
+    # in the coordinates u, p(x_1 | x_0) and p_1 are normal with the variances 1 - kept and ``variance``
     kept, variance = 1 / (1 + math.exp(2 * high)), _final_variance(denoiser)
     square = kept * x0.double().flatten(1).square().sum(1)
     ratio = (1 - kept) / variance

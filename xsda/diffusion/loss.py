@@ -1,11 +1,11 @@
-r"""Denoising score matching: the loss that makes a network a denoiser.
+r"""Denoising score matching: the loss that trains a network to be a denoiser.
 
 For clean states x_0, random times and noises, the loss is the weighted mean of
 
 .. math:: w(t)\, \lVert \hat x_0(\alpha x_0 + \sigma \varepsilon, t) - x_0 \rVert^2 .
 
-Its minimiser is E[x_0 | x_t] whatever the weights; the weights only say where accuracy is spent. The noise levels are
-drawn uniformly in log(sigma / alpha) over the schedule's range or from a normal law in it (Karras et al. 2022).
+Its minimiser is E[x_0 | x_t] for any weights. The weights decide at which noise levels accuracy counts most. The noise
+levels are uniform in log(sigma / alpha) over the range of the schedule, or normal in it (Karras et al. 2022).
 """
 
 from __future__ import annotations
@@ -22,7 +22,30 @@ WEIGHTINGS = ("edm", "eps", "x0")
 
 
 def loss_weight(schedule: Schedule, t: Tensor, weighting: str, data_std: float = 1.0) -> Tensor:
-    """Weight of the squared error of x_0: "x0" is 1, "eps" is alpha^2/sigma^2, "edm" the inverse of the worst case."""
+    """Return the weight of the squared error of x_0.
+
+    Parameters
+    ----------
+    schedule
+        The diffusion process.
+    t
+        Times.
+    weighting
+        "x0" is one, "eps" is alpha^2 / sigma^2, and "edm" is the inverse of the largest squared error to be expected.
+    data_std
+        Standard deviation of the data, for "edm".
+
+    Returns
+    -------
+    Tensor
+        One weight for each time.
+
+    Examples
+    --------
+    >>> from xsda.diffusion.loss import loss_weight
+    >>> loss_weight(xsda.diffusion.VE(sigma_max=10.0), torch.tensor(1.0), "edm").round(decimals=3)
+    tensor(1.0100)
+    """
     s = schedule.noise_level(t)
     if weighting == "edm":
         return 1 / s**2 + 1 / data_std**2
@@ -42,10 +65,31 @@ def training_times(
     width: float = 1.5,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Random times, stratified over the batch.
+    """Draw random times, stratified over the batch.
 
-    ``center=None``: log noise levels uniform over the schedule; otherwise normal around ``log(center)`` with standard
-    deviation ``width``, clipped to the schedule's range.
+    Parameters
+    ----------
+    schedule
+        The diffusion process.
+    count
+        Number of times.
+    generator
+        Source of the random numbers.
+    center, width
+        Log noise levels are normal around ``log(center)`` with the standard deviation ``width``, clipped to the range
+        of the schedule. By default they are uniform over that range.
+    device
+        Device of the result.
+
+    Returns
+    -------
+    Tensor
+        Times, (count,).
+
+    Examples
+    --------
+    >>> xsda.diffusion.training_times(xsda.diffusion.VP(), 4, torch.Generator().manual_seed(0)).shape
+    torch.Size([4])
     """
     u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     u = u[torch.randperm(count, generator=generator)].double()
@@ -60,7 +104,37 @@ def training_times(
 def denoising_loss(
     denoiser: Denoiser, x0: Tensor, t: Tensor, noise: Tensor, *, weighting: str = "edm", reduce: bool = True
 ) -> Tensor:
-    """Weighted denoising error, averaged over everything (or one value per batch item with ``reduce=False``)."""
+    """Compute the weighted denoising error.
+
+    Parameters
+    ----------
+    denoiser
+        The denoiser.
+    x0
+        Clean states, (batch, ...).
+    t
+        Times, (batch,).
+    noise
+        Standard normal numbers, in the shape of ``x0``.
+    weighting
+        "edm", "eps" or "x0"; see ``loss_weight``.
+    reduce
+        Average over the batch. ``False`` returns one value per batch item.
+
+    Returns
+    -------
+    Tensor
+        The loss.
+
+    Examples
+    --------
+
+    >>> from xsda.priors.exact import GaussianDenoiser
+    >>> normal = GaussianDenoiser.of(torch.zeros(1, 2), torch.eye(2)[None], torch.ones(1), (2, 1))
+    >>> x0, t = torch.randn(5, 2, 1), torch.rand(5)
+    >>> xsda.diffusion.denoising_loss(normal, x0, t, torch.randn(5, 2, 1), reduce=False).shape
+    torch.Size([5])
+    """
     x_t = denoiser.schedule.add_noise(x0, t, noise)
     weight = loss_weight(denoiser.schedule, t, weighting, getattr(denoiser, "data_std", 1.0))
     error = expand(weight, x0) * (denoiser(x_t, t) - x0) ** 2

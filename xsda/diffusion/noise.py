@@ -1,7 +1,7 @@
-"""Random numbers that belong to a member, not to a batch.
+"""Random numbers that belong to a member and not to a batch.
 
-Each member owns a counter-based stream (Philox) keyed by (seed, member). Whatever the chunks, the scheduler or the
-device, member 7 of seed 0 sees the same numbers.
+Each member has its own counter-based stream (Philox), keyed by (seed, member). Member 7 of seed 0 gets the same numbers
+for any chunks, scheduler and device.
 """
 
 from __future__ import annotations
@@ -21,11 +21,19 @@ class MemberNoise:
     seed
         Seed of the whole ensemble.
     members
-        The numbers of the members in this batch.
+        Numbers of the members in this batch.
     shape
-        Shape of one member's state.
+        Shape of the state of one member.
     attempt
-        Another stream of the same member, for drawing it again.
+        Number of the attempt. Each attempt to draw a member again uses another stream.
+    device, dtype
+        Device and precision of the numbers.
+
+    Examples
+    --------
+    >>> whole, part = (xsda.diffusion.MemberNoise(0, m, (3,))() for m in ([0, 1, 2], [2]))
+    >>> bool((whole[2] == part[0]).all())
+    True
     """
 
     def __init__(
@@ -47,12 +55,12 @@ class MemberNoise:
         ]
 
     def __call__(self) -> Tensor:
-        """The next draw, (members, *shape); single-precision numbers whatever the precision computed in."""
+        """Draw the next numbers, (members, *shape). They are drawn in single precision for any ``dtype``."""
         out = np.empty((len(self.members), *self.shape), np.float32)
         for row, stream in zip(out, self._streams, strict=True):
             stream.standard_normal(out=row, dtype=np.float32)
         return torch.from_numpy(out).to(self.device, self.dtype)
 
     def uniform(self) -> Tensor:
-        """One uniform number per member, (members,), in double precision."""
+        """Draw one uniform number per member, (members,), in double precision."""
         return torch.tensor([s.random() for s in self._streams], dtype=torch.float64, device=self.device)

@@ -1,11 +1,11 @@
-r"""Noise schedules: how fast a trajectory dissolves into noise.
+r"""Noise schedules, which set how fast a trajectory turns into noise.
 
 A diffusion process turns a clean state :math:`x_0` into
 
 .. math:: x_t = \alpha(t)\, x_0 + \sigma(t)\, \varepsilon, \qquad \varepsilon \sim N(0, I), \; t \in [0, 1].
 
-Everything else in the package is written in terms of the pair (alpha, sigma) and of the noise level
-``s = sigma / alpha``, the standard deviation of the noise measured in units of the data.
+The rest of the package uses the pair (alpha, sigma) and the noise level ``s = sigma / alpha``, which is the standard
+deviation of the noise in units of the data.
 
 References: Song et al. 2021 (arXiv 2011.13456) for VP, sub-VP and VE; Ho et al. 2020 (arXiv 2006.11239) for the
 discrete beta schedule; Rozet & Louppe 2023 (arXiv 2306.10574) for the cosine decay with an offset eta.
@@ -22,26 +22,26 @@ from torch import Tensor
 
 
 class Schedule(ABC):
-    """The pair alpha(t), sigma(t) on t in [0, 1], with sigma / alpha increasing in t."""
+    """Base class: alpha(t) and sigma(t) on t in [0, 1], with sigma / alpha increasing in t."""
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal amplitude at time ``t``."""
+        """Return the amplitude of the signal at time ``t``."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise amplitude at time ``t``."""
+        """Return the amplitude of the noise at time ``t``."""
 
     def noise_level(self, t: Tensor) -> Tensor:
-        """``sigma / alpha``: the noise in units of the data."""
+        """Return ``sigma / alpha``, the noise in units of the data."""
         return self.sigma(t) / self.alpha(t)
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """``log(alpha / sigma)``, the half log-signal-to-noise ratio; decreasing in ``t``."""
+        """Return ``log(alpha / sigma)``, half the log signal-to-noise ratio, which decreases in ``t``."""
         return torch.log(self.alpha(t) / self.sigma(t))
 
     def time(self, noise_level: Tensor) -> Tensor:
-        """The time at which the noise level is ``noise_level`` (bisection; clipped to [0, 1])."""
+        """Return the time at which the noise level is ``noise_level``, clipped to [0, 1]. It is found by bisection."""
         target = noise_level.double()
         low, high = torch.zeros_like(target), torch.ones_like(target)
         for _ in range(60):
@@ -51,21 +51,55 @@ class Schedule(ABC):
         return ((low + high) / 2).to(noise_level.dtype)
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The time derivatives of alpha and sigma at ``t``."""
+        """Return the time derivatives of alpha and sigma at ``t``."""
         one = torch.ones_like(t)
         return torch.func.jvp(self.alpha, (t,), (one,))[1], torch.func.jvp(self.sigma, (t,), (one,))[1]
 
     def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Draw x_t given x_0 and a standard normal ``noise``; ``t`` is a scalar or one time per batch item."""
+        """Compute x_t from a clean state and standard normal noise.
+
+        Parameters
+        ----------
+        x0
+            Clean states, (batch, ...).
+        t
+            A scalar, or one time per batch item.
+        noise
+            Standard normal numbers, in the shape of ``x0``.
+
+        Returns
+        -------
+        Tensor
+            x_t.
+        """
         return expand(self.alpha(t), x0) * x0 + expand(self.sigma(t), x0) * noise
 
     def config(self) -> dict[str, object]:
-        """Name and parameters, enough to rebuild the schedule from a file."""
+        """Return name and parameters, which suffice to rebuild the schedule from a file."""
         return {"name": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
 
 
 def expand(value: Tensor, like: Tensor) -> Tensor:
-    """Give a scalar or per-item value trailing axes so that it broadcasts against ``like`` (batch, ...)."""
+    """Add trailing axes to a scalar or a value per item, so that it broadcasts against ``like``.
+
+    Parameters
+    ----------
+    value
+        A scalar, or one value per batch item.
+    like
+        Tensor (batch, ...).
+
+    Returns
+    -------
+    Tensor
+        The value with the number of axes and the precision of ``like``.
+
+    Examples
+    --------
+    >>> from xsda.diffusion.schedules import expand
+    >>> expand(torch.tensor([1.0, 2.0]), torch.zeros(2, 5, 3)).shape
+    torch.Size([2, 1, 1])
+    """
     return value.to(like.dtype).reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value.to(like)
 
 
@@ -80,7 +114,7 @@ class _Decay(Schedule):
         if self.decay not in ("linear", "cosine", "exponential"):
             raise ValueError(f"decay={self.decay!r} is unknown; choose 'linear', 'cosine' or 'exponential'")
         if not 0 < self.eta < 1:
-            raise ValueError(f"eta={self.eta} must lie between 0 and 1: it is what is left of the signal at t = 1")
+            raise ValueError(f"eta={self.eta} must lie between 0 and 1: it is the amplitude of the signal at t = 1")
 
     def alpha(self, t: Tensor) -> Tensor:
         if self.decay == "linear":
@@ -90,7 +124,7 @@ class _Decay(Schedule):
         return torch.exp(math.log(self.eta) * t**2)
 
     def lost(self, t: Tensor) -> Tensor:
-        """``1 - alpha``, without the cancellation that would spoil a small sigma in single precision."""
+        """Return ``1 - alpha`` without cancellation, which would spoil a small sigma in single precision."""
         if self.decay == "linear":
             return (1 - self.eta) * t
         if self.decay == "cosine":
@@ -99,21 +133,46 @@ class _Decay(Schedule):
 
 
 class VP(_Decay):
-    """Variance preserving: sigma^2 = 1 - alpha^2 + eta^2."""
+    """Variance preserving: sigma^2 = 1 - alpha^2 + eta^2.
+
+    Parameters
+    ----------
+    decay
+        Curve of alpha: "linear", "cosine" or "exponential".
+    eta
+        Amplitude of the signal at t = 1.
+
+    Examples
+    --------
+    >>> xsda.diffusion.VP().noise_level(torch.tensor(0.0))
+    tensor(0.0010)
+    """
 
     def sigma(self, t: Tensor) -> Tensor:
         return torch.sqrt(self.lost(t) * (1 + self.alpha(t)) + self.eta**2)
 
 
 class SubVP(_Decay):
-    """Sub-variance preserving: sigma = 1 - alpha^2 + eta."""
+    """Sub-variance preserving: sigma = 1 - alpha^2 + eta.
+
+    Parameters
+    ----------
+    decay, eta
+        As for ``VP``.
+    """
 
     def sigma(self, t: Tensor) -> Tensor:
         return self.lost(t) * (1 + self.alpha(t)) + self.eta
 
 
 class SubSubVP(_Decay):
-    """Sub-sub-variance preserving: sigma = 1 - alpha + eta."""
+    """Sub-sub-variance preserving: sigma = 1 - alpha + eta.
+
+    Parameters
+    ----------
+    decay, eta
+        As for ``VP``.
+    """
 
     def sigma(self, t: Tensor) -> Tensor:
         return self.lost(t) + self.eta
@@ -121,7 +180,13 @@ class SubSubVP(_Decay):
 
 @dataclass(frozen=True)
 class VE(Schedule):
-    """Variance exploding: alpha = 1 and sigma grows geometrically from ``sigma_min`` to ``sigma_max``."""
+    """Variance exploding: alpha = 1, and sigma grows geometrically.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max
+        Noise at t = 0 and at t = 1.
+    """
 
     sigma_min: float = 1e-3
     sigma_max: float = 80.0
@@ -139,9 +204,16 @@ class VE(Schedule):
 
 @dataclass(frozen=True)
 class DDPM(Schedule):
-    """The discrete schedule of DDPM, ``steps`` betas rising linearly, read continuously.
+    """The discrete schedule of DDPM with linearly rising betas, made continuous.
 
-    Times 0 and 1 are the first and the last discrete step; between steps log(alpha^2) is interpolated linearly.
+    Times 0 and 1 are the first and the last discrete step. Between steps log(alpha^2) is interpolated linearly.
+
+    Parameters
+    ----------
+    beta_min, beta_max
+        First and last beta.
+    steps
+        Number of discrete steps.
     """
 
     beta_min: float = 1e-4
@@ -149,8 +221,8 @@ class DDPM(Schedule):
     steps: int = 1000
 
     def __post_init__(self) -> None:
-        if not (0 < self.beta_min <= self.beta_max < 1 and self.steps >= 2):
-            raise ValueError(f"need 0 < beta_min <= beta_max < 1 and steps >= 2, got {self.config()}")
+        if not (0 < self.beta_min <= self.beta_max < 1 and 2 <= self.steps <= 10**6):
+            raise ValueError(f"need 0 < beta_min <= beta_max < 1 and 2 <= steps <= 1e6, got {self.config()}")
 
     def _log_alpha_squared(self, t: Tensor) -> Tensor:
         betas = torch.linspace(self.beta_min, self.beta_max, self.steps, dtype=torch.float64, device=t.device)

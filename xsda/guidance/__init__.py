@@ -1,4 +1,4 @@
-"""Guidance methods; each turns the prior's denoiser into the posterior's."""
+"""Guidance methods, which turn the denoiser of the prior into the denoiser of the posterior."""
 
 from xsda.guidance.calibrated import Calibrated
 from xsda.guidance.dps import DPS

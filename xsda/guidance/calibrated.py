@@ -1,17 +1,19 @@
-r"""The Gaussian score with the denoiser's own error in place of gamma.
+r"""Guidance with the measured error of the denoiser: the default for trained priors.
 
 .. math:: p(y | x_t) \approx N(y;\, H(\hat x_0),\, R + H C H'), \qquad C_{ij} = r_i r_j\, \rho^{|i - j|}
 
-where r(s)^2 is the denoiser's mean squared error at noise level s and rho the correlation of neighbouring errors along
-time and space, both measured on validation data and stored with the prior. The system is not solved, which would lean
-on what rho^|i - j| does not know. Each observation counts by its own variance, the diagonal; then all are scaled by the
-factor that solves the system best in this direction, at most one: a thousand observations of the same error do not pull a
-thousand times. Where the errors of the observations are correlated themselves, R is taken as it is, and only the prior's
-part as its diagonal D: (R + D) u = y - H x0hat is solved by conjugate gradients, without the network.
+Here r(s)^2 is the mean squared error of the denoiser at noise level s, and rho is the correlation of neighbouring
+errors along time and space. Both are measured on validation data and stored with the prior.
 
-The errors are averages; where a trajectory is about to branch they are far larger and innovations of many standard
-deviations occur, which would overshoot, and blow up in few steps. They are therefore taken at most ``limit`` standard
-deviations long.
+The system with R + H C H' is not solved, because the solution would depend on details that rho^|i - j| does not
+describe. Each observation is weighted by its own variance (the diagonal). All weights are then multiplied by the
+factor, at most one, that solves the system best in this direction. A thousand observations of the same error therefore
+do not pull a thousand times as hard. If the observation errors are correlated, R is used in full, and the contribution
+of the prior is replaced by its diagonal D: (R + D) u = y - H x0hat is solved by conjugate gradients, without the
+network.
+
+The measured errors are averages. Where a trajectory is about to branch, errors are far larger, and innovations of many
+standard deviations occur. Innovations are therefore limited to ``limit`` standard deviations, which prevents overshoot.
 """
 
 from __future__ import annotations
@@ -29,18 +31,26 @@ from xsda.guidance.solvers import conjugate_gradients
 from xsda.likelihood.likelihood import Likelihood
 
 TOLERANCE, ITERATIONS = 1e-3, 300  # of the solves with correlated errors
-SMALL = 0.15  # D over the variance of the observations, below which their whitened form is solved in fewer iterations
-PATTERNS = 16  # random fields, from which the variance of what H sees of an error is estimated where H is not known point by point
+SMALL = 0.15  # below this ratio of D to the variance of the observations, the whitened system needs fewer iterations
+PATTERNS = 16  # random fields that estimate the diagonal of H C H' if the footprints of H are unknown
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated(Guidance):
-    """Variance of the observations plus the denoiser's own error at each noise level, from the prior's error curve.
+    """Use the variance of the observations plus the measured error variance of the denoiser.
+
+    It costs one backward pass through the network per step. The prior must store its error curve, which ``xsda.train``
+    measures.
 
     Parameters
     ----------
     limit
-        Innovations count at most this many standard deviations.
+        Largest innovation, in standard deviations; larger ones are reduced to it.
+
+    Examples
+    --------
+    >>> print(xsda.guidance.Calibrated(limit=3.0))
+    Calibrated(limit=3.0)
     """
 
     limit: float = 5.0
@@ -51,8 +61,8 @@ class Calibrated(Guidance):
     def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
         if error is None:
             raise ValueError(
-                "guidance='calibrated' needs the prior's error curve, which this prior does not store; use guidance='mmps' "
-                "or 'sda', or make the prior with xsda.train"
+                "guidance='calibrated' needs the error curve of the prior, which this prior does not store; use "
+                "guidance='mmps' or 'sda', or make the prior with xsda.train"
             )
         return _Calibrated(denoiser, likelihood, error, self.limit)
 
@@ -89,17 +99,19 @@ class _Calibrated(GuidedDenoiser):
         if self.residual <= 1.01 * TOLERANCE:  # rounded
             return None
         return (
-            f"the solves with correlated errors of observations stopped at a relative residual of up to {self.residual:.2g}, where "
-            f"{TOLERANCE:g} was wanted, after {ITERATIONS} iterations: the observations count for too little. Thin or average them, "
-            "give shorter correlation lengths or a matrix instead of an object with whiten(), or use guidance='mmps' where the prior is exact"
+            "the solves with correlated errors of observations stopped at a relative residual of up to "
+            f"{self.residual:.2g} after {ITERATIONS} iterations, where {TOLERANCE:g} was wanted, so that the "
+            "observations have too little weight. Thin or average them, give shorter correlation lengths or a matrix "
+            "instead of an object with whiten(), or use guidance='mmps' if the prior is exact"
         )
 
     def _solved(self, innovation: Tensor, variance: Tensor, own: Tensor, plain: Tensor) -> Tensor:
-        """W'^-1 (R + D)^-1 W^-1 of the whitened innovation, W R W' = diag(variance), D = diag(plain).
+        """W'^-1 (R + D)^-1 W^-1 applied to the whitened innovation, where W R W' = diag(variance) and D = diag(plain).
 
-        In the terms of whitened observations, (variance + W D W') u = innovation, this is easy where D is small; where it is
-        large, as it is when sampling begins, (R + D) w = W^-1 innovation is, u = W'^-1 w. Each member has its form, whatever the
-        batch. Both are scaled by about the root of their diagonal; ``own`` is that of W D W'.
+        There are two equivalent systems. For whitened observations, (variance + W D W') u = innovation converges fast
+        if D is small. If D is large, as it is at the start of sampling, (R + D) w = W^-1 innovation with u = W'^-1 w
+        converges faster. The choice is made for each member alone, so that results do not depend on the batch. Both
+        systems are scaled by about the root of their diagonal; ``own`` is the diagonal of W D W'.
         """
         white = self.likelihood.whitening
         assert white is not None
@@ -128,7 +140,7 @@ class _Calibrated(GuidedDenoiser):
         return white.colour_back(found.image) if coloured else found.image
 
     def _variance(self, likelihood: Likelihood, x0: Tensor, t: Tensor) -> Tensor:
-        """The diagonal of H C H', (batch, M); where H is linear, once for each noise level."""
+        """The diagonal of H C H', (batch, M). For linear H it is computed once for each noise level."""
         if self.curve.lag is None:
             return likelihood.spread(x0.detach(), self.own_error(x0, t)) ** 2
         if not likelihood.linear:
@@ -145,8 +157,8 @@ class _Calibrated(GuidedDenoiser):
         return self._known[key].expand(len(x0), -1)
 
     def _fields(self, x0: Tensor, t: Tensor, count: int) -> Tensor:
-        """Random errors of the denoiser, (count, time, channel, *space), of exactly the right size at each point."""
-        if not len(self._signs):  # the same at all noise levels
+        """Random errors of the denoiser, (count, time, channel, *space), scaled to the exact size at each point."""
+        if not len(self._signs):  # use the same signs at all noise levels
             shape, generator = (count, *x0.shape[1:]), torch.Generator().manual_seed(0)
             self._signs = (
                 torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).to(x0.device).mul_(2).sub_(1)
@@ -160,7 +172,7 @@ class _Calibrated(GuidedDenoiser):
         return self.own_error(x0, t).reshape(1, 1, -1, *(1,) * (x0.ndim - 3))
 
     def _roots(self, x0: Tensor, t: Tensor) -> list[tuple[int, Tensor]]:
-        """The axes of time and space, and for each a lower triangle L with (L L')_ij = rho^|i - j|."""
+        """The time and space axes, each with a lower triangular matrix L such that (L L')_ij = rho^|i - j|."""
         axes = (1, *range(3, x0.ndim))
         rho = self.curve.correlation(self.schedule.noise_level(t)).tolist()
         return [(axis, _root(x0.shape[axis], r).to(x0)) for axis, r in zip(axes, rho, strict=True)]
@@ -173,5 +185,5 @@ def _root(n: int, rho: float) -> Tensor:
 
 
 def _along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    """A square matrix applied along an axis."""
+    """Apply a square matrix along an axis."""
     return x @ matrix.T if axis == x.ndim - 1 else (matrix @ x.flatten(axis + 1)).reshape(x.shape)

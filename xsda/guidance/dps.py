@@ -2,8 +2,8 @@ r"""Diffusion posterior sampling (Chung et al. 2022, arXiv 2209.14687).
 
 .. math:: \nabla_{x_t} \log p(y | x_t) \approx -\frac{\zeta}{\|y - H(\hat x_0)\|} \nabla_{x_t} \|y - H(\hat x_0)\|^2
 
-The error of the observations does not appear, and ``zeta`` is to be found for every problem. The norm is that of each
-member alone.
+The observation error does not appear, and ``zeta`` has to be tuned for every problem. The norm is taken for each member
+separately.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from xsda.likelihood.likelihood import Likelihood
 
 @dataclass(frozen=True, kw_only=True)
 class DPS(Guidance):
-    """Diffusion posterior sampling.
+    """Diffusion posterior sampling, for comparison with the literature.
 
     Parameters
     ----------
@@ -38,7 +38,8 @@ class DPS(Guidance):
     def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
         if not likelihood.gaussian:
             raise ValueError(
-                "DPS knows no errors of observations, so no laws of them; choose another guidance, such as 'calibrated'"
+                "DPS does not use observation errors, so it cannot use a law for them; choose another guidance, such "
+                "as 'calibrated'"
             )
         return _DPS(denoiser, likelihood, error, self.zeta)
 

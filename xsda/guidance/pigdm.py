@@ -2,17 +2,17 @@ r"""Pseudo-inverse guidance, PiGDM (Song et al. 2023, openreview 9_gsMA8MRKQ), a
 
 .. math:: p(y | x_t) \approx N(y;\, H \hat x_0,\, R + r^2 H H'), \qquad r^2 = s^2 / (1 + s^2)
 
-at noise level s: the unknown state is taken as white noise of the size that standard normal data would leave. The
-system (R + r^2 H H') u = y - H x0hat costs applications of H only, not of the network.
+at noise level s. The error of the denoised state is taken as white noise with the variance that standard normal data
+would have. Solving (R + r^2 H H') u = y - H x0hat takes applications of H only, not of the network.
 
-``PiGDM`` multiplies u by the denoiser's Jacobian. ``Projection`` and ``Proximal`` do without it: they put the data into the
-denoised state directly, which costs no backward pass through the network.
+``PiGDM`` multiplies u by the Jacobian of the denoiser. ``Projection`` and ``Proximal`` change the denoised state
+directly, which costs no backward pass through the network:
 
-- ``Projection`` moves x0hat to its best estimate given y with that white uncertainty (as in DDRM, Kawar et al. 2022, arXiv
-  2201.11793, and DDNM, Wang et al. 2023, arXiv 2212.00490). Where single points are observed they are replaced; with a
-  sampler's ``resampling`` that is RePaint (Lugmayr et al. 2022, arXiv 2201.09865).
-- ``Proximal`` alternates denoising and the data fit min |y - H x|^2 / std^2 + strength / s^2 |x - x0hat|^2 (DiffPIR, Zhu et
-  al. 2023, arXiv 2305.08995), by Gauss-Newton where H is nonlinear.
+- ``Projection`` moves x0hat to its best estimate given y (as in DDRM, Kawar et al. 2022, arXiv 2201.11793, and DDNM,
+  Wang et al. 2023, arXiv 2212.00490). If single points are observed, it replaces them; with the option ``resampling``
+  of a sampler this is RePaint (Lugmayr et al. 2022, arXiv 2201.09865).
+- ``Proximal`` alternates denoising with the data fit min |y - H x|^2 / std^2 + strength / s^2 |x - x0hat|^2 (DiffPIR,
+  Zhu et al. 2023, arXiv 2305.08995), by Gauss-Newton steps if H is nonlinear.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from xsda.guidance.solvers import conjugate_gradients
 from xsda.likelihood.likelihood import Likelihood
 
 TOLERANCE, ITERATIONS = 1e-3, 50  # of the solves
-ALLOWED = 0.02  # residual that a sample does not show
+ALLOWED = 0.02  # residuals below this make no visible difference
 
 
 @dataclass(frozen=True, kw_only=True)
 class PiGDM(Guidance):
-    """Pseudo-inverse guidance: the denoised state's error is taken as white."""
+    """Pseudo-inverse guidance: treat the error of the denoised state as white noise."""
 
     def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
         return _PiGDM(denoiser, likelihood, error)
@@ -43,7 +43,7 @@ class PiGDM(Guidance):
 
 @dataclass(frozen=True, kw_only=True)
 class Projection(Guidance):
-    """The data are put into the denoised state; no backward pass."""
+    """Project the denoised state onto the observations, without a backward pass."""
 
     def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
         return _Projection(denoiser, likelihood, error)
@@ -51,14 +51,14 @@ class Projection(Guidance):
 
 @dataclass(frozen=True, kw_only=True)
 class Proximal(Guidance):
-    """Denoising and data fit in turns; no backward pass.
+    """Alternate denoising and a fit to the observations, without a backward pass.
 
     Parameters
     ----------
     strength
-        How much the denoised state counts against the observations.
+        Weight of the denoised state relative to the observations.
     iterations
-        Gauss-Newton steps of the data fit where H is nonlinear.
+        Gauss-Newton steps of the data fit if H is nonlinear.
     """
 
     strength: float = 1.0
@@ -73,15 +73,15 @@ class Proximal(Guidance):
 
 
 class _White(GuidedDenoiser):
-    """Shared: the update of a state whose error is white with the variance ``white``."""
+    """Shared: the update of a state whose error is white noise of variance ``white``."""
 
     def complaint(self) -> str | None:
         if self.residual <= ALLOWED:
             return None
         return (
-            f"the solves of {type(self).__name__[1:]} stopped at a relative residual of up to {self.residual:.2g}, above {ALLOWED:g}, "
-            f"after {ITERATIONS} iterations: errors that are very small, or very different, are hard for it. Is sigma smaller "
-            "than the observations deserve? Otherwise use guidance='auto'"
+            f"the solves of {type(self).__name__[1:]} stopped at a relative residual of up to {self.residual:.2g}, "
+            f"above {ALLOWED:g}, after {ITERATIONS} iterations, because errors are very small or very different. Check "
+            "that sigma is not too small for the observations, or use guidance='auto'"
         )
 
     def white(self, t: Tensor) -> Tensor:
@@ -89,11 +89,11 @@ class _White(GuidedDenoiser):
         return level**2 / (1 + level**2)
 
     def solve(self, state: Tensor, white: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
-        """u and white H' u, for (R + white H H') u = y - predicted."""
+        """Solve (R + white H H') u = y - predicted; return u and white H' u."""
         white = white.to(state)
         own = self.likelihood.spread(state, white.sqrt().expand(state.shape[2])) ** 2
         innovation, variance = self.likelihood.sites(predicted, own)
-        scale = (variance + own).sqrt()  # what each innovation may be expected to be
+        scale = (variance + own).sqrt()  # expected size of each innovation
 
         def product(u: Tensor) -> tuple[Tensor, Tensor]:
             back = white * self.likelihood.adjoint(state, u / scale)
@@ -130,7 +130,7 @@ class _Proximal(_Projection):
         white = self.schedule.noise_level(t) ** 2 / self.options.strength
         state, change = x0, torch.zeros_like(x0)
         for _ in range(1 if self.likelihood.linear else self.options.iterations):
-            # around ``state`` H is linear; the distance counts from x0
+            # H is linearised around ``state``, while the distance is measured from x0
             predicted = self.likelihood.predict(state) - self.likelihood.tangent(state, change)
             change = self.solve(state, white, predicted)[1]
             state = x0 + change

@@ -1,7 +1,8 @@
-r"""What practitioners do when the number of observations N changes.
+"""Rules from practice for a changing number of observations N.
 
-The likelihood gradient of the Gaussian score is a sum over observations and grows with N: with many it explodes, and a
-mean over observations does not hear them when they are few. With the variance std^2 + gamma s^2 at noise level s,
+The likelihood gradient of the Gaussian score is a sum over observations and grows with N. With many observations it
+explodes, and if it is divided by N, few observations have hardly any effect. With the variance std^2 + gamma s^2 at
+noise level s, the rules are
 
 ===========  ==========================================================================================
 sum          nothing is changed (the SDA paper)
@@ -11,7 +12,8 @@ dual         the whole variance is multiplied by N / N_ref, at every noise level
 adaptive     the gradient is rescaled to xi times the norm of the prior's score
 ===========  ==========================================================================================
 
-All but the first change the posterior that is sampled. They are here to compare with; see ``Calibrated`` and ``MMPS``.
+All but the first change the posterior that is sampled. They are meant for comparisons; use ``Calibrated`` or ``MMPS``
+for results.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class Scaling:
     reference
         N_ref, the number of observations at which "std" and "dual" change nothing.
     xi
-        Norm of the likelihood gradient over that of the prior's score, for "adaptive".
+        Norm of the likelihood gradient divided by that of the prior's score, for "adaptive".
     """
 
     rule: str = "sum"
@@ -56,7 +58,7 @@ class Scaling:
         real_number("xi", self.xi, "be positive: it is a ratio of norms", above=0)
 
     def variances(self, observed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Variances of the observations and of the prediction, after scaling."""
+        """Return the variances of the observations and of the prediction after scaling."""
         factor = observed.numel() / (1 if self.rule == "mean" or self.reference is None else self.reference)
         return (
             observed * factor if self.rule in ("mean", "std", "dual") else observed,
@@ -64,7 +66,7 @@ class Scaling:
         )
 
     def rescale(self, gradient: Tensor, score: Tensor) -> Tensor:
-        """The likelihood gradient of each member, given the prior's score."""
+        """Return the rescaled likelihood gradient of each member, given the prior's score."""
         if self.rule != "adaptive":
             return gradient
 

@@ -1,6 +1,8 @@
 r"""The Gaussian score of SDA (Rozet & Louppe 2023, arXiv 2306.10574).
 
 .. math:: p(y | x_t) \approx N(y;\, H(\hat x_0),\, \mathrm{diag}(\mathrm{std}^2 + \gamma\,\sigma^2/\alpha^2))
+
+It needs no error curve, but ``gamma`` has to be tuned.
 """
 
 from __future__ import annotations
@@ -21,17 +23,18 @@ from xsda.likelihood.likelihood import Likelihood
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianScore(Guidance):
-    """The paper's recipe.
+    """The method of the SDA paper.
 
     Parameters
     ----------
     gamma
-        Variance added to that of the observations, in units of the noise level squared (scaled variables); one number,
-        or a mapping by observed variable.
+        Variance added to that of the observations, in units of the noise level squared (scaled variables). One number,
+        or a mapping from observed variable to number.
     detach
-        Take the denoiser's Jacobian as the identity over alpha: no backward pass through the network.
+        Replace the Jacobian of the denoiser by the identity over alpha, which avoids the backward pass through the
+        network.
     scaling
-        What to do when the number of observations changes; see ``Scaling``.
+        How the gradient depends on the number of observations; see ``Scaling``.
     """
 
     gamma: float | Mapping[str, float] = 1e-2
@@ -70,7 +73,7 @@ class _GaussianScore(GuidedDenoiser):
     def correction(self, x_t: Tensor, t: Tensor, x0: Tensor, predicted: Tensor) -> Tensor:
         options, level = self.options, self.schedule.noise_level(t)
         size = level.to(x0)
-        if self.likelihood.whitening is not None:  # whitened: in units of the errors
+        if self.likelihood.whitening is not None:  # whitened values are in units of the errors
             size = self.likelihood.spread(x0.detach(), size.expand(x0.shape[2]))
         own = (self.gamma * size**2).expand_as(predicted)
         observed, own = options.scaling.variances(self.likelihood.std**2, own)
@@ -80,18 +83,19 @@ class _GaussianScore(GuidedDenoiser):
             change = (level**2).to(x0) * torch.autograd.grad(predicted, x0, weight)[0]
         else:
             change = self.pull(weight, x_t, t, predicted)
-        # change / level^2 relates to the likelihood gradient as -sigma eps / level^2 to the prior's score
+        # change / level^2 is to the likelihood gradient what -sigma eps / level^2 is to the prior's score
         prior = self.schedule.noise_level(t).to(x0) * noise_estimate(self.schedule, x_t, x0, t).detach()
         return options.scaling.rescale(change, prior)
 
 
 def _per_observation(gamma: float | Mapping[str, float], likelihood: Likelihood) -> Tensor:
-    """gamma of each observation, (M,)."""
+    """The value of gamma for each observation, (M,)."""
     if not isinstance(gamma, Mapping):
         return torch.full_like(likelihood.y, gamma)
     names = {g.name for g in likelihood.groups}
     if not names <= set(gamma):  # others may be missing (NaN) here
         raise ValueError(
-            f"gamma names {sorted(gamma)}, the observed variables (also of a background) are {sorted(names)}; give one for each"
+            f"gamma names {sorted(gamma)}, the observed variables (also of a background) are {sorted(names)}; give one "
+            "value for each"
         )
     return torch.cat([likelihood.y.new_full((g.count,), gamma[g.name]) for g in likelihood.groups])

@@ -1,8 +1,8 @@
-"""Linear systems A u = target, member by member, A = 1 + B known by its products only.
+"""Iterative solvers for linear systems A u = target, where A is known only by its products with vectors.
 
-``product(u)`` returns (image, A u), both for the batch of all members; the image of the solution (the update of the
-state) is put together from those of the directions. Both solvers stop each member at its own convergence, and leave a
-member alone once a product of it is not finite.
+``product(u)`` returns (image, A u) for all members of the batch. The image of the solution, which is the update of the
+state, is the same combination of the images of the search directions. Both solvers stop each member when it has
+converged, and ignore a member whose product is not finite.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ Product = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Solution:
-    """The solution ``u`` (batch, M), its ``image`` (batch, ...), and the relative ``residual`` (batch,)."""
+    """Solution of a linear system, member by member.
+
+    Parameters
+    ----------
+    u
+        The solution, (batch, M).
+    image
+        Its image, the update of the state, (batch, ...).
+    residual
+        Relative residual, (batch,).
+    """
 
     u: Tensor
     image: Tensor
@@ -28,9 +38,35 @@ class Solution:
 def conjugate_gradients(
     product: Product, target: Tensor, start: Tensor | None, *, tolerance: float, iterations: int
 ) -> Solution:
-    """For symmetric positive A; a member stops at a direction of non-positive curvature.
+    """Solve a system with a symmetric positive definite A; a member stops at a direction of non-positive curvature.
 
-    The iterate of the least residual counts: where A is not quite symmetric, the later ones may be far worse than none.
+    The iterate with the smallest residual is returned, because later ones can be far worse if A is not quite symmetric.
+
+    Parameters
+    ----------
+    product
+        Returns (image, A u) for u (batch, M).
+    target
+        Right-hand side, (batch, M).
+    start
+        First guess, (batch, M), or None for zero. It costs one product, and is ignored if zero is better.
+    tolerance
+        Relative residual at which a member stops.
+    iterations
+        Maximum number of products, beside that of the first guess.
+
+    Returns
+    -------
+    Solution
+        The solution, its image and the relative residual of each member.
+
+    Examples
+    --------
+    >>> from xsda.guidance.solvers import conjugate_gradients
+    >>> a = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+    >>> y = torch.tensor([[3.0, 4.0]])
+    >>> conjugate_gradients(lambda u: (u, u @ a), y, None, tolerance=1e-6, iterations=9).u.round(decimals=4)
+    tensor([[1., 1.]])
     """
     goal = tolerance**2 * _dot(target, target)
     u, residual = torch.zeros_like(target), target
@@ -38,7 +74,7 @@ def conjugate_gradients(
     if start is not None:
         back, applied = product(start)
         first = target - applied
-        better = _dot(first, first) <= _dot(target, target)  # otherwise the start is worse than none, or not finite
+        better = _dot(first, first) <= _dot(target, target)  # otherwise zero is better, or the start is not finite
         u, residual = torch.where(better, start, 0), torch.where(better, first, target)
         image = torch.where(_shape(better, back), back, 0)
     direction, size = residual, _dot(residual, residual)
@@ -70,7 +106,25 @@ def conjugate_gradients(
 
 
 def gmres(product: Product, target: Tensor, start: Tensor | None, *, tolerance: float, iterations: int) -> Solution:
-    """For any A: the least residual in the Krylov space; keeps one image per iteration."""
+    """Solve a system with any A: minimise the residual in the Krylov space. It keeps one image per iteration.
+
+    Parameters
+    ----------
+    product, target, start, tolerance, iterations
+        As for ``conjugate_gradients``.
+
+    Returns
+    -------
+    Solution
+        The solution, its image and the relative residual of each member.
+
+    Examples
+    --------
+    >>> from xsda.guidance.solvers import gmres
+    >>> a = torch.tensor([[2.0, 1.0], [-1.0, 3.0]])
+    >>> gmres(lambda u: (u, u @ a), torch.tensor([[1.0, 4.0]]), None, tolerance=1e-6, iterations=9).u.round(decimals=4)
+    tensor([[1., 1.]])
+    """
     u, residual = torch.zeros_like(target), target
     image: Tensor | None = None
     if start is not None:
@@ -97,7 +151,7 @@ def gmres(product: Product, target: Tensor, start: Tensor | None, *, tolerance: 
         images.append(torch.where(_shape(good, back), back, 0))
         y, left = _least_squares(columns, residual)
         v, size = columns[-1], _dot(columns[-1], columns[-1]).sqrt()
-        for _ in range(2):  # twice is enough to be orthogonal in single precision
+        for _ in range(2):  # two passes give orthogonality in single precision
             for b in basis:
                 v = v - _dot(v, b) * b
         length = _dot(v, v).sqrt()
@@ -110,7 +164,7 @@ def gmres(product: Product, target: Tensor, start: Tensor | None, *, tolerance: 
 
 
 def _least_squares(columns: list[Tensor], target: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Coefficients that bring the columns nearest to the target, member by member, and the distance left."""
+    """Coefficients that minimise the distance of the columns to the target, and that distance, member by member."""
     a = torch.stack(columns, -1).double()
     y = torch.linalg.pinv(a, rtol=1e-6) @ target.double()[..., None]
     left = (target.double()[..., None] - a @ y).norm(dim=1)

@@ -3,7 +3,7 @@ r"""Tweedie moment projected diffusion, TMPD (Boys et al. 2023, arXiv 2310.06721
 .. math:: p(y | x_t) \approx N(y;\, H \hat x_0,\, R + \mathrm{diag}(H V_t H' 1)), \qquad
    V_t = \frac{\sigma^2}{\alpha} \frac{\partial \hat x_0}{\partial x_t}
 
-The rows of H V_t H' are summed up (one product with the Jacobian), so that correlated errors count as large errors.
+One product with the Jacobian gives the row sums of H V_t H'. They count correlated errors as large errors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xsda.likelihood.likelihood import Likelihood
 
 @dataclass(frozen=True, kw_only=True)
 class TMPD(Guidance):
-    """Moment projection with row sums of the Jacobian."""
+    """Moment projection with the row sums of the Jacobian; two backward passes per step."""
 
     def guide(self, denoiser: Denoiser, likelihood: Likelihood, error: ErrorCurve | None) -> GuidedDenoiser:
         return _TMPD(denoiser, likelihood, error)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xsda.labels.cf import is_longitude
+
 TIME_NAMES = ("time", "t")
 SPACE_NAMES = {
     "Y": ("y", "lat", "latitude", "rlat", "nav_lat"),
@@ -44,7 +46,30 @@ def axis_numbers(coord: xr.DataArray, origin: Any = None) -> np.ndarray:
     try:
         return values.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the coordinate {coord.name!r} holds {values.dtype}, expected numbers or dates") from error
+        raise ValueError(f"the coordinate {coord.name!r} holds {_kind(values)}") from error
+
+
+def _kind(values: np.ndarray) -> str:
+    """What a coordinate holds that is neither numbers nor dates, and what to do."""
+    first = values.flat[0] if values.size else None
+    if isinstance(first, str):
+        return f"text such as {first!r}, expected numbers or dates; convert dates with pd.to_datetime"
+    if getattr(first, "tzinfo", None) is not None:
+        return "dates with a time zone, which xarray does not take; use .tz_convert('UTC').tz_localize(None) of the pandas index"
+    return f"{values.dtype}, expected numbers or dates"
+
+
+def check_calendar(coord: xr.DataArray, dates: bool, whose: str) -> None:
+    """Raise unless a time coordinate holds dates, or plain numbers, as the other side does."""
+    if is_datelike(coord) == dates:
+        return
+    kinds = ("plain numbers", "dates")
+    hint = ""
+    if coord.dtype.kind in "OUS" and coord.size and isinstance(coord.values.flat[0], str):
+        hint = f". These are texts: use .assign_coords({coord.name}=pd.to_datetime(...)) first"
+    raise ValueError(
+        f"{str(coord.name)!r} holds {kinds[is_datelike(coord)]}, {whose} {kinds[dates]}; make them alike{hint}"
+    )
 
 
 def axis_text(value: float, origin: Any = None) -> str:
@@ -117,13 +142,6 @@ def _cf_axes(ds: xr.Dataset) -> dict[str, str]:
         if len(dims) == 1:
             axes[letter] = dims[0]
     return axes
-
-
-def is_longitude(coord: xr.DataArray) -> bool:
-    """Whether the values are longitudes in degrees: by standard name, by units, or by name where no units are given."""
-    units = coord.attrs.get("units")
-    named = units is None and str(coord.name).lower() in ("lon", "longitude")
-    return coord.attrs.get("standard_name") == "longitude" or units in ("degrees_east", "degree_east") or named
 
 
 def own_period(ds: xr.Dataset, dim: str, spacing: float) -> float | None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from xsda.arguments import choose
 from xsda.labels.axes import (
     axis_numbers,
+    check_calendar,
     check_sorted,
     find_axes,
     is_datelike,
@@ -71,13 +72,15 @@ def _dtype(source: xr.DataArray | None, v: Variable) -> np.dtype:
 class Grid:
     """A layout bound to a user's Dataset.
 
-    ``dims`` maps the prior's dimension names (time, then space) to the user's; ``names`` maps variables likewise.
+    ``dims`` maps the prior's dimension names (time, then space) to the user's; ``names`` maps variables likewise. The layout is in
+    the user's units; ``converted`` says what was converted.
     """
 
     layout: Layout
     template: xr.Dataset
     dims: Mapping[str, str]
     names: Mapping[str, str]
+    converted: tuple[str, ...] = ()
 
     @classmethod
     def match(cls, layout: Layout, ds: xr.Dataset) -> Grid:
@@ -91,7 +94,15 @@ class Grid:
                 "rename its dimensions, or mark them with the attribute axis='X' / 'Y'"
             )
         dims = {layout.time: time, **{a.name: d for a, d in zip(layout.space, space, strict=True)}}
-        grid = cls(layout, ds, dims, names)
+        known = {v.name: ds[names[v.name]].attrs.get("units") for v in layout.variables if names[v.name] in ds}
+        own = layout.in_units(known)
+        pairs = zip(layout.variables, own.variables, strict=True)
+        converted = [
+            f"{names[a.name]} of the prior converted from {a.attrs['units']} to {b.attrs['units']}"
+            for a, b in pairs
+            if a != b
+        ]
+        grid = cls(own, ds, dims, names, tuple(converted))
         for name in grid.core_dims:
             grid.numbers(name)  # raises if the coordinate is not usable
         for v in layout.variables:
@@ -136,6 +147,15 @@ class Grid:
             return False
         values = self._raw_numbers(dim)
         return bool(values[1] < values[0])
+
+    def period(self, dim: str) -> float | None:
+        """The length of the ring that a space axis of the user's grid is; None if it is no ring."""
+        points = self.numbers(dim)
+        axis = self.layout.space[self.core_dims[1:].index(dim)]
+        if axis.period is None or len(points) < 2:
+            return axis.period
+        spacing = float(np.median(np.diff(points)))
+        return own_period(self.template, dim, spacing) or spacing * len(points)
 
     def stack(self, ds: xr.Dataset) -> np.ndarray:
         """The values of the variables as one array (..., time, channel, *space), in their own units, double precision."""
@@ -227,7 +247,7 @@ class Grid:
         out = xr.Dataset(data).assign_coords({**labels, **coords, **outer})
         for axis, dim in zip(self.layout.space, space, strict=True):
             if axis.period and dim in out.coords and own_period(self.template, dim, axis.spacing) is None:
-                out[dim].attrs.setdefault("period", axis.period)
+                out[dim].attrs["period"] = self.period(dim)
         for coord in out.coords.values():
             if coord.attrs.get("bounds", coord.name) not in out.coords:
                 del coord.attrs["bounds"]
@@ -269,12 +289,7 @@ class Grid:
             )
         if self.layout.dt is None or self.template.sizes[dim] < 2 or dim not in self.template.coords:
             return
-        if is_datelike(time) != self.layout.dates:
-            kinds = ("plain numbers", "dates")
-            raise ValueError(
-                f"the time axis {dim!r} holds {kinds[is_datelike(time)]}, the prior was trained on {kinds[self.layout.dates]} "
-                f"with a step of {self.layout.dt:g}{' s' if self.layout.dates else ''}; give the grid such a time axis"
-            )
+        check_calendar(time, self.layout.dates, "the prior's time axis")
         step = uniform_step(self.numbers(dim), dim)
         if abs(step - self.layout.dt) > 1e-3 * self.layout.dt:
             unit = " s" if self.layout.dates else ""
@@ -282,12 +297,6 @@ class Grid:
                 f"the time step of the grid is {step:g}{unit}, the prior was trained with {self.layout.dt:g}{unit}; "
                 "put the grid on that step (observations may lie at any time)"
             )
-
-
-def check_units(name: str, came: str | None, expected: str | None, whose: str) -> None:
-    """Raise if both sides name a unit and the units differ."""
-    if came and expected and came != expected:
-        raise ValueError(f"{name!r} is in {came!r}, {whose} in {expected!r}; convert it, and set its attribute units")
 
 
 def _match_variable(v: Variable, ds: xr.Dataset) -> str:
@@ -304,7 +313,6 @@ def _match_variable(v: Variable, ds: xr.Dataset) -> str:
 
 def _check_variable(v: Variable, da: xr.DataArray, core: Sequence[str]) -> None:
     """Raise unless a variable of the grid has the prior's dimensions, units and channels."""
-    check_units(str(da.name), da.attrs.get("units"), v.attrs.get("units"), "the prior")
     expected = (*core, *([v.channel_dim] if v.channel_dim else []))
     if {*da.dims} - {*SAMPLE_DIMS} != {*expected}:
         raise ValueError(f"variable {da.name!r} of the grid has the dimensions {da.dims}, the prior expects {expected}")

@@ -22,6 +22,7 @@ from xsda.labels.axes import (
     own_period,
     uniform_step,
 )
+from xsda.labels.cf import find_scale, helper_variables
 
 KEPT_ATTRS = ("units", "standard_name", "long_name")
 SAMPLE_DIMS = ("trajectory", "member")
@@ -119,7 +120,7 @@ class Layout:
                 Axis(name, len(x), spacing, spacing * len(x) if name in periodic else own_period(ds, name, spacing))
             )
         fixed = tuple(_context(ds, v, dims) for v in context)
-        others = {*context, *(v.attrs.get("bounds") for v in ds.variables.values())}
+        others = {*context, *helper_variables(ds)}
         variables = [_variable(ds[v], (time, *dims), sample_dims) for v in ds.data_vars if v not in others]
         if not variables:
             raise ValueError(f"the Dataset has no variables over {(time, *dims)}")
@@ -154,6 +155,18 @@ class Layout:
             part = slice(start, start + v.channels)
             variables.append(replace(v, mean=tuple(map(float, mean[part])), std=tuple(map(float, std[part]))))
             start += v.channels
+        return replace(self, variables=tuple(variables))
+
+    def in_units(self, units: Mapping[str, Any]) -> Layout:
+        """The same layout with variables in these units, where both are known and differ."""
+        variables = []
+        for v in self.variables:
+            wanted = units.get(v.name)
+            factor, offset = find_scale(v.name, v.attrs.get("units"), wanted, "the grid")
+            if (factor, offset) != (1.0, 0.0):
+                mean, std = tuple(factor * m + offset for m in v.mean), tuple(abs(factor) * s for s in v.std)
+                v = replace(v, mean=mean, std=std, attrs={**v.attrs, "units": str(wanted)})
+            variables.append(v)
         return replace(self, variables=tuple(variables))
 
     def slices(self) -> dict[str, slice]:

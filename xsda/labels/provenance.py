@@ -16,10 +16,11 @@ def describe(ds: xr.Dataset, grid: Grid, attrs: Mapping[str, Any]) -> xr.Dataset
     """Attributes and encodings of a result."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     line = f"{now} xsda {__version__}: " + ", ".join(f"{k}={v}" for k, v in attrs.items())
-    earlier = grid.template.attrs.get("history")
-    history = f"{line}\n{earlier}" if earlier else line
+    lines = [line, *(f"{now} xsda {__version__}: {text}" for text in grid.converted)]
+    history = "\n".join([*lines, *filter(None, [grid.template.attrs.get("history")])])
+    own = {k: v for k, v in grid.template.attrs.items() if k != "title"}  # the title names what the grid came from
     ds.attrs = {
-        **grid.template.attrs,
+        **own,
         "Conventions": "CF-1.11",
         **attrs,
         "xsda_version": __version__,

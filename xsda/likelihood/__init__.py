@@ -1,4 +1,4 @@
-"""Likelihood of observations, as tensors: laws of errors, operators and whitening."""
+"""The likelihood of observations, as tensors: laws of errors, operators and whitening."""
 
 from xsda.likelihood.laws import LAWS, Censored, ErrorLaw, Huber, Normal, StudentT
 from xsda.likelihood.likelihood import Group, Likelihood

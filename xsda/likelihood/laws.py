@@ -1,13 +1,13 @@
-r"""Laws of the observation error, and what an uncertain prediction makes of them.
+r"""Probability laws of the observation error, and their use with an uncertain prediction.
 
-While sampling, the observed quantity is not known, only estimated: h ~ N(h_hat, v). A law therefore answers with the
-*evidence*
+During sampling the observed quantity h is not known exactly. It is estimated as h ~ N(h_hat, v). A law therefore
+returns the *evidence*
 
 .. math:: Z(d, v) = \int p(y | h)\, N(h; \hat h, v)\, dh, \qquad d = y - \hat h,
 
-in closed form (Gaussian, Huber, censored) or by quadrature (Student-t); v = 0 gives the likelihood itself. Methods that
-solve a linear system use the Gaussian observation that has the same score there: the *site* of expectation propagation.
-All functions work element by element; ``std`` is the error's scale.
+in closed form (Gaussian, Huber, censored) or by quadrature (Student-t). With v = 0 it is the likelihood itself. Methods
+that solve a linear system replace the law by the Gaussian observation that has the same score at this point, the *site*
+of expectation propagation. All functions work element by element; ``std`` is the scale of the error.
 """
 
 from __future__ import annotations
@@ -27,43 +27,61 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorLaw(ABC):
-    """The law of an observation error of scale ``std``."""
+    """Base class of the laws of an observation error of scale ``std``; a law of your own defines ``log_evidence``."""
 
     @abstractmethod
     def log_evidence(self, innovation: Tensor, std: Tensor, variance: Tensor) -> Tensor:
-        """log Z(d, v)."""
+        """Return log Z(d, v).
+
+        Parameters
+        ----------
+        innovation
+            Observed minus predicted value, d.
+        std
+            Scale of the observation error.
+        variance
+            Variance of the prediction, v.
+
+        Returns
+        -------
+        Tensor
+            One value for each observation.
+        """
 
     def score(self, innovation: Tensor, std: Tensor, variance: Tensor) -> Tensor:
-        """The derivative of log Z with respect to the prediction."""
+        """Return the derivative of log Z with respect to the prediction."""
         with torch.enable_grad():
             d = innovation.detach().double().requires_grad_()
             total = self.log_evidence(d, std.double(), variance.double()).sum()
             return -torch.autograd.grad(total, d)[0].to(innovation.dtype)
 
     def site(self, innovation: Tensor, std: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Innovation and error variance of the Gaussian observation with the same score; by reweighting."""
+        """Return the innovation and error variance of the Gaussian observation with the same score."""
         d, std, variance = innovation.double(), std.double(), variance.double()
         least = 1e-4 * torch.sqrt(std**2 + variance)
         d = torch.where(d.abs() < least, least, d)
         precision = (self.score(d, std, variance) / d).clamp(min=1e-12)
-        # never zero: that is what is left by rounding where the variance is all that counts
+        # rounding could leave zero where the variance of the prediction dominates
         return innovation, torch.maximum(1 / precision - variance, 1e-3 * std**2).to(innovation)
 
     def deviance(self, innovation: Tensor, std: Tensor) -> Tensor:
-        """-2 log p(y | h) above its least: the squared innovation in standard deviations, where errors are Gaussian."""
+        """Return -2 log p(y | h) minus its minimum.
+
+        For Gaussian errors this is the squared innovation in standard deviations.
+        """
         nothing = torch.zeros_like(innovation)
         return 2 * (self.log_evidence(nothing, std, nothing) - self.log_evidence(innovation, std, nothing))
 
     def bind(self, values: np.ndarray) -> ErrorLaw:
-        """The law of these observed values, in the units of the user."""
+        """Return the law for these observed values, in the units of the user."""
         return self
 
     def limited(self, values: np.ndarray) -> np.ndarray:
-        """The observed values as the law reads them."""
+        """Return the observed values as the law uses them."""
         return values
 
     def to(self, device: torch.device, dtype: torch.dtype) -> ErrorLaw:
-        """The same law on another device."""
+        """Return the same law on another device."""
         return self
 
     def __str__(self) -> str:
@@ -72,7 +90,14 @@ class ErrorLaw(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Normal(ErrorLaw):
-    """Gaussian errors."""
+    """Gaussian errors.
+
+    Examples
+    --------
+    >>> law = xsda.likelihood.Normal()
+    >>> law.score(torch.tensor(2.0), torch.tensor(1.0), torch.tensor(3.0))
+    tensor(0.5000)
+    """
 
     def log_evidence(self, innovation: Tensor, std: Tensor, variance: Tensor) -> Tensor:
         total = std**2 + variance
@@ -87,32 +112,42 @@ class Normal(ErrorLaw):
 
 @dataclass(frozen=True, kw_only=True)
 class StudentT(ErrorLaw):
-    """Errors with heavy tails: a gross error counts less the grosser it is.
+    """Errors with heavy tails: the larger a gross error, the smaller its weight.
 
-    A Student-t error is a Gaussian one of variance std^2 / lambda with a Gamma-distributed lambda; the evidence sums
-    over lambda by the trapezoidal rule in its logarithm.
+    Use it if some observations may be plainly wrong. A Student-t error is a Gaussian error of variance std^2 / lambda
+    with a Gamma-distributed lambda. The evidence is a sum over log(lambda) by the trapezoidal rule.
 
     Parameters
     ----------
     df
-        Degrees of freedom; small is heavy-tailed, 30 is nearly Gaussian. ``std`` is the scale, not the standard
-        deviation, which is sqrt(df / (df - 2)) times larger.
+        Degrees of freedom. Small values give heavy tails, 30 is nearly Gaussian. ``std`` is the scale; the standard
+        deviation is sqrt(df / (df - 2)) times larger.
+
+    Examples
+    --------
+    >>> law = xsda.likelihood.StudentT(df=4)
+    >>> law.score(torch.tensor([1.0, 10.0]), torch.tensor(1.0), torch.tensor(0.0)).round(decimals=2)
+    tensor([1.0000, 0.4800])
     """
 
     df: float = 4.0
 
     def __post_init__(self) -> None:
         real_number(
-            "df", self.df, "lie between 1 and 1000: it is a number of degrees of freedom (3 to 7 are usual; beyond a hundred take "
-            "the Gaussian law)", least=1, most=1000,
-        )  # fmt: skip
+            "df",
+            self.df,
+            "lie between 1 and 1000: it is a number of degrees of freedom (3 to 7 are usual; above a hundred use the "
+            "Gaussian law)",
+            least=1,
+            most=1000,
+        )
 
     def _sums(self, innovation: Tensor, std: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """log Z, and the mean of one over the total variance; one node after the other, to save memory."""
+        """log Z, and the mean of the inverse total variance. Nodes are summed one by one to save memory."""
         step = min(0.5, 1.5 / math.sqrt(self.df))
         half = self.df / 2
         constant = half * math.log(half) - math.lgamma(half) + math.log(step) - HALF_LOG_2PI
-        top = torch.full_like(innovation + variance, -math.inf)  # the largest logarithm so far; sums are relative to it
+        top = torch.full_like(innovation + variance, -math.inf)  # largest logarithm so far; sums are relative to it
         sums, inverse = torch.zeros_like(top), torch.zeros_like(top)
         for k in range(math.ceil(24 / step)):
             u = -20 + k * step
@@ -132,7 +167,19 @@ class StudentT(ErrorLaw):
 
 @dataclass(frozen=True, kw_only=True)
 class Huber(ErrorLaw):
-    """Gaussian errors with exponential tails beyond ``threshold`` standard deviations."""
+    """Gaussian errors with exponential tails: gross errors have a bounded weight.
+
+    Parameters
+    ----------
+    threshold
+        Size, in standard deviations, at which the tails begin.
+
+    Examples
+    --------
+    >>> law = xsda.likelihood.Huber(threshold=1.5)
+    >>> law.score(torch.tensor([1.0, 10.0]), torch.tensor(1.0), torch.tensor(0.0)).round(decimals=2)
+    tensor([1.0000, 1.5000])
+    """
 
     threshold: float = 1.345
 
@@ -140,7 +187,7 @@ class Huber(ErrorLaw):
         real_number("threshold", self.threshold, "be positive: it is a number of standard deviations", above=0)
 
     def _pieces(self, innovation: Tensor, std: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Logarithms of what errors within the threshold, above and below it have in Z; mean of those within."""
+        """Logarithms of the three parts of Z (errors inside, above, below), and the mean of the errors inside."""
         k = self.threshold
         a, v = innovation / std, (variance / std**2).clamp(min=1e-8)  # in units of std
         s, q = v.sqrt(), torch.sqrt(v / (1 + v))
@@ -158,7 +205,7 @@ class Huber(ErrorLaw):
         return self._pieces(innovation, std, variance)[0].logsumexp(0) - std.log() - math.log(area)
 
     def score(self, innovation: Tensor, std: Tensor, variance: Tensor) -> Tensor:
-        """The mean of the errors, each counted up to the threshold."""
+        """Return the mean of the errors, each limited to the threshold."""
         pieces, mean = self._pieces(innovation.double(), std.double(), variance.double())
         within, above, below = pieces.softmax(0)
         return ((within * mean + self.threshold * (above - below)) / std).to(innovation)
@@ -183,20 +230,25 @@ def _log_tail(a: Tensor, s: Tensor, k: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Censored(ErrorLaw):
-    """A detection limit or a saturated instrument: values at a limit only say that the truth (plus error) is beyond.
+    """Errors of a sensor with a detection limit or saturation: a value at a limit only bounds the truth.
 
     Parameters
     ----------
     lower, upper
-        Limits in the units of the variable: an observation of ``lower`` or less, or of ``upper`` or more, is read as
-        "at most" or "at least" the limit. Between them errors are Gaussian.
+        Limits in the units of the variable. An observation of ``lower`` or less means "at most ``lower``", one of
+        ``upper`` or more means "at least ``upper``". Between the limits errors are Gaussian.
+
+    Examples
+    --------
+    >>> law = xsda.likelihood.Censored(lower=0.2).bind(np.array([0.2, 1.0]))
+    >>> law.score(torch.zeros(2), torch.ones(2), torch.zeros(2)).round(decimals=2)
+    tensor([-0.8000, 0.0000])
     """
 
     lower: float | None = None
     upper: float | None = None
-    side: Tensor | None = field(
-        default=None, repr=False, compare=False
-    )  # -1 at the lower limit, +1 at the upper, else 0
+    # -1 at the lower limit, +1 at the upper limit, else 0
+    side: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.lower is None and self.upper is None:
@@ -209,7 +261,7 @@ class Censored(ErrorLaw):
             raise ValueError(f"lower={self.lower} must be less than upper={self.upper}")
 
     def bind(self, values: np.ndarray) -> ErrorLaw:
-        # files hold single precision: 0.2 is written as 0.200000003
+        # files store single precision: 0.2 becomes 0.200000003
         low = values <= (-math.inf if self.lower is None else self.lower + 1e-6 * abs(self.lower))
         high = values >= (math.inf if self.upper is None else self.upper - 1e-6 * abs(self.upper))
         return replace(self, side=torch.as_tensor(high.astype(np.float32) - low.astype(np.float32)))
@@ -222,7 +274,7 @@ class Censored(ErrorLaw):
 
     def _beyond(self, innovation: Tensor, std: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.side is None:
-            raise ValueError("a censored law must be bound to its observations first: law.bind(values)")
+            raise ValueError("a censored law needs its observations first; call law.bind(values)")
         deviation = torch.sqrt(std**2 + variance)
         side = self.side.to(innovation)
         return side, -side * innovation / deviation, deviation
@@ -240,10 +292,10 @@ class Censored(ErrorLaw):
         return torch.where(side == 0, innovation / deviation**2, side * _hazard(z) / deviation)
 
     def site(self, innovation: Tensor, std: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """By the second derivative: the law is log-concave."""
+        """Use the second derivative, because the law is log-concave."""
         side, z, deviation = self._beyond(innovation.double(), std.double(), variance.double())
         hazard = _hazard(z)
-        # what the prediction's precision is multiplied by; one far beyond the limit, where the difference is all rounding
+        # factor of the precision of the prediction; one far beyond the limit, where rounding errors dominate
         share = torch.where(z < -1e4, 1, hazard * (z + hazard)).clamp(1e-12, 1)
         beyond = (std**2 + variance * (1 - share)) / share
         return (

@@ -1,7 +1,8 @@
-r"""The likelihood of observations y = H(x) + error, as tensors.
+"""The likelihood of observations y = H(x) + error, as tensors.
 
-``operator`` maps standardised trajectories (batch, time, channel, *space) to (batch, M), differentiably. Errors are
-independent, of scale ``std``; correlated ones are made so by whitening operator and observations alike.
+``operator`` maps standardised trajectories (batch, time, channel, *space) to values (batch, M) and is differentiable.
+Errors are independent, of scale ``std``. Correlated errors become independent by whitening: the same linear map is
+applied to the operator and to the observations.
 """
 
 from __future__ import annotations
@@ -17,24 +18,44 @@ from torch import Tensor
 from xsda.likelihood.laws import ErrorLaw, Normal
 from xsda.likelihood.whitening import Whitening
 
-CARE = "take care with log, sqrt and division: s.clamp(min=1e-6).sqrt() has a derivative everywhere, s.clamp(min=0).sqrt() has none at 0"
+CARE = (
+    "take care with log, sqrt and division: s.clamp(min=1e-6).sqrt() has a derivative everywhere, "
+    "s.clamp(min=0).sqrt() has none at 0"
+)
 
 
 class Operator(Protocol):
-    """H: standardised trajectories (batch, time, channel, *space) to observed values (batch, M), differentiably."""
+    """H: maps standardised trajectories (batch, time, channel, *space) to values (batch, M), differentiably."""
 
     def __call__(self, x: Tensor, /) -> Tensor: ...
 
 
-class Footprint(Protocol):
-    """Of which grid points the values of one variable are made (``xsda.observations.footprints``)."""
+class Places(Protocol):
+    """What each observed value is, in the user's terms (``xsda.observations.joint``)."""
 
-    def variance(self, std: Tensor, rho: Sequence[float]) -> Tensor: ...
+    def describe(self, index: int, predicted: float) -> str: ...
+
+
+class Footprint(Protocol):
+    """The grid points that contribute to the values of one variable (``xsda.observations.footprints``)."""
+
+    def variance(self, std: Tensor, rho: Sequence[float]) -> Tensor:
+        """Return the variance of each value, given the error of each channel and its correlation along each axis."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The next ``count`` observations: the variable they are of, and the law of their errors."""
+    """The next ``count`` observations.
+
+    Parameters
+    ----------
+    count
+        Number of observations.
+    name
+        Observed variable.
+    law
+        Law of their errors.
+    """
 
     count: int
     name: str = ""
@@ -43,24 +64,32 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Likelihood:
-    """M observed values.
+    """The likelihood of M observed values.
 
     Parameters
     ----------
     operator
-        H; without an offset where ``linear``.
+        H, without an offset if ``linear``.
     y, std
-        Values and scales of their errors, (M,).
+        Observed values and scales of their errors, (M,).
     linear
         Whether H is linear.
     groups
-        Which observations are of which variable, with which law of errors, in their order. Default: one Gaussian group.
+        Variable and law of errors of consecutive observations, in their order. Default: one Gaussian group.
     whitening
-        What makes correlated errors independent; ``y`` and ``std`` are those of whitened values. It takes differences, so that
-        an error that all values share may cancel.
+        The map that makes correlated errors independent. ``y`` and ``std`` are then those of the whitened values. It
+        takes differences, so an error that all values share may cancel.
     footprints
-        Of which points the values (before they are whitened) are made, part by part, where that is known
+        The grid points that contribute to the values (before whitening), part by part, if known
         (``xsda.observations.footprints``).
+    places
+        What each value is in the user's terms, for messages.
+
+    Examples
+    --------
+    >>> first = xsda.likelihood.Likelihood(lambda x: x[:, 0, 0], torch.tensor([1.0]), torch.tensor([0.5]))
+    >>> first.deviance(torch.tensor([2.0]).reshape(1, 1, 1, 1)).item()
+    4.0
     """
 
     operator: Operator
@@ -70,35 +99,52 @@ class Likelihood:
     groups: tuple[Group, ...] = ()
     whitening: Whitening | None = None
     footprints: tuple[Footprint, ...] | None = None
+    places: Places | None = None
     _amplification: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def gaussian(self) -> bool:
+        """Whether all errors are Gaussian."""
         return all(isinstance(g.law, Normal) for g in self.groups)
 
     def predict(self, x0: Tensor) -> Tensor:
-        """H(x_0), whitened where errors are correlated, (batch, M)."""
+        """Return H(x_0), (batch, M), whitened if errors are correlated."""
         values = self.operator(x0)
         return values if self.whitening is None else self.whitening.whiten(values)
 
     def unwhitened(self) -> Likelihood:
-        """With H before it is whitened, to see what an error of the state does to it; not for its values."""
+        """Return the likelihood with H before whitening.
+
+        It shows the effect of an error of the state on the observed values. Do not use its ``y`` and ``std``.
+        """
         return self if self.whitening is None else replace(self, whitening=None, _amplification={})
 
     def log_evidence(self, predicted: Tensor, variance: Tensor) -> Tensor:
-        """log p(y) of each member, where H(x_0) ~ N(predicted, diag(variance)); (batch,)."""
+        """Return log p(y) for each member, (batch,), if H(x_0) ~ N(predicted, diag(variance))."""
         parts = self._parts(predicted, variance)
         return torch.cat([law.log_evidence(d, std, v) for law, d, std, v in parts], -1).sum(-1)
 
     def log_prob(self, x0: Tensor) -> Tensor:
-        """log p(y | x_0) of each member, (batch,)."""
+        """Return log p(y | x_0) for each member, (batch,)."""
         predicted = self.predict(x0)
         return self.log_evidence(predicted, torch.zeros_like(predicted))
 
     def misfit(self, x0: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Chi-square of each member, the probability that a right member exceeds it, and of how many values it is.
+        """Test whether the members fit the observations with Gaussian errors.
 
-        A member of the right posterior has errors y - H(x_0) with the law of the observation errors. Gaussian errors only.
+        In a member of the correct posterior the departures y - H(x_0) follow the law of the observation errors.
+
+        Parameters
+        ----------
+        x0
+            Members, (batch, time, channel, *space).
+
+        Returns
+        -------
+        chi_square, probability : Tensor
+            Chi-square of each member, and the probability that a correct member exceeds it, (batch,).
+        n : int
+            Number of observations with Gaussian errors.
         """
         gaussian = torch.cat(
             [torch.full((g.count,), isinstance(g.law, Normal)) for g in self.groups or (Group(self.y.numel()),)]
@@ -107,25 +153,42 @@ class Likelihood:
         chi_square, n = z.double().square().sum(1), int(gaussian.sum())
         return chi_square, torch.special.gammaincc(torch.full_like(chi_square, max(n, 1) / 2), chi_square / 2), n
 
+    def worst(self, x0: Tensor) -> str:
+        """The value that these members fit worst on average, in the user's terms; empty where that is not known."""
+        if self.places is None or self.whitening is not None:
+            return ""
+        predicted = self.predict(x0)
+        index = int(((self.y - predicted) / self.std).square().mean(0).argmax())
+        return self.places.describe(index, float(predicted[:, index].mean()))
+
     def deviance(self, x0: Tensor) -> Tensor:
-        """-2 log p(y | x_0) of each member above its least, (batch,): the chi-square, where errors are Gaussian."""
+        """Return -2 log p(y | x_0) minus its minimum for each member, (batch,).
+
+        For Gaussian errors this is the chi-square.
+        """
         predicted = self.predict(x0).double()
         parts = self._parts(predicted, torch.zeros_like(predicted))
         return torch.cat([law.deviance(d, std.double()) for law, d, std, _ in parts], -1).sum(-1)
 
-    def score(self, predicted: Tensor, variance: Tensor, limit: float | None = None) -> Tensor:
-        """The gradient of ``log_evidence`` in the prediction, (batch, M).
-
-        With ``limit`` it is at most that of a Gaussian innovation of so many standard deviations.
-        """
-        score = torch.cat([law.score(d, s, v) for law, d, s, v in self._parts(predicted, variance)], -1)
-        if limit is None:
-            return score
-        reach = limit / torch.sqrt(self.std**2 + variance)
-        return score.clamp(-reach, reach)
+    def score(self, predicted: Tensor, variance: Tensor) -> Tensor:
+        """Return the gradient of ``log_evidence`` with respect to the prediction, (batch, M)."""
+        return torch.cat([law.score(d, s, v) for law, d, s, v in self._parts(predicted, variance)], -1)
 
     def sites(self, predicted: Tensor, variance: Tensor, limit: float | None = None) -> tuple[Tensor, Tensor]:
-        """Innovations and error variances of the Gaussian observations that stand for these, both (batch, M)."""
+        """Return the innovations and error variances of the equivalent Gaussian observations, both (batch, M).
+
+        Parameters
+        ----------
+        predicted, variance
+            Prediction of the observations and its variance, (batch, M).
+        limit
+            Largest innovation, in standard deviations of the innovation (None: no limit).
+
+        Returns
+        -------
+        innovation, error : Tensor
+            Innovations and error variances, (batch, M).
+        """
         pairs = [law.site(d, s, v) for law, d, s, v in self._parts(predicted, variance)]
         innovation, error = torch.cat([d for d, _ in pairs], -1), torch.cat([v for _, v in pairs], -1)
         if limit is None:
@@ -142,23 +205,35 @@ class Likelihood:
         return [(g.law, *piece) for g, piece in zip(self.groups, pieces, strict=True)]
 
     def tangent(self, x0: Tensor, direction: Tensor) -> Tensor:
-        """The derivative of H at ``x0`` applied to ``direction``, (batch, M)."""
+        """Return the derivative of H at ``x0``, applied to ``direction``, (batch, M)."""
         if self.linear:
             return self.predict(direction)
         return torch.func.jvp(self.predict, (x0,), (direction,))[1]
 
     def adjoint(self, x0: Tensor, u: Tensor) -> Tensor:
-        """The transpose of the derivative of H at ``x0`` applied to ``u`` (batch, M); of the shape of ``x0``."""
+        """Apply the transpose of the derivative of H at ``x0`` to ``u`` (batch, M); returns the shape of ``x0``."""
         with torch.enable_grad():
             x = x0.detach().requires_grad_()
             return torch.autograd.grad(self.predict(x), x, u)[0]
 
     def spread(self, x0: Tensor, error: Tensor) -> Tensor:
-        """Standard deviation of H(x_0) when x_0 has errors ``error`` that are the same across what H averages.
+        """Return the standard deviation of H(x_0) if the errors of x_0 are fully correlated.
 
-        ``error``: (channel,), one standard deviation per channel. Fully correlated errors are the safe assumption: an
-        average over a block does not make a shared error smaller. Where H takes differences, the shared error
-        cancels, and independent errors, estimated with a few random sign patterns, are the safe side.
+        Full correlation is the safe assumption for averages: a shared error does not become smaller in the mean over a
+        block. A shared error cancels in differences, for which independent errors are the safe assumption. Their
+        effect is estimated with a few random sign patterns, and the larger result counts.
+
+        Parameters
+        ----------
+        x0
+            State at which a nonlinear H is linearised.
+        error
+            Standard deviation of the error of each channel, (channel,).
+
+        Returns
+        -------
+        Tensor
+            Standard deviations, (batch, M).
         """
         if self.linear:
             return torch.sqrt((self._per_channel(x0) ** 2) @ (error.to(x0) ** 2)).expand(len(x0), -1)
@@ -168,7 +243,7 @@ class Likelihood:
         return torch.maximum(shared.square(), independent).sqrt()
 
     def _per_channel(self, x0: Tensor) -> Tensor:
-        """How much an error of one in each channel is in each observation, (M, channel); for linear H, once."""
+        """Effect of a unit error in each channel on each observation, (M, channel), computed once for linear H."""
         key = tuple(x0.shape[1:])
         if key not in self._amplification:
             columns = []
@@ -183,7 +258,7 @@ class Likelihood:
         return self._amplification[key]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Likelihood:
-        """The same likelihood on another device."""
+        """Return the same likelihood on another device."""
         return replace(
             self,
             whitening=None if self.whitening is None else self.whitening.to(device, dtype),
@@ -195,7 +270,7 @@ class Likelihood:
 
 
 def _signs(x0: Tensor) -> list[Tensor]:
-    """A few random sign patterns of the shape of one state, always the same."""
+    """A few random sign patterns in the shape of one state, always the same."""
     return [_pattern(k, tuple(x0.shape[1:]), x0.device, x0.dtype) for k in range(4)]
 
 

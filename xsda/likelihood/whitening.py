@@ -1,7 +1,7 @@
-"""Correlated observation errors: operator and observations are whitened, so that every method sees independent ones.
+"""Whitening of correlated observation errors, so that every method can treat errors as independent.
 
-With errors of covariance S C S (S their standard deviations, C = L L' their correlation), L^-1 S^-1 y has independent errors of
-variance one, and its operator is L^-1 S^-1 H.
+Let the errors have the covariance S C S, with the standard deviations S and the correlations C = L L'. Then the errors
+of L^-1 S^-1 y are independent with variance one, and the operator of these values is L^-1 S^-1 H.
 """
 
 from __future__ import annotations
@@ -15,15 +15,39 @@ from torch import Tensor
 
 @runtime_checkable
 class Whitener(Protocol):
-    """What a user's own model of correlated errors must offer."""
+    """The method that a user's own model of correlated errors must have."""
 
     def whiten(self, values: Tensor) -> Tensor:
-        """L^-1 of ``values`` (batch, n), in units of their standard deviations, in the order of the observations."""
+        """Apply L^-1.
+
+        Parameters
+        ----------
+        values
+            (batch, n) in units of their standard deviations, in the order of the observations.
+
+        Returns
+        -------
+        Tensor
+            Whitened values, (batch, n).
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class Cholesky:
-    """The dense correlation matrix L L' of n values."""
+    """A dense correlation matrix L L' of n values.
+
+    Parameters
+    ----------
+    lower
+        L, (n, n).
+
+    Examples
+    --------
+    >>> from xsda.likelihood.whitening import Cholesky
+    >>> errors = Cholesky(torch.linalg.cholesky(torch.tensor([[1.0, 0.6], [0.6, 1.0]])))
+    >>> errors.whiten(torch.tensor([[1.0, 1.4]]))
+    tensor([[1.0000, 1.0000]])
+    """
 
     lower: Tensor
 
@@ -31,26 +55,32 @@ class Cholesky:
         return torch.linalg.solve_triangular(self.lower.to(values), values.mT, upper=False).mT
 
     def colour(self, values: Tensor) -> Tensor:
-        """L of ``values``: the inverse of ``whiten``."""
+        """Apply L, the inverse of ``whiten``."""
         return values @ self.lower.to(values).mT
 
     def colour_back(self, values: Tensor) -> Tensor:
-        """The transpose of ``colour``."""
+        """Apply the transpose of ``colour``."""
         return values @ self.lower.to(values)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Cholesky:
-        """The same on another device."""
+        """Return the same matrix on another device."""
         return Cholesky(self.lower.to(device, dtype))
 
 
 class Whitening:
-    """Whitens blocks (start, stop, std, whitener) of observed values, and leaves the others as they are."""
+    """Whiten blocks of observed values and leave the other values unchanged.
+
+    Parameters
+    ----------
+    blocks
+        (start, stop, std, whitener) of each block.
+    """
 
     def __init__(self, blocks: list[tuple[int, int, Tensor, Whitener]]):
         self.blocks = blocks
 
     def whiten(self, values: Tensor) -> Tensor:
-        """Of (batch, M)."""
+        """Whiten values (batch, M)."""
         parts, last = [], 0
         for start, stop, std, whitener in self.blocks:
             parts += [values[:, last:start], whitener.whiten(values[:, start:stop] / std.to(values))]
@@ -59,11 +89,11 @@ class Whitening:
 
     @property
     def invertible(self) -> bool:
-        """Whether ``colour`` is known: a user's own whitener need not have an inverse."""
+        """Whether ``colour`` is known. A user's own whitener need not have an inverse."""
         return all(isinstance(w, Cholesky) for *_, w in self.blocks)
 
     def colour(self, values: Tensor) -> Tensor:
-        """The inverse of ``whiten``, of (batch, M)."""
+        """Apply the inverse of ``whiten`` to values (batch, M)."""
         out = values.clone()
         for start, stop, std, w in self.blocks:
             assert isinstance(w, Cholesky)
@@ -71,7 +101,7 @@ class Whitening:
         return out
 
     def colour_back(self, values: Tensor) -> Tensor:
-        """The transpose of ``colour``."""
+        """Apply the transpose of ``colour``."""
         out = values.clone()
         for start, stop, std, w in self.blocks:
             assert isinstance(w, Cholesky)
@@ -79,20 +109,20 @@ class Whitening:
         return out
 
     def deviations(self, values: Tensor) -> Tensor:
-        """The standard deviations of what is whitened, one elsewhere, (M,) like ``values`` (batch, M)."""
+        """Return the standard deviations of whitened values, and one for the others, (M,)."""
         out = torch.ones_like(values[0])
         for start, stop, std, _ in self.blocks:
             out[start:stop] = std.to(values)
         return out
 
     def spread_back(self, values: Tensor) -> Tensor:
-        """The transpose of ``whiten``."""
+        """Apply the transpose of ``whiten``."""
         with torch.enable_grad():
             x = torch.zeros_like(values).requires_grad_()
             return torch.autograd.grad(self.whiten(x), x, values)[0]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Whitening:
-        """The same on another device, so that factors are not moved at every evaluation."""
+        """Return the same whitening on another device, so that factors are not moved at every evaluation."""
         blocks = [
             (start, stop, std.to(device, dtype), w.to(device, dtype) if isinstance(w, Cholesky) else w)
             for start, stop, std, w in self.blocks

@@ -1,13 +1,13 @@
-r"""Is the truth like one more member? Ranks, coverage of intervals, reliability of probabilities.
+"""Calibration: is the truth distributed like one more member?
 
-If it is, its rank r among M members (how many of them lie below) is uniform on 0 ... M, so that
+If it is, its rank r among M members (the number of members below it) is uniform on 0 ... M, and therefore
 
 - the rank histogram is flat;
-- a central interval of nominal coverage c, from the quantile (1 - c)/2 to (1 + c)/2, holds it with probability c. No
-  interval between two members has just that coverage. But rank r stands for the probabilities [r, r + 1] / (M + 1), and
-  the share of this cell that lies between (1 - c)/2 and (1 + c)/2 has the mean c exactly, for every M: inner ranks
-  count 1, outer ranks 0, and the two ranks that the ends cut count in part. With t members equal to the truth the cell
-  is [r, r + t + 1] / (M + 1).
+- a central interval of nominal coverage c, from the quantile (1 - c)/2 to (1 + c)/2, holds the truth with probability
+  c. No interval between two members has exactly this coverage. Rank r stands for the probabilities
+  [r, r + 1] / (M + 1). The share of this cell that lies between (1 - c)/2 and (1 + c)/2 has the mean c exactly, for
+  any M. Inner ranks count 1, outer ranks 0, and the two ranks at the ends of the interval count in part. If t members equal
+  the truth, the cell is [r, r + t + 1] / (M + 1).
 """
 
 from __future__ import annotations
@@ -21,7 +21,32 @@ from xsda.metrics.pairs import Dim, Labelled, Weights, dims_of, mean, pair, scip
 
 
 def rank_histogram(ensemble: xr.DataArray, truth: xr.DataArray, *, seed: int = 0) -> xr.DataArray:
-    """How often the truth has rank 0 ... M among the members; ties are broken at random. Computes at once."""
+    """Count how often the truth has rank 0 ... M among M members.
+
+    A flat histogram is calibrated, a U shape overconfident, a dome underconfident, a slope biased. Ties are broken at
+    random. Cases with NaN are left out. The result is computed at once, on dask arrays too.
+
+    Parameters
+    ----------
+    ensemble
+        Ensemble of one variable, with the dimension ``member``.
+    truth
+        Truth on the same coordinates.
+    seed
+        Seed of the random order of ties.
+
+    Returns
+    -------
+    xarray.DataArray
+        Number of cases over the dimension ``rank``.
+
+    Examples
+    --------
+    >>> ensemble = xr.DataArray([[1.0, 2.0], [3.0, 4.0]], dims=("member", "time"))
+    >>> truth = xr.DataArray([2.0, 5.0], dims="time")
+    >>> xsda.metrics.rank_histogram(ensemble, truth).values.tolist()
+    [0, 1, 1]
+    """
     _one_variable(ensemble)
     ensemble, truth = pair(ensemble, truth)
     below = (ensemble < truth).sum("member")
@@ -36,9 +61,26 @@ def rank_histogram(ensemble: xr.DataArray, truth: xr.DataArray, *, seed: int = 0
 
 
 def rank_uniformity(histogram: xr.DataArray) -> xr.Dataset:
-    """Pearson's test of a flat rank histogram: ``chi_square`` (M is to be expected) and ``p_value``.
+    """Test whether a rank histogram is flat (Pearson's chi-square test). Needs scipy.
 
-    It holds for independent cases. Neighbours in space and time are not; thin them out first. Needs scipy.
+    The test holds for independent cases. Neighbours in space and time are not independent, so thin them out first.
+
+    Parameters
+    ----------
+    histogram
+        Counts over the dimension ``rank``, from ``rank_histogram``.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``chi_square``, which is about M for a calibrated ensemble of M members, and its ``p_value``.
+
+    Examples
+    --------
+    >>> flat = xr.DataArray([10, 10, 10, 10], dims="rank")
+    >>> test = xsda.metrics.rank_uniformity(flat)
+    >>> float(test.chi_square), float(test.p_value)
+    (0.0, 1.0)
     """
     if "rank" not in histogram.dims:
         raise ValueError(
@@ -61,9 +103,35 @@ def coverage(
     *,
     weights: Weights = None,
 ) -> Labelled:
-    """How often central intervals of the ensemble hold the truth, over the dimension ``nominal`` of their levels.
+    """Share of cases in which a central interval of the ensemble holds the truth.
 
-    Calibrated: equal to ``nominal``. Less: overconfident. The module says how the intervals are cut.
+    It equals ``nominal`` for a calibrated ensemble and is smaller for an overconfident one. The docstring of the module
+    says how intervals are cut between members.
+
+    Parameters
+    ----------
+    ensemble
+        Ensemble with the dimension ``member``.
+    truth
+        Truth on the same coordinates.
+    levels
+        Nominal coverage of the intervals, between 0 and 1.
+    dim
+        Dimensions to average over. Default: all but ``member``.
+    weights
+        DataArray of weights, or False for none. Default: the cosine of the latitude, where there is one.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        Coverage of each variable over the dimension ``nominal``.
+
+    Examples
+    --------
+    >>> ensemble = xr.DataArray(np.arange(9.0), dims="member").expand_dims(time=2)
+    >>> truth = xr.DataArray([4.5, 20.0], dims="time")
+    >>> float(xsda.metrics.coverage(ensemble, truth, levels=[0.5])[0])
+    0.5
     """
     ensemble, truth = pair(ensemble, truth)
     if not all(0 < c < 1 for c in levels):
@@ -90,11 +158,38 @@ def reliability(
     bins: int = 10,
     weights: Weights = None,
 ) -> xr.Dataset:
-    """How often the truth exceeds a threshold where the ensemble says so with a given probability.
+    """Frequency with which the truth exceeds a threshold, given the probability that the ensemble forecasts.
 
-    The forecast probability is the share of members above the threshold. Over the dimension ``probability`` (centres of
-    ``bins`` equal bins): its mean ``forecast_probability``, the ``observed_frequency`` and the ``count`` of cases. Reliable
-    forecasts have the two alike, but for 1/M of sampling error.
+    The forecast probability is the share of members above the threshold. A reliable ensemble has the same frequency as
+    probability, up to a sampling error of about 1/M for M members.
+
+    Parameters
+    ----------
+    ensemble
+        Ensemble of one variable, with the dimension ``member``.
+    truth
+        Truth on the same coordinates.
+    threshold
+        Number or DataArray in the units of the variable.
+    dim
+        Dimensions to average over. Default: all but ``member``.
+    bins
+        Number of equal bins of probability.
+    weights
+        DataArray of weights, or False for none. Default: the cosine of the latitude, where there is one.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``forecast_probability`` (its mean), ``observed_frequency`` and ``count`` over the dimension ``probability``,
+        the centres of the bins.
+
+    Examples
+    --------
+    >>> ensemble = xr.DataArray([[1.0, 1.0, -1.0], [2.0, -1.0, -1.0]], dims=("member", "time"))
+    >>> truth = xr.DataArray([1.0, 1.0, -1.0], dims="time")
+    >>> xsda.metrics.reliability(ensemble, truth, 0.0, bins=2).observed_frequency.values.tolist()
+    [0.0, 1.0]
     """
     _one_variable(ensemble)
     ensemble, truth = pair(ensemble, truth)
@@ -104,7 +199,7 @@ def reliability(
     with xr.set_options(arithmetic_join="exact"):
         number, event = (ensemble > threshold).sum("member"), truth > threshold
     centres = xr.DataArray((np.arange(bins) + 0.5) / bins, dims="probability")
-    which = (number * bins // m).clip(max=bins - 1)  # in whole numbers: k/M never falls on the wrong side of an edge
+    which = (number * bins // m).clip(max=bins - 1)  # whole numbers, so that no k/M is rounded across an edge
     inside = (which == xr.DataArray(np.arange(bins), dims="probability")) & truth.notnull()
     result = xr.Dataset(
         {

@@ -1,11 +1,12 @@
-r"""How sure is a mean over time? Confidence intervals of correlated series.
+"""Confidence intervals of time averages of correlated series.
 
-Of n values with autocovariances c_0, c_1, ... the mean has the variance c_0 tau / n, with the integrated autocorrelation
-time tau = 1 + 2 sum_k c_k / c_0: they are worth n / tau independent ones, the *effective size*. (For an AR(1) process with
-coefficient a, tau = (1 + a) / (1 - a).) The sum must stop before it adds up noise: at the smallest window of W lags with
-W >= 3 tau(W), Sokal's rule. Taking the mean away makes each c_k too small by c_0 tau / n, which is put back (Wolff 2004,
-arXiv:hep-lat/0306017). tau is not let below 1. The estimate of the variance has itself a relative variance of
-2 (2 W + 1) / n, that of a chi-square with n / (2 W + 1) degrees of freedom: those of Student's t in the interval.
+The mean of n values with autocovariances c_0, c_1, ... has the variance c_0 tau / n, with the integrated
+autocorrelation time tau = 1 + 2 sum_k c_k / c_0. Such a series holds as much information as n / tau independent values,
+the *effective size*. (An AR(1) process with coefficient a has tau = (1 + a) / (1 - a).) The sum must stop before it
+adds noise: at the smallest number of lags W with W >= 3 tau(W), Sokal's rule. Subtracting the mean makes each c_k too
+small by c_0 tau / n, which is added back (Wolff 2004, arXiv:hep-lat/0306017). tau is at least 1. The estimated variance
+has a relative variance of 2 (2 W + 1) / n, like a chi-square with n / (2 W + 1) degrees of freedom. The interval uses
+Student's t with these.
 """
 
 from __future__ import annotations
@@ -15,17 +16,38 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsda.labels.grid import check_units
+from xsda.labels.cf import check_units
 from xsda.metrics.pairs import power_of, scipy_module
 
 WINDOW = 3  # in units of tau
 
 
 def mean_interval(da: xr.DataArray, dim: str = "time", *, level: float = 0.95) -> xr.Dataset:
-    """Mean over ``dim`` with its confidence interval: ``mean``, ``lower``, ``upper`` and ``effective_size``.
+    """Mean over time with its confidence interval, for a correlated series. Needs scipy.
 
-    The values are a stationary series at even steps, for example a score day by day; NaN are left out and their neighbours
-    joined. Lazy on dask. Needs scipy.
+    The series must be stationary and evenly spaced, for example a score day by day. NaN are left out, and the values
+    around them are joined. Lazy on dask arrays.
+
+    Parameters
+    ----------
+    da
+        Series; its other dimensions stay.
+    dim
+        Dimension to average over.
+    level
+        Confidence level, between 0 and 1.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``mean``, ``lower``, ``upper`` (the ends of the interval) and ``effective_size`` (number of independent values).
+
+    Examples
+    --------
+    >>> score = xr.DataArray(np.tile([1.0, 3.0], 50), dims="time")
+    >>> result = xsda.metrics.mean_interval(score)
+    >>> float(result["mean"]), bool(result.lower < 2 < result.upper)
+    (2.0, True)
     """
     if not isinstance(da, xr.DataArray):
         raise TypeError(f"expected a DataArray, got a {type(da).__name__}; choose a variable: ds['name']")
@@ -33,7 +55,7 @@ def mean_interval(da: xr.DataArray, dim: str = "time", *, level: float = 0.95) -
         raise ValueError(f"{da.name!r} has the dimensions {da.dims}, not {dim!r}; pass dim=...")
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level:g}")
-    scipy_module("special")  # missing, it is to be told now and not when dask computes
+    scipy_module("special")  # raises now, not when dask computes
     columns = xr.apply_ufunc(
         _interval,
         da,
@@ -53,9 +75,31 @@ def mean_interval(da: xr.DataArray, dim: str = "time", *, level: float = 0.95) -
 
 
 def difference_interval(a: xr.DataArray, b: xr.DataArray, dim: str = "time", *, level: float = 0.95) -> xr.Dataset:
-    """``mean_interval`` of a - b for paired runs (same times, same truth): what both have in common cancels.
+    """Mean of a - b over time with its confidence interval, for two runs with the same times and the same truth.
 
-    An interval that does not hold 0 says that the runs differ.
+    What both runs have in common cancels, which narrows the interval. If it does not contain 0, the runs differ. Needs
+    scipy.
+
+    Parameters
+    ----------
+    a, b
+        Series on the same coordinates, for example a score of two methods.
+    dim
+        Dimension to average over.
+    level
+        Confidence level, between 0 and 1.
+
+    Returns
+    -------
+    xarray.Dataset
+        As of ``mean_interval``.
+
+    Examples
+    --------
+    >>> a = xr.DataArray(np.sin(np.arange(100.0)), dims="time")
+    >>> result = xsda.metrics.difference_interval(a + 0.1, a)
+    >>> round(float(result["mean"]), 3), bool(result.lower > 0)
+    (0.1, True)
     """
     if not (isinstance(a, xr.DataArray) and isinstance(b, xr.DataArray)):
         raise TypeError(f"expected two DataArrays, got {type(a).__name__} and {type(b).__name__}; choose a variable")
@@ -86,14 +130,14 @@ def _interval(series: np.ndarray, level: float) -> tuple[float, float, float, fl
 
 
 def autocovariance(series: np.ndarray) -> np.ndarray:
-    """c_k = sum_i z_i z_{i+k} / n of the anomalies z of a series (n,), for all lags."""
+    """c_k = sum_i z_i z_{i+k} / n of the anomalies z of a series (n,), for all lags k."""
     n = len(series)
     wave = np.fft.rfft(series - series.mean(), 2 * n)
     return np.fft.irfft(np.abs(wave) ** 2, 2 * n)[:n] / n
 
 
 def integrated_time(c: np.ndarray) -> tuple[float, int]:
-    """tau, at least 1, and the window of lags it was summed over, from the autocovariances."""
+    """tau (at least 1) from the autocovariances, and the number of lags in its sum."""
     if c[0] <= 0:
         return 1.0, 0
     tau = np.maximum(2 * np.cumsum(c) / c[0] - 1, 1)

@@ -1,12 +1,13 @@
-r"""Correlation in time and in space.
+"""Correlation in time and in space.
 
-With anomalies a from the mean over everything, and < > the mean over every pair of points that lie ``lag`` apart (over all
-other dimensions, members included; take off a climatology first if the mean differs from place to place),
+With anomalies a from the mean over everything, and < > the mean over all pairs of points that lie ``lag`` apart (over
+all other dimensions too, members included),
 
     r(lag) = < a(t) a(t + lag) > / < a(t)^2 >,        T = integral of r from 0 to its first zero.
 
-Each lag is divided by its own number of pairs, so that long lags are not pulled to zero. Pairs with NaN are passed over.
-The sums over pairs are Fourier transforms, padded with zeros unless the axis is a ring; lazy on dask arrays.
+If the mean differs from place to place, subtract a climatology first. Each lag is divided by its own number of pairs,
+so that long lags are not biased towards zero. Pairs with NaN are left out. The sums over pairs are Fourier transforms,
+padded with zeros unless the axis is periodic. Lazy on dask arrays.
 """
 
 from __future__ import annotations
@@ -24,33 +25,83 @@ Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
 
 
 def time_correlation(data: Labelled, dim: str = "time", max_lag: int | None = None) -> Labelled:
-    """Autocorrelation in time over the dimension ``lag`` (in the units of the axis; seconds if it holds dates).
+    """Autocorrelation in time.
 
     Parameters
     ----------
     data
-        Series; all dimensions other than ``dim`` are averaged over. Select or group first what is to be kept apart.
+        Series. It is averaged over all dimensions except ``dim``; select or group first what should stay separate.
     dim
-        The evenly spaced time axis.
+        Evenly spaced time axis.
     max_lag
-        Number of steps up to which (default: half of the axis).
+        Largest lag in steps. Default: half of the axis.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        Correlation over the dimension ``lag``, 1 at lag 0. Lags are in the units of the axis, in seconds for
+        dates.
+
+    Examples
+    --------
+    >>> wave = xr.DataArray(np.cos(np.pi / 4 * np.arange(64)), dims="time")
+    >>> xsda.metrics.time_correlation(wave, max_lag=4).sel(lag=4).round(2).item()  # half a period
+    -1.0
     """
     return _correlation(data, dim, max_lag)
 
 
 def spatial_correlation(data: Labelled, dim: str, max_lag: int | None = None) -> Labelled:
-    """Autocorrelation along a space axis over the dimension ``lag``.
+    """Autocorrelation along a space axis.
 
-    On a ring (the attribute ``period`` of the coordinate, or longitudes all around the globe) pairs go around it, and half
-    of it is the largest lag there is; on any other axis they end at its ends.
+    On a periodic axis (its coordinate has the attribute ``period``, or holds longitudes around the globe) pairs go
+    around, and the largest lag is half of the period. On any other axis pairs end at its ends.
+
+    Parameters
+    ----------
+    data
+        Field. It is averaged over all dimensions except ``dim``.
+    dim
+        Evenly spaced space axis.
+    max_lag
+        Largest lag in steps. Default: half of the axis.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        Correlation over the dimension ``lag``, 1 at lag 0.
+
+    Examples
+    --------
+    >>> ring = ("x", np.arange(8.0), {"period": 8.0, "units": "km"})
+    >>> wave = xr.DataArray(np.cos(np.pi / 4 * np.arange(8)), {"x": ring}, "x")
+    >>> abs(xsda.metrics.spatial_correlation(wave, "x").round(2)).values.tolist()
+    [1.0, 0.71, 0.0, 0.71, 1.0]
     """
     return _correlation(data, dim, max_lag)
 
 
 def integral_scale(correlation: Labelled) -> Labelled:
-    """Integral over ``lag`` up to the first zero: trapezoids, and a straight line to the zero between two lags.
+    """Integral scale: the correlation integrated over ``lag`` up to its first zero.
 
-    A correlation that does not reach zero is integrated up to its last lag: then it is a lower bound.
+    The correlation is a straight line between two lags. If it does not reach zero, it is integrated up to the last lag,
+    and the result is a lower bound.
+
+    Parameters
+    ----------
+    correlation
+        Correlation over the dimension ``lag``, from ``time_correlation`` or ``spatial_correlation``.
+
+    Returns
+    -------
+    xarray.Dataset or xarray.DataArray
+        Scale in the units of ``lag``.
+
+    Examples
+    --------
+    >>> correlation = xr.DataArray([1.0, 0.5, -0.5], {"lag": [0.0, 2.0, 4.0]}, "lag")
+    >>> float(xsda.metrics.integral_scale(correlation))
+    1.75
     """
     if "lag" not in correlation.dims:
         raise ValueError(
@@ -127,7 +178,7 @@ def _one_correlation(da: xr.DataArray, dim: str, max_lag: int | None) -> xr.Data
 
 
 def _lagged_sums(anomaly: np.ndarray, lags: int, length: int) -> np.ndarray:
-    """Sum over pairs of the products, and number of pairs, at each lag: (..., lags, 2)."""
+    """Sum of the products over pairs, and number of pairs, at each lag: (..., lags, 2)."""
     valid = np.isfinite(anomaly)
     waves = np.fft.rfft(np.stack([np.where(valid, anomaly, 0.0), valid], axis=-2), length)
     products, number = np.moveaxis(np.fft.irfft(np.abs(waves) ** 2, length)[..., :lags], -2, 0)
@@ -135,7 +186,7 @@ def _lagged_sums(anomaly: np.ndarray, lags: int, length: int) -> np.ndarray:
 
 
 def _axis(da: xr.DataArray, dim: str) -> tuple[float, str, bool]:
-    """Step and units of an evenly spaced axis, and whether it is a ring with every point once."""
+    """Step and units of an evenly spaced axis, and whether it is a whole period with every point once."""
     n = da.sizes[dim]
     if n < 2:
         raise ValueError(f"a correlation needs at least 2 points along {dim!r}, got {n}")

@@ -19,9 +19,9 @@ import xarray as xr
 
 from xsda.labels.axes import find_axes
 from xsda.metrics.pairs import Dim, dims_of, with_units
-from xsda.observations.compile import as_sources, observed_variables
-from xsda.observations.errors import check_positive, error_std
 from xsda.observations.observe import observe
+from xsda.observations.read import read
+from xsda.observations.sources import as_sources
 
 
 def observation_chi_square(
@@ -29,26 +29,38 @@ def observation_chi_square(
 ) -> xr.Dataset:
     """Mean of ((H x - y) / sigma)^2 over members and observations, for each observed variable.
 
-    Given the observations, truth and posterior members are alike, so for a right posterior the expectation is 1. Much
-    less: overfitted; much more: the observations were not heard. Several sources are averaged by number of values.
-    It is made for independent Gaussian errors; with other laws or correlated errors 1 is not what to expect.
+    Given the observations, truth and posterior members are alike, so that a right posterior has an expectation of 1. Much less:
+    the ensemble fits the errors of the observations. Much more: the observations had little effect. It is made for
+    independent Gaussian errors; with other laws or correlated errors 1 is not what to expect.
+
+    Parameters
+    ----------
+    ensemble
+        A posterior, or any ensemble or trajectory.
+    obs, sigma, derived
+        As in ``xsda.assimilate``; several sources are averaged by number of values.
+
+    Returns
+    -------
+    xarray.Dataset
+        One number for each observed variable.
     """
-    sources = as_sources(obs)
     total: dict[str, Any] = {}
-    for source, ds in sources.items():
-        predicted = observe(ensemble, ds, derived=derived)
-        for name in observed_variables(ds):
-            std = _std(ds, name, sigma, source, sources)
-            z = ((predicted[name] - ds[name]) / std) ** 2
-            before, number = total.get(name, (0.0, 0))
-            total[name] = before + z.sum(), number + z.count()
+    for o in read(obs, _units(ensemble), sigma=sigma, derived=derived):
+        predicted = observe(ensemble, o.ds[[o.name, *_helpers(o.ds)]], derived=derived)[o.name]
+        z = ((predicted - o.da) / xr.DataArray(o.std, dims=o.da.dims)) ** 2
+        before, number = total.get(o.name, (0.0, 0))
+        total[o.name] = before + z.sum(), number + z.count()
     return xr.Dataset({k: (s / n).assign_attrs(units="1") for k, (s, n) in total.items()})
 
 
-def _std(ds: xr.Dataset, name: str, sigma: Any, source: str, sources: Mapping[str, xr.Dataset]) -> xr.DataArray:
-    std = xr.DataArray(error_std(ds, name, sigma, source, sources), dims=ds[name].dims)
-    check_positive(std.values[ds[name].notnull().values], name)
-    return std
+def _units(state: xr.Dataset) -> dict[str, str | None]:
+    return {str(v): da.attrs.get("units") for v, da in state.data_vars.items()}
+
+
+def _helpers(ds: xr.Dataset) -> list[str]:
+    """Cell bounds, which an operator needs."""
+    return [str(c.attrs["bounds"]) for c in ds.coords.values() if c.attrs.get("bounds") in ds.data_vars]
 
 
 def innovations(ensemble: xr.Dataset, obs: Any, *, derived: Mapping[str, Any] | None = None) -> xr.Dataset:
@@ -57,9 +69,11 @@ def innovations(ensemble: xr.Dataset, obs: Any, *, derived: Mapping[str, Any] | 
     The forecast may be a longer run: the times of ``obs`` are found in it. Where an observation is NaN, so is the result.
     """
     state = ensemble.mean("member", keep_attrs=True) if "member" in ensemble.dims else ensemble
+    found = read(obs, _units(state), derived=derived, errors=False)
+    if len({o.source for o in found}) > 1:
+        raise TypeError("innovations are those of one Dataset of observations; take each instrument in turn")
     predicted = observe(state, obs, derived=derived)
-    (observed,) = as_sources(obs).values()
-    departure = observed[list(predicted.data_vars)] - predicted
+    departure = xr.Dataset({o.name: o.da - predicted[o.name] for o in found})
     return with_units(departure.drop_attrs(deep=False), predicted)
 
 
@@ -123,11 +137,9 @@ def innovation_consistency(
         raise ValueError("the innovation consistency needs a forecast with a dimension 'member' of at least 2")
     departure = innovations(forecast, obs, derived=derived)
     predicted = observe(forecast, obs, derived=derived)
-    sources = as_sources(obs)
-    ((source, ds),) = sources.items()
     foreseen = {
-        name: (1 + 1 / m) * predicted[name].var("member", ddof=1) + _std(ds, str(name), sigma, source, sources) ** 2
-        for name in departure.data_vars
+        o.name: (1 + 1 / m) * predicted[o.name].var("member", ddof=1) + xr.DataArray(o.std, dims=o.da.dims) ** 2
+        for o in read(obs, _units(forecast), sigma=sigma, derived=derived)
     }
     dims = dims_of(departure, dim)
     expected = xr.Dataset(foreseen).where(departure.notnull())

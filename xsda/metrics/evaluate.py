@@ -1,4 +1,4 @@
-"""The usual scores of an ensemble as one table."""
+"""The usual scores of an ensemble in one table."""
 
 from __future__ import annotations
 
@@ -24,10 +24,36 @@ def evaluate(
     dim: Dim = None,
     weights: Weights = None,
 ) -> xr.Dataset:
-    """RMSE, bias, fair CRPS, spread and spread/skill of each variable; chi-square as well if ``obs`` is given.
+    """Evaluate an ensemble: RMSE, bias, fair CRPS, spread and spread/skill of each variable.
 
-    A single member, a best estimate, has RMSE and bias only; the other scores are NaN. The result has one data variable per score over the dimension ``variable``; ``.to_dataframe()`` makes a table. Averages
-    over a latitude are weighted by its cosine; ``weights`` takes a DataArray of your own, or False for none.
+    A single member, such as a best estimate, has RMSE and bias only; its other scores are NaN.
+
+    Parameters
+    ----------
+    ensemble
+        Ensemble with the dimension ``member``.
+    truth
+        Trajectory on the same coordinates.
+    obs, sigma, derived
+        Observations with their errors, as in ``xsda.assimilate``. They add the score ``chi_square``, the mean squared
+        misfit over the error variance, which is 1 for a correct posterior.
+    dim
+        Dimensions to average over. Default: all but ``member``.
+    weights
+        DataArray of weights, or False for none. Default: the cosine of the latitude, where there is one.
+
+    Returns
+    -------
+    xarray.Dataset
+        One data variable for each score, over the dimension ``variable``; ``.to_dataframe()`` makes a table.
+
+    Examples
+    --------
+    >>> truth = xr.Dataset({"a": ("time", [2.0, 5.0], {"units": "K"})})
+    >>> ensemble = xr.Dataset({"a": (("member", "time"), [[1.0, 2.0], [3.0, 4.0]], {"units": "K"})})
+    >>> table = xsda.evaluate(ensemble, truth)
+    >>> float(table.crps.sel(variable="a")), table.crps.units
+    (0.5, 'K')
     """
     scores = {
         "rmse": rmse(ensemble, truth, dim, weights=weights),
@@ -65,6 +91,6 @@ LONG_NAMES = {
     "bias": "bias of the ensemble mean",
     "crps": "fair continuous ranked probability score",
     "spread": "ensemble spread",
-    "spread_skill": "ratio of spread and error",
+    "spread_skill": "ratio of spread to error",
     "chi_square": "mean squared misfit to the observations over their error variance",
 }

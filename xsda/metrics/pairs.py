@@ -1,11 +1,11 @@
-r"""What every score does first and last: put the two sides together, average, name the units.
+"""What all scores share: they pair ensemble and truth, average, and set units.
 
-A score averages over cases. A case where the truth or a member is NaN is left out, the same ones in every score. On a
-grid of latitudes the cells shrink towards the poles, so the average of z over the cases i is
+A score averages over cases. A case where the truth or a member is NaN is left out, the same one in every score. On a
+grid of latitudes the cells shrink towards the poles. The average of z over the cases i is therefore
 
     sum_i w_i z_i / sum_i w_i,    w_i = cos(latitude_i),
 
-unless the caller gives other weights (a DataArray) or wants none (``weights=False``).
+unless the caller passes other weights (a DataArray) or none (``weights=False``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from xsda.arguments import choose
-from xsda.labels.grid import check_units
+from xsda.labels.cf import in_units, is_latitude
 
 Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
 Dim = str | Collection[Hashable] | None
@@ -40,11 +40,12 @@ def pair(ensemble: Labelled, truth: Labelled, *, least: int = 1) -> tuple[Labell
 
 
 def match(a: Labelled, b: Labelled, names: tuple[str, str]) -> tuple[Labelled, Labelled]:
-    """The variables that both have; raises unless coordinates, dimensions (but for ``member``) and units agree."""
+    """The variables that both have; raises unless coordinates, dimensions (except ``member``) and units agree."""
     first, second = names
     if isinstance(a, xr.Dataset) != isinstance(b, xr.Dataset):
         raise TypeError(
-            f"the {first} is a {type(a).__name__}, the {second} a {type(b).__name__}; give two Datasets or two DataArrays"
+            f"the {first} is a {type(a).__name__}, the {second} a {type(b).__name__}; "
+            "give two Datasets or two DataArrays"
         )
     if isinstance(a, xr.Dataset) and isinstance(b, xr.Dataset):
         shared = [v for v in a.data_vars if v in b]
@@ -57,15 +58,13 @@ def match(a: Labelled, b: Labelled, names: tuple[str, str]) -> tuple[Labelled, L
         raise ValueError(
             f"{first} and {second} lie on different coordinates; use .sel or .interp first ({error})"
         ) from error
-    if isinstance(a, xr.Dataset):
-        for name in a.data_vars:
-            _check_alike(str(name), a[name], b[name], names)
-    else:
-        _check_alike(str(a.name or b.name or "values"), a, b, names)
-    return a, b
+    if isinstance(a, xr.Dataset) and isinstance(b, xr.Dataset):
+        return a, b.assign({name: _alike(str(name), a[name], b[name], names) for name in a.data_vars})
+    return a, _alike(str(a.name or b.name or "values"), a, b, names)
 
 
-def _check_alike(name: str, a: xr.DataArray, b: xr.DataArray, names: tuple[str, str]) -> None:
+def _alike(name: str, a: xr.DataArray, b: xr.DataArray, names: tuple[str, str]) -> xr.DataArray:
+    """The second in the units of the first; raises unless they have the same dimensions."""
     first, second = names
     if extra := [d for d in a.dims if d == "stage" and d not in b.dims]:
         raise ValueError(
@@ -74,14 +73,14 @@ def _check_alike(name: str, a: xr.DataArray, b: xr.DataArray, names: tuple[str, 
         )
     if {*a.dims} - {"member"} != {*b.dims} - {"member"}:
         raise ValueError(
-            f"{name!r} of the {second} has the dimensions {b.dims}, of the {first} {a.dims}; rename or reduce the "
-            f"{second}'s so that, but for 'member', they are the {first}'s"
+            f"{name!r} of the {second} has the dimensions {b.dims}, of the {first} {a.dims}; rename or "
+            f"reduce those of the {second} until they agree, apart from 'member'"
         )
-    check_units(name, b.attrs.get("units"), a.attrs.get("units"), f"the {first}")
+    return in_units(b, a.attrs.get("units"), f"the {first}")
 
 
 def dims_of(value: xr.Dataset | xr.DataArray, dim: Dim) -> tuple[Hashable, ...]:
-    """``dim`` as a tuple of dimensions that ``value`` has; None stands for all but ``member``."""
+    """``dim`` as a tuple of dimensions of ``value``; None means all but ``member``."""
     known = tuple(d for d in value.dims if d != "member")
     dims = known if dim is None else (dim,) if isinstance(dim, str) else tuple(dim)
     unknown = [d for d in dims if d not in known]
@@ -91,7 +90,7 @@ def dims_of(value: xr.Dataset | xr.DataArray, dim: Dim) -> tuple[Hashable, ...]:
 
 
 def mean(value: Labelled, dim: Dim, weights: Weights = None) -> Labelled:
-    """Weighted mean over ``dim``, NaN left out, without attributes."""
+    """Weighted mean over ``dim`` without NaN and without attributes."""
     dims = dims_of(value, dim)
     check_weights(value, weights)
     if isinstance(value, xr.Dataset):
@@ -121,15 +120,15 @@ def check_weights(value: xr.Dataset | xr.DataArray, weights: Weights) -> None:
             f"the weights have the dimension {unknown[0]!r}, which is not among {tuple(value.dims)}; rename it"
         )
     if not bool((np.isfinite(weights) & (weights >= 0)).all()):
-        raise ValueError("the weights hold NaN, infinite or negative values; give zero where a case is not to count")
+        raise ValueError("the weights hold NaN, infinite or negative values; give zero to leave out a case")
 
 
 def find_weights(da: xr.DataArray, dims: Collection[Hashable], weights: Weights) -> xr.DataArray | None:
-    """The weights of the average of ``da`` over ``dims``; None if all cases weigh the same."""
+    """The weights of the average of ``da`` over ``dims``; None if all cases have equal weight."""
     if weights is False:
         return None
     if weights is None:
-        found = [da[d] for d in dims if d in da.coords and _is_latitude(da[d])]
+        found = [da[d] for d in dims if d in da.coords and is_latitude(da[d])]
         return _cosine(found[0]) if found else None
     if not set(weights.dims) & set(dims):
         return None
@@ -139,13 +138,6 @@ def find_weights(da: xr.DataArray, dims: Collection[Hashable], weights: Weights)
         return xr.align(da, weights, join="exact", copy=False)[1]
     except ValueError as error:
         raise ValueError(f"weights and {da.name!r} lie on different coordinates; use .sel first ({error})") from error
-
-
-def _is_latitude(coord: xr.DataArray) -> bool:
-    units = coord.attrs.get("units")
-    named = units is None and str(coord.name).lower() in ("lat", "latitude")
-    standard = coord.attrs.get("standard_name") in ("latitude", "grid_latitude")
-    return standard or units in ("degrees_north", "degree_north") or named
 
 
 def _cosine(latitude: xr.DataArray) -> xr.DataArray:
@@ -159,7 +151,7 @@ def _cosine(latitude: xr.DataArray) -> xr.DataArray:
 
 
 def with_units(result: Labelled, like: Labelled, power: int = 1) -> Labelled:
-    """``result`` with the units of ``like`` to a power and no other attributes."""
+    """``result`` with the units of ``like`` raised to a power, and no other attributes."""
     if isinstance(result, xr.Dataset):
         for name in result.data_vars:
             result[name].attrs = power_of(like[name].attrs.get("units"), power)
@@ -169,7 +161,7 @@ def with_units(result: Labelled, like: Labelled, power: int = 1) -> Labelled:
 
 
 def power_of(units: Any, power: int) -> dict[str, str]:
-    """The attribute ``units`` of something to a power; nothing if the units are not known."""
+    """The attribute ``units`` raised to a power; empty if the units are unknown."""
     if power == 0 or units == "1":
         return {"units": "1"}
     return {} if not units else {"units": str(units) if power == 1 else f"({units}){power}"}
@@ -180,7 +172,7 @@ def scipy_module(name: str) -> Any:
     try:
         return importlib.import_module(f"scipy.{name}")
     except ImportError as error:
-        raise ImportError("this score needs scipy; install it with: pip install xsda[verify]") from error
+        raise ImportError("this score needs scipy; install it with: pip install 'xsda[verify]'") from error
 
 
 def by_label(ensembles: Ensembles) -> dict[str, xr.Dataset]:
@@ -200,17 +192,18 @@ def by_label(ensembles: Ensembles) -> dict[str, xr.Dataset]:
     return sets
 
 
-def shared_variables(sets: Mapping[str, xr.Dataset], variables: Sequence[str] | None = None) -> list[str]:
+def shared_variables(sets: Mapping[str, xr.Dataset], variable: str | Sequence[str] | None = None) -> list[str]:
     """The variables asked for, or those that all Datasets have; raises for what is missing."""
     first, *others = sets.values()
-    if variables is None:
+    if variable is None:
         names = [str(v) for v in first.data_vars if all(v in ds for ds in others)]
         if not names:
             have = "; ".join(f"{label}: {', '.join(map(str, ds.data_vars)) or 'none'}" for label, ds in sets.items())
             raise ValueError(f"these share no variable: {have}")
         return names
+    wanted = [variable] if isinstance(variable, str) else list(variable)
     for label, ds in sets.items():
-        for name in variables:
+        for name in wanted:
             if name not in ds:
                 raise KeyError(f"no variable {name!r} in {label!r}; {choose(name, ds.data_vars)}")
-    return list(variables)
+    return wanted

@@ -1,17 +1,18 @@
-r"""Energy, enstrophy and isotropic spectra of fields on a plane or a line.
+r"""Mean kinetic energy and isotropic spectra of fields on a plane or a line.
 
 With the Fourier coefficients c(k) = 1/N sum_x f(x) exp(-i k.x) of a periodic field, Parseval's identity reads
 
     mean over space of f^2 = sum over k of |c(k)|^2.
 
 The isotropic spectrum collects the right side in shells of width dk = 2 pi / L, where L is the longest side of the
-domain, and divides by that width, so that it is a density that does not depend on the size of the domain:
+domain. It divides by that width, which makes it a density that does not depend on the size of the domain:
 
     E(m dk) = 1/dk sum of |c(k)|^2 over the waves with m - 1/2 <= |k| / dk < m + 1/2,    m = 0, 1, 2, ...
     sum over m of E(m dk) dk = mean over space of f^2       (exactly; m = 0 holds the square of the mean)
 
-``wavenumber`` has the attributes ``bin_width`` (dk) and ``nyquist``: up to there the shells are whole circles, beyond it
-only the corners of the grid's waves are left. Everything is lazy on dask arrays; a NaN in a field makes its spectrum NaN.
+``wavenumber`` has the attributes ``bin_width`` (dk) and ``nyquist``. The shells up to ``nyquist`` are whole circles;
+beyond it they hold only the waves in the corners of the grid's wavenumber plane. All functions are lazy on dask arrays.
+A NaN in a field makes its spectrum NaN. Vorticity and enstrophy are in ``xsda.flow``.
 """
 
 from __future__ import annotations
@@ -24,60 +25,63 @@ import numpy as np
 import xarray as xr
 
 from xsda.arguments import choose
-from xsda.labels.axes import axis_numbers, check_sorted, find_axes, is_longitude, own_period, uniform_step
-from xsda.labels.grid import check_units
+from xsda.labels.axes import axis_numbers, check_sorted, find_axes, own_period, uniform_step
+from xsda.labels.cf import check_units
 from xsda.metrics.pairs import mean
 
 Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
 
 
 def energy(ds: xr.Dataset, u: str = "u", v: str = "v") -> xr.DataArray:
-    """Kinetic energy per mass: mean over space of (u^2 + v^2) / 2; latitudes weigh by their cosine."""
+    """Compute the mean kinetic energy per unit mass, the mean over space of (u^2 + v^2) / 2.
+
+    Parameters
+    ----------
+    ds
+        Velocities over the space dimensions. Latitudes are weighted by their cosine.
+    u, v
+        Names of the velocities.
+
+    Returns
+    -------
+    DataArray
+        Mean energy over the other dimensions (member, time). ``xsda.flow.kinetic_energy`` gives it at each point.
+
+    Examples
+    --------
+    >>> ds = xr.Dataset({"u": ("x", [1.0, 3.0]), "v": ("x", [0.0, 0.0])}, {"x": [0.0, 1.0]})
+    >>> float(xsda.metrics.energy(ds))
+    2.5
+    """
     pair = _velocity(ds, u, v)
     out = mean((pair[u] ** 2 + pair[v] ** 2) / 2, _space(pair))
     return _named(out, "energy", "kinetic energy", units_of((pair[u].attrs.get("units"), 2)))
 
 
-def vorticity(ds: xr.Dataset, u: str = "u", v: str = "v") -> xr.DataArray:
-    """dv/dx - du/dy on a plane: spectral along axes that are a whole period, differences of second order elsewhere."""
-    pair = _velocity(ds, u, v)
-    space = _space(pair)
-    if len(space) != 2:
-        raise ValueError(
-            f"vorticity needs two space dimensions, found {list(space)} among {list(pair.dims)}; call them 'y' and 'x', "
-            "or give their coordinates the attributes axis='Y' and axis='X'"
-        )
-    y, x = space
-    if x in pair.coords and is_longitude(pair[x]):
-        raise ValueError(
-            f"{x!r} and {y!r} are angles on a sphere; vorticity needs a plane: project the field to metres"
-        )
-    out = _derivative(pair[v], pair, x) - _derivative(pair[u], pair, y)
-    units = units_of((pair[u].attrs.get("units"), 1), (_axis_units(pair, space), -1))
-    return _named(out.transpose(*pair[u].dims), "vorticity", "vorticity", units)
-
-
-def enstrophy(ds: xr.Dataset, u: str = "u", v: str = "v") -> xr.DataArray:
-    """Mean over space of vorticity^2 / 2."""
-    curl = vorticity(ds, u, v)
-    out = mean(curl**2, _space(_velocity(ds, u, v))) / 2
-    return _named(out, "enstrophy", "enstrophy", units_of((curl.attrs.get("units"), 2)))
-
-
 def spectrum(data: Labelled, dim: str | Sequence[str] | None = None) -> Labelled:
-    """Isotropic spectrum E(k) of the square of each variable, over the dimension ``wavenumber``.
+    """Compute the isotropic spectrum E(k) of each variable, along the new dimension ``wavenumber``.
 
     Parameters
     ----------
     data
-        Field(s) on one or two evenly spaced periodic axes; other dimensions (member, time) stay. A periodic axis has the
-        attribute ``period`` on its coordinate, or holds longitudes all around the globe.
+        Field(s) on one or two evenly spaced periodic axes. Other dimensions (member, time) stay. An axis is periodic if
+        its coordinate has the attribute ``period``, or if it holds longitudes all around the globe.
     dim
-        The one or two dimensions (default: the space dimensions). Variables without them are left out.
+        The one or two dimensions to transform (default: the space dimensions). Variables without them are omitted.
 
     Returns
     -------
-    Spectral density: ``(E.sum("wavenumber") * E.wavenumber.attrs["bin_width"])`` is the mean square, mean included.
+    Dataset or DataArray
+        Spectral density. ``(E.sum("wavenumber") * E.wavenumber.attrs["bin_width"])`` is the mean square of the field,
+        including the square of its mean.
+
+    Examples
+    --------
+    >>> x = np.arange(8.0)
+    >>> wave = xr.DataArray(np.cos(2 * np.pi * x / 8), {"x": ("x", x, {"period": 8.0})}, "x")
+    >>> power = xsda.metrics.spectrum(wave, "x") * 2 * np.pi / 8
+    >>> power.values.round(3) + 0
+    array([0. , 0.5, 0. , 0. , 0. ])
     """
     if isinstance(data, xr.DataArray):
         own = data.name or "field"
@@ -116,7 +120,29 @@ def spectrum(data: Labelled, dim: str | Sequence[str] | None = None) -> Labelled
 
 
 def energy_spectrum(ds: xr.Dataset, u: str = "u", v: str = "v", dim: str | Sequence[str] | None = None) -> xr.DataArray:
-    """Spectrum of kinetic energy: half the sum of the spectra of ``u`` and ``v``; see ``spectrum``."""
+    """Compute the spectrum of kinetic energy: half the sum of the spectra of ``u`` and ``v``.
+
+    Parameters
+    ----------
+    ds
+        Velocities on one or two evenly spaced periodic axes.
+    u, v
+        Names of the velocities.
+    dim
+        The one or two dimensions to transform (default: the space dimensions).
+
+    Returns
+    -------
+    DataArray
+        Spectral density of the energy, see ``spectrum``.
+
+    Examples
+    --------
+    >>> axis = ("x", np.arange(4.0), {"period": 4.0})
+    >>> ds = xr.Dataset({"u": ("x", [1.0, -1.0, 1.0, -1.0]), "v": ("x", [1.0, 1.0, 1.0, 1.0])}, {"x": axis})
+    >>> (xsda.metrics.energy_spectrum(ds, dim="x") * 2 * np.pi / 4).values
+    array([0.5, 0. , 0.5])
+    """
     parts = spectrum(_velocity(ds, u, v), dim)
     out = (parts[u] + parts[v]) / 2
     return _named(out, "energy", "spectrum of kinetic energy", parts[u].attrs.get("units", ""))
@@ -139,10 +165,10 @@ def _space(ds: xr.Dataset, dim: str | Sequence[str] | None = None) -> tuple[str,
     return (dim,) if isinstance(dim, str) else tuple(dim)
 
 
-def _positions(ds: xr.Dataset, dim: str, least: int) -> np.ndarray:
-    if dim not in ds.coords or ds.sizes[dim] < least:
+def _positions(ds: xr.Dataset, dim: str) -> np.ndarray:
+    if dim not in ds.coords or ds.sizes[dim] < 2:
         raise ValueError(
-            f"the axis {dim!r} needs a coordinate with at least {least} positions, it has "
+            f"the axis {dim!r} needs a coordinate with at least 2 positions, it has "
             f"{ds.sizes[dim] if dim in ds.coords else 'no coordinate; give it one with .assign_coords'}"
         )
     x = axis_numbers(ds[dim])
@@ -151,24 +177,47 @@ def _positions(ds: xr.Dataset, dim: str, least: int) -> np.ndarray:
 
 
 def ring_period(ds: xr.Dataset, dim: str, x: np.ndarray) -> float | None:
-    """The period of an axis that is a whole ring with every point once, None for any other."""
+    """Return the period of an axis that holds every point of it once, None for any other axis.
+
+    Parameters
+    ----------
+    ds
+        Dataset with the coordinate.
+    dim
+        Name of the axis.
+    x
+        Its positions as numbers.
+
+    Returns
+    -------
+    float or None
+        The period.
+
+    Examples
+    --------
+    >>> from xsda.metrics.spectra import ring_period
+    >>> ds = xr.Dataset(coords={"x": ("x", np.arange(4.0), {"period": 4.0})})
+    >>> ring_period(ds, "x", ds.x.values), ring_period(ds, "x", ds.x.values[:3])
+    (4.0, None)
+    """
     spacing = abs(float(x[-1] - x[0])) / (len(x) - 1)
     period = own_period(ds, dim, spacing)
     return period if period is not None and abs(spacing * len(x) - period) < 0.01 * spacing else None
 
 
 def _ring(ds: xr.Dataset, dim: str) -> float:
-    """The length of a periodic evenly spaced axis; raises for others."""
-    x = _positions(ds, dim, 2)
+    """Return the length of a periodic, evenly spaced axis; raise for others."""
+    x = _positions(ds, dim)
     length = abs(uniform_step(x, dim)) * len(x)
     period = ring_period(ds, dim, x)
     if period is None:
         own = ds[dim].attrs.get("period")
         why = "nothing says that it is periodic" if own is None else f"its period is {own}"
         raise ValueError(
-            f"a spectrum needs whole periods, and the {len(x)} points of {dim!r} span {length:g}, but {why}. Give every "
-            f"point of the ring once and set ds[{dim!r}].attrs['period']. If the field does not repeat itself, first "
-            "take off its trend and taper it to zero at both ends"
+            f"a spectrum needs whole periods, and the {len(x)} points of {dim!r} span {length:g}, but {why}. Give "
+            f"every point of the period once and set ds[{dim!r}].attrs['period']. If the field does not repeat "
+            "itself, first "
+            "remove its trend and taper it to zero at both ends"
         )
     return period
 
@@ -179,41 +228,11 @@ def _axis_units(ds: xr.Dataset, dims: Sequence[str]) -> str | None:
     return units[0] or units[-1]
 
 
-def _derivative(da: xr.DataArray, ds: xr.Dataset, dim: str) -> xr.DataArray:
-    x = _positions(ds, dim, 3)
-    period = ring_period(ds, dim, x)
-    if period is not None:
-        uniform_step(x, dim)
-        period = float(np.copysign(period, x[-1] - x[0]))  # along a descending axis waves run the other way
-    return xr.apply_ufunc(
-        _slope,
-        da,
-        input_core_dims=[[dim]],
-        output_core_dims=[[dim]],
-        kwargs={"x": x, "period": period},
-        dask="parallelized",
-        output_dtypes=[float],
-        dask_gufunc_kwargs={"allow_rechunk": True},
-        keep_attrs=False,
-    )
-
-
-def _slope(values: np.ndarray, x: np.ndarray, period: float | None) -> np.ndarray:
-    values = values.astype(float)
-    if period is None:
-        return np.gradient(values, x, axis=-1, edge_order=2)
-    n = values.shape[-1]
-    k = 2 * np.pi / period * np.arange(n // 2 + 1)
-    if n % 2 == 0:
-        k[-1] = 0.0  # the shortest wave, up and down from point to point, is at its extremes: slope zero
-    return np.fft.irfft(1j * k * np.fft.rfft(values), n)
-
-
 def _shells(sizes: Sequence[int], ratios: Sequence[float]) -> np.ndarray:
     """Shell number of every Fourier mode; ``ratios``: fundamental of each axis over the smallest fundamental."""
     waves = np.meshgrid(*[np.fft.fftfreq(n, 1 / n) * r for n, r in zip(sizes, ratios, strict=True)], indexing="ij")
     radius = np.sqrt(sum(w**2 for w in waves))
-    return np.floor(radius + 0.5 + 1e-9).astype(int).ravel()  # the tolerance: halves round up in spite of rounding
+    return np.floor(radius + 0.5 + 1e-9).astype(int).ravel()  # 1e-9: halves round up despite rounding errors
 
 
 def _density(values: np.ndarray, shell: np.ndarray, width: float, axes: tuple[int, ...]) -> np.ndarray:
@@ -224,7 +243,24 @@ def _density(values: np.ndarray, shell: np.ndarray, width: float, axes: tuple[in
 
 
 def units_of(*factors: tuple[str | None, int]) -> str:
-    """Product of powers of units: ``("m s-1", 2), ("m", -1)`` is ``"m s-2"``; the first one unknown: ``""``."""
+    """Multiply powers of units.
+
+    Parameters
+    ----------
+    factors
+        Pairs of units and exponent.
+
+    Returns
+    -------
+    str
+        The product, or "" if the first units are unknown.
+
+    Examples
+    --------
+    >>> from xsda.metrics.spectra import units_of
+    >>> units_of(("m s-1", 2), ("m", -1))
+    'm s-2'
+    """
     if not factors[0][0]:
         return ""
     powers: dict[str, int] = {}

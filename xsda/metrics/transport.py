@@ -1,13 +1,14 @@
-r"""Distances between two ensembles as clouds of points.
+"""Distances between two ensembles, each seen as a cloud of points.
 
-Members are flattened over everything but ``member``, with the norm of ``vectors``. For ensembles a of m and b of n members:
+A member is one point, with the norm of ``vectors``. For the ensembles a of m members and b of n members:
 
     earth mover's:  W_1 = min over P of sum_ij P_ij |a_i - b_j|,   P >= 0, sum_j P_ij = 1/m, sum_i P_ij = 1/n
     MMD^2:          mean k(a, a') + mean k(b, b') - 2 mean k(a, b),   k(x, y) = exp(-|x - y|^2 / 2 h^2)
     Gaussian W_2:   W_2^2 = |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2)
 
 (Gretton et al. 2012, JMLR 13, 723; Dowson and Landau 1982, doi:10.1016/0047-259X(82)90077-X). All are computed at once.
-W_1 and W_2 of two ensembles of one law are not 0: compare with what two halves of one ensemble give.
+W_1 and W_2 between two ensembles of the same distribution are not 0: compare them with the distance between two halves
+of one ensemble.
 """
 
 from __future__ import annotations
@@ -18,13 +19,33 @@ from xsda.metrics.pairs import Labelled, Weights, scipy_module
 from xsda.metrics.vectors import Scale, matrices, squared_distances
 
 LARGEST = 1_000_000
-"""The most pairs of members that the linear program of unequal ensembles takes (some 10 s)."""
+"""Largest number of pairs of members for ensembles of unequal size; the linear program then takes about 10 s."""
 
 
 def earth_movers_distance(a: Labelled, b: Labelled, *, scale: Scale = None, weights: Weights = None) -> float:
-    """1-Wasserstein distance, exact: an assignment for as many members on both sides, else a linear program.
+    """Earth mover's distance (1-Wasserstein distance) between two ensembles, exact. Needs scipy.
 
-    Needs scipy.
+    Ensembles of equal size are matched member by member. Unequal sizes need a linear program, which is slower.
+
+    Parameters
+    ----------
+    a, b
+        Ensembles with the dimension ``member`` on the same coordinates.
+    scale
+        Number by which each variable is divided, such as its standard deviation. Needed if units differ.
+    weights
+        DataArray of weights in the norm, or False for none. Default: the cosine of the latitude, where there is one.
+
+    Returns
+    -------
+    float
+        Distance in the units of the variables.
+
+    Examples
+    --------
+    >>> a = xr.DataArray([0.0, 1.0, 2.0], dims="member")
+    >>> xsda.metrics.earth_movers_distance(a, a + 3)
+    3.0
     """
     x, y = matrices(a, b, scale, weights)
     cost = squared_distances(np.concatenate([x, y]))[: len(x), len(x) :] ** 0.5
@@ -37,8 +58,8 @@ def _linear_program(cost: np.ndarray) -> float:
     m, n = cost.shape
     if cost.size > LARGEST:
         raise ValueError(
-            f"{m} and {n} members make {cost.size} pairs, more than the {LARGEST} that can be solved for unequal numbers; "
-            f"give both the same number, for example .isel(member=slice({min(m, n)}))"
+            f"{m} and {n} members make {cost.size} pairs, more than the {LARGEST} that the linear program for "
+            f"unequal ensembles can take; use equal sizes, for example .isel(member=slice({min(m, n)}))"
         )
     sparse, optimize = scipy_module("sparse"), scipy_module("optimize")
     rows = sparse.kron(sparse.eye_array(m), np.ones((1, n)))
@@ -59,9 +80,35 @@ def mmd(
     scale: Scale = None,
     weights: Weights = None,
 ) -> float:
-    """Squared maximum mean discrepancy with a Gaussian kernel; ``unbiased`` has mean 0 for equal laws (and may be < 0).
+    """Squared maximum mean discrepancy between two ensembles, with a Gaussian kernel.
 
-    ``bandwidth`` is h; None takes the median of all distances. Give it where several values are to be compared.
+    Parameters
+    ----------
+    a, b
+        Ensembles with the dimension ``member`` on the same coordinates.
+    bandwidth
+        Width h of the kernel in the units of the norm. Default: the median of all distances. Give it if several values
+        are to be compared.
+    unbiased
+        Leave out each member against itself. The mean is then 0 for equal distributions, and single values may be
+        negative.
+    scale
+        Number by which each variable is divided. Needed if units differ.
+    weights
+        DataArray of weights in the norm, or False for none. Default: the cosine of the latitude, where there is one.
+
+    Returns
+    -------
+    float
+        Squared discrepancy, between 0 and 2 if not ``unbiased``.
+
+    Examples
+    --------
+    >>> a = xr.DataArray([0.0, 1.0, 2.0], dims="member")
+    >>> xsda.metrics.mmd(a, a, unbiased=False)
+    0.0
+    >>> xsda.metrics.mmd(a, a + 5, bandwidth=1.0) > 0.5
+    True
     """
     x, y = matrices(a, b, scale, weights)
     m, n = len(x), len(y)
@@ -79,10 +126,30 @@ def mmd(
 
 
 def gaussian_w2(a: Labelled, b: Labelled, *, scale: Scale = None, weights: Weights = None) -> float:
-    """2-Wasserstein distance of the Gaussians with the means and covariances of the two ensembles.
+    """2-Wasserstein distance between the Gaussians that have the means and covariances of two ensembles.
 
-    With C_a = A'A for the scaled anomalies A (m, numbers), the last trace is the sum of the singular values of A B': no
-    matrix larger than the ensembles is needed.
+    No matrix larger than the ensembles is needed: with C_a = A'A for the scaled anomalies A (members, numbers), the
+    last trace is the sum of the singular values of A B'.
+
+    Parameters
+    ----------
+    a, b
+        Ensembles with the dimension ``member`` on the same coordinates.
+    scale
+        Number by which each variable is divided. Needed if units differ.
+    weights
+        DataArray of weights in the norm, or False for none. Default: the cosine of the latitude, where there is one.
+
+    Returns
+    -------
+    float
+        Distance in the units of the variables.
+
+    Examples
+    --------
+    >>> a = xr.DataArray([-1.0, 0.0, 1.0], dims="member")
+    >>> round(xsda.metrics.gaussian_w2(a, 2 * a + 3), 3)  # sqrt(3^2 + (2 - 1)^2)
+    3.162
     """
     x, y = matrices(a, b, scale, weights)
     if min(len(x), len(y)) < 2:

@@ -1,10 +1,10 @@
-r"""Members as points in space: the norm that the multivariate scores and the transport distances share.
+"""Members as vectors: the norm that the multivariate scores and the transport distances share.
 
-A member is the vector of all its values, of all variables, and its squared norm is
+A member is the vector of all values of all variables. Its squared norm is
 
     |x|^2 = sum_v sum_i (w_i / mean(w)) (x_vi / scale_v)^2
 
-with the area weights w of ``pairs`` (all 1 without latitudes or with ``weights=False``) and a scale for each variable, so
+with the area weights w of ``pairs`` (all 1 without latitudes or with ``weights=False``). Each variable has a scale, so
 that metres and kelvins can be added.
 """
 
@@ -22,10 +22,29 @@ Scale = Mapping[str, float] | None
 
 
 def rescale(value: xr.Dataset | xr.DataArray, scale: Scale) -> xr.Dataset:
-    """A Dataset whose variables, divided by their scales, can be added up."""
+    """Divide variables by their scales, so that they can be added.
+
+    Parameters
+    ----------
+    value
+        Dataset or DataArray.
+    scale
+        One positive number for each variable of a Dataset. It may be omitted if all variables have the same units.
+
+    Returns
+    -------
+    Dataset
+        The scaled variables.
+
+    Examples
+    --------
+    >>> from xsda.metrics.vectors import rescale
+    >>> float(rescale(xr.Dataset({"t": 6.0}), {"t": 2.0}).t)
+    3.0
+    """
     if isinstance(value, xr.DataArray):
         if scale is not None:
-            raise TypeError("scale is for the variables of a Dataset; divide a DataArray itself")
+            raise TypeError("scale= is for the variables of a Dataset; divide the DataArray instead")
         return value.rename("_values").to_dataset()
     names = [str(v) for v in value.data_vars]
     if scale is None:
@@ -39,7 +58,7 @@ def rescale(value: xr.Dataset | xr.DataArray, scale: Scale) -> xr.Dataset:
         return value
     unknown = [k for k in scale if str(k) not in names]
     if unknown:
-        raise KeyError(f"scale names {unknown[0]!r}, which is not compared; {choose(unknown[0], names)}")
+        raise KeyError(f"scale names {unknown[0]!r}, which is not among the variables; {choose(unknown[0], names)}")
     missing = [v for v in names if v not in scale]
     if missing:
         raise KeyError(f"scale lacks the variable {missing[0]!r}; give one positive number for each of {names}")
@@ -51,7 +70,29 @@ def rescale(value: xr.Dataset | xr.DataArray, scale: Scale) -> xr.Dataset:
 
 
 def vector_weights(da: xr.DataArray, dims: Collection[Hashable], weights: Weights) -> xr.DataArray:
-    """Weights over ``dims`` whose mean is 1."""
+    """Return weights with mean 1.
+
+    Parameters
+    ----------
+    da
+        Field with the coordinates.
+    dims
+        Dimensions of the weights.
+    weights
+        Weights of your own, False for equal weights, or None for the cosine of the latitude.
+
+    Returns
+    -------
+    DataArray
+        Weights over ``dims``.
+
+    Examples
+    --------
+    >>> from xsda.metrics.vectors import vector_weights
+    >>> da = xr.DataArray([1.0, 2.0], {"lat": [0.0, 60.0]}, "lat")
+    >>> vector_weights(da, ["lat"], None).values.round(3)
+    array([1.333, 0.667])
+    """
     shape = xr.DataArray(np.ones([da.sizes[d] for d in dims]), {d: da[d] for d in dims if d in da.coords}, tuple(dims))
     found = find_weights(da, dims, weights)
     if found is None:
@@ -60,7 +101,32 @@ def vector_weights(da: xr.DataArray, dims: Collection[Hashable], weights: Weight
 
 
 def matrices(a: Labelled, b: Labelled, scale: Scale, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
-    """Two ensembles as (member, number) in double precision, computed; numbers that are NaN anywhere are left out."""
+    """Convert two ensembles to matrices (member, number) in double precision.
+
+    Numbers that are NaN in any member are omitted. Lazy data are computed.
+
+    Parameters
+    ----------
+    a, b
+        The ensembles, with the dimension ``member``.
+    scale
+        One positive number for each variable; see ``rescale``.
+    weights
+        As for ``vector_weights``.
+
+    Returns
+    -------
+    x, y : ndarray
+        The two matrices.
+
+    Examples
+    --------
+    >>> from xsda.metrics.vectors import matrices
+    >>> ensemble = xr.DataArray([[1.0, np.nan], [3.0, 4.0]], dims=("member", "x"))
+    >>> matrices(ensemble, ensemble, None, None)[0]
+    array([[1.],
+           [3.]])
+    """
     a, b = match(a, b, ("first ensemble", "second ensemble"))
     check_weights(a, weights)
     parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
@@ -75,12 +141,30 @@ def matrices(a: Labelled, b: Labelled, scale: Scale, weights: Weights) -> tuple[
     x, y = (np.concatenate(columns, axis=1) for columns in parts)
     valid = ~(np.isnan(x).any(0) | np.isnan(y).any(0))
     if not valid.any():
-        raise ValueError("no number is present in every member of both ensembles; there is nothing to compare")
+        raise ValueError("no value is present in every member of both ensembles, so there is nothing to compare")
     return x[:, valid], y[:, valid]
 
 
 def squared_distances(points: np.ndarray) -> np.ndarray:
-    """|x_i - x_j|^2 of ``points`` (..., n, k) as (..., n, n), by way of the Gram matrix of the centred points."""
+    """Compute |x_i - x_j|^2 from the Gram matrix of the centred points.
+
+    Parameters
+    ----------
+    points
+        (..., n, k).
+
+    Returns
+    -------
+    ndarray
+        Squared distances (..., n, n).
+
+    Examples
+    --------
+    >>> from xsda.metrics.vectors import squared_distances
+    >>> squared_distances(np.array([[0.0, 0.0], [3.0, 4.0]]))
+    array([[ 0., 25.],
+           [25.,  0.]])
+    """
     x = points - points.mean(axis=-2, keepdims=True)
     gram = x @ x.swapaxes(-1, -2)
     square = np.einsum("...ii->...i", gram)

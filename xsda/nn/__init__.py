@@ -1,4 +1,4 @@
-"""Networks, and how to build one from the description stored in a file."""
+"""Neural networks for denoising, and how to rebuild one from the description stored in a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,23 @@ NETWORKS: dict[str, type[nn.Module]] = {c.__name__: c for c in (SpaceTimeUNet, T
 
 
 def network_config(network: nn.Module) -> dict[str, Any]:
-    """A description of a network from which ``build_network`` makes it again."""
+    """Describe a network, so that ``build_network`` can make it again.
+
+    Parameters
+    ----------
+    network
+        One of the networks of this package.
+
+    Returns
+    -------
+    dict
+        Name and options, without weights. It can be written as JSON.
+
+    Examples
+    --------
+    >>> xsda.nn.network_config(xsda.nn.WindowMLP(3, 5, width=64))["width"]
+    64
+    """
     if isinstance(network, MarkovNet):
         return {"name": "MarkovNet", "order": network.order, "local": network_config(network.local)}
     name = type(network).__name__
@@ -27,7 +43,24 @@ def network_config(network: nn.Module) -> dict[str, Any]:
 
 
 def network_identity(network: nn.Module) -> dict[str, Any]:
-    """The same, or the name alone of a network of the user's own: usable, but not to be written."""
+    """Describe a network of any type.
+
+    Parameters
+    ----------
+    network
+        A network of this package or of your own.
+
+    Returns
+    -------
+    dict
+        The description of ``network_config``. For a network of your own it is only the name: you can use such a
+        network, but not store it in a file.
+
+    Examples
+    --------
+    >>> xsda.nn.network_identity(torch.nn.Linear(2, 2))
+    {'name': 'Linear', 'storable': False}
+    """
     try:
         return network_config(network)
     except ValueError:
@@ -35,13 +68,32 @@ def network_identity(network: nn.Module) -> dict[str, Any]:
 
 
 def build_network(config: Mapping[str, Any]) -> nn.Module:
-    """The network that ``config`` describes, with fresh weights."""
+    """Build a network with fresh weights from its description.
+
+    Parameters
+    ----------
+    config
+        What ``network_config`` returned.
+
+    Returns
+    -------
+    Module
+        The network.
+
+    Examples
+    --------
+    >>> config = xsda.nn.network_config(xsda.nn.TemporalNet(2, width=8))
+    >>> xsda.nn.build_network(config).reach
+    60
+    """
     options = dict(config)
     name = options.pop("name")
     if name == "MarkovNet":
         return MarkovNet(build_network(options["local"]), options["order"])
     if name not in NETWORKS:
-        raise ValueError(f"unknown network {name!r}; this version of xsda knows {sorted([*NETWORKS, 'MarkovNet'])}")
+        raise ValueError(
+            f"the network {name!r} is unknown; this version of xsda has {sorted([*NETWORKS, 'MarkovNet'])}"
+        )
     return NETWORKS[name](**options)
 
 

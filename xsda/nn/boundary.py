@@ -1,4 +1,4 @@
-"""Convolutions that know where the domain ends: per axis periodic, reflecting or zero."""
+"""Convolutions that respect the ends of the domain: each axis is periodic, reflecting, or padded with zeros."""
 
 from __future__ import annotations
 
@@ -13,7 +13,26 @@ CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def check_boundaries(boundaries: Sequence[str], rank: int) -> tuple[str, ...]:
-    """One valid boundary per axis, or an error."""
+    """Check that there is one known boundary per axis.
+
+    Parameters
+    ----------
+    boundaries
+        "periodic", "reflect" or "zeros", one per axis.
+    rank
+        Number of axes.
+
+    Returns
+    -------
+    tuple of str
+        The boundaries.
+
+    Examples
+    --------
+    >>> from xsda.nn.boundary import check_boundaries
+    >>> check_boundaries(["periodic", "zeros"], 2)
+    ('periodic', 'zeros')
+    """
     if len(boundaries) != rank:
         raise ValueError(f"{rank} axes need {rank} boundaries, got {tuple(boundaries)}")
     for name in boundaries:
@@ -23,7 +42,28 @@ def check_boundaries(boundaries: Sequence[str], rank: int) -> tuple[str, ...]:
 
 
 def pad(x: Tensor, amounts: Sequence[int], boundaries: Sequence[str]) -> Tensor:
-    """Pad the last axes of (batch, channel, *axes) by ``amounts`` on both sides."""
+    """Pad the last axes of a field on both sides.
+
+    Parameters
+    ----------
+    x
+        (batch, channel, *axes).
+    amounts
+        Number of points added to each end of the last axes.
+    boundaries
+        "periodic", "reflect" or "zeros", one per padded axis.
+
+    Returns
+    -------
+    Tensor
+        The larger field.
+
+    Examples
+    --------
+    >>> from xsda.nn.boundary import pad
+    >>> pad(torch.tensor([[[1.0, 2.0, 3.0]]]), [1], ["periodic"])
+    tensor([[[3., 1., 2., 3., 1.]]])
+    """
     first = x.ndim - len(amounts)
     for i, (amount, boundary) in enumerate(zip(amounts, boundaries, strict=True)):
         if amount:
@@ -35,7 +75,8 @@ def _pad_axis(x: Tensor, axis: int, amount: int, boundary: str) -> Tensor:
     size = x.shape[axis]
     if boundary == "zeros":
         return functional.pad(x, [0, 0] * (x.ndim - 1 - axis) + [amount, amount])
-    if boundary == "periodic" and 2 * amount <= size:  # parts are cheaper than slices or an index, above all backwards
+    if boundary == "periodic" and 2 * amount <= size:
+        # split is faster than slices or an index, above all in the backward pass
         first, middle, last = x.split([amount, size - 2 * amount, amount], axis)
         return torch.cat([last, first, middle, last, first], axis)
     position = torch.arange(-amount, size + amount, device=x.device)
@@ -46,7 +87,23 @@ def _pad_axis(x: Tensor, axis: int, amount: int, boundary: str) -> Tensor:
 
 
 class BoundaryConv(nn.Module):
-    """Convolution that keeps the size (or divides it by ``stride``), with its own boundary on each axis."""
+    """A convolution with its own boundary on each axis.
+
+    It keeps the size of the field, or divides it by ``stride``.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Channels in and out.
+    kernel
+        Odd size along each axis.
+    boundaries
+        "periodic", "reflect" or "zeros", one per axis.
+    stride
+        Step of the convolution along every axis.
+    dilation
+        Distance between the points of the kernel along each axis (default: 1).
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Embedding of the noise level: a few sines and cosines of log(sigma / alpha), then a small network."""
+"""Embedding of the noise level: sines and cosines of log(sigma / alpha), followed by a small network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from torch import Tensor, nn
 
 
 class NoiseEmbedding(nn.Module):
-    """Map log noise levels (any shape) to vectors (..., features)."""
+    """Map log noise levels of any shape to vectors (..., features).
+
+    Parameters
+    ----------
+    features
+        Size of the vectors.
+    waves
+        Number of frequencies of the sines and cosines.
+    """
 
     frequencies: Tensor
 

@@ -1,9 +1,10 @@
-r"""The score of a long trajectory from the scores of short windows (Rozet & Louppe 2023, arXiv 2306.10574, section 3.1).
+"""Compose the score of a long trajectory from the scores of short windows.
 
-If a state depends on the others only through its 2k neighbours, then the score at time i of the whole trajectory is
-the score at the centre of the window x_{i-k}, ..., x_{i+k}; the first and last k states come from the first and last
-window. The score's entries are picked, not mixed, so the same rule composes noises, denoised states or any other
-parameterisation. At noise > 0 the Markov property only holds approximately: larger k, better composition.
+If a state depends on the others only through its 2k neighbours, the score of the whole trajectory at time i is the
+score at the centre of the window x_{i-k}, ..., x_{i+k}. The first and last k states come from the first and last
+window. The entries of the score are picked and not mixed, so the same rule composes noises, denoised states or any
+other parameterisation (Rozet & Louppe 2023, arXiv 2306.10574, section 3.1). At noise > 0 the Markov property holds
+only approximately. A larger k gives a better composition.
 """
 
 from __future__ import annotations
@@ -20,17 +21,44 @@ Local = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 def compose_windows(
     local: Local, x: Tensor, log_noise: Tensor, context: Tensor | None, *, order: int, windows: int | None = None
 ) -> Tensor:
-    """Evaluate ``local`` on every window of ``x`` (batch, time, ...) and put the centres together.
+    """Evaluate ``local`` on every window of a trajectory and put the centres together.
 
-    The activations of ``windows`` windows are in memory at a time; where a gradient is needed, those of further windows are
-    computed again in the backward pass, so that memory does not grow with the trajectory.
+    Memory holds the activations of ``windows`` windows at a time. If a gradient is needed, the activations of further
+    windows are computed again in the backward pass, so that memory does not grow with the length of the trajectory.
+
+    Parameters
+    ----------
+    local
+        Function of (window, log_noise, context) that returns the shape of the window.
+    x
+        Trajectories (batch, time, ...).
+    log_noise
+        log(sigma / alpha): one value, or one per batch item.
+    context
+        Context fields (batch or 1, time or 1, ...), or None.
+    order
+        Windows hold ``2 * order + 1`` states.
+    windows
+        Number of windows whose activations are kept (None: all).
+
+    Returns
+    -------
+    Tensor
+        The composed result, in the shape of ``x``.
+
+    Examples
+    --------
+    >>> x = torch.arange(5.0).reshape(1, 5, 1)
+    >>> local = lambda window, log_noise, context: window - window.mean(1, keepdim=True)
+    >>> xsda.nn.compose_windows(local, x, torch.zeros(()), None, order=1).flatten()
+    tensor([-1.,  0.,  0.,  0.,  1.])
     """
     width = 2 * order + 1
     batch, length = x.shape[:2]
     if length < width:
         raise ValueError(
-            f"the trajectory has {length} states, the window of this prior {width}; use a longer trajectory "
-            f"(at least {width} time steps) or a prior of smaller order"
+            f"the trajectory has {length} states, but the window of this prior has {width}; use a trajectory of at "
+            f"least {width} states or a prior of smaller order"
         )
     count = length - width + 1
     unfolded = _unfold(x, width)
@@ -60,8 +88,14 @@ def _unfold(x: Tensor, width: int) -> Tensor:
 class MarkovNet(nn.Module):
     """A network on windows of ``2 * order + 1`` states, applied to trajectories of any length from there on.
 
-    ``local(x, log_noise, context)`` takes ``(batch, window, channel, *space)`` and returns the same shape. ``windows`` is
-    the number of windows whose activations are kept (None: all).
+    Parameters
+    ----------
+    local
+        Network that takes (x, log_noise, context) with x (batch, window, channel, *space) and returns the shape of x.
+    order
+        Number of neighbours on each side.
+    windows
+        Number of windows whose activations are kept (None: all).
     """
 
     def __init__(self, local: nn.Module, order: int, *, windows: int | None = 1024):

@@ -1,4 +1,4 @@
-"""Residual multi-layer perceptron, and its use on short windows of small states."""
+"""Residual multi-layer perceptrons, for short windows of states that hold few numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from xsda.nn.embedding import NoiseEmbedding
 
 
 class ResMLP(nn.Module):
-    """``depth`` residual layers of ``width`` features between two linear maps."""
+    """Residual layers between two linear maps.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Numbers in and out.
+    width
+        Features of the residual layers.
+    depth
+        Number of residual layers.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, width: int = 128, depth: int = 5):
         super().__init__()
@@ -28,10 +38,35 @@ class ResMLP(nn.Module):
 
 
 class WindowMLP(nn.Module):
-    """A ResMLP on a window of states without space, or of few numbers: ``(batch, window, channel, *space)``."""
+    """A ``ResMLP`` on windows of states without space, or with few points: (batch, window, channel, *space).
 
-    def __init__(self, channels: int, window: int, *, size: int = 1, width: int = 128, depth: int = 5, features: int = 32,
-                 context: int = 0):  # fmt: skip
+    Parameters
+    ----------
+    channels
+        Channels of a state.
+    window
+        Number of states.
+    size
+        Number of points in space.
+    width, depth
+        Features and number of the residual layers.
+    features
+        Size of the noise embedding.
+    context
+        Number of context channels.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        window: int,
+        *,
+        size: int = 1,
+        width: int = 128,
+        depth: int = 5,
+        features: int = 32,
+        context: int = 0,
+    ):
         super().__init__()
         self.config = {
             "channels": channels, "window": window, "size": size, "width": width, "depth": depth,

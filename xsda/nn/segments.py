@@ -1,9 +1,9 @@
-"""Long trajectories in pieces: the same result, with memory that does not grow with the length.
+"""Evaluate a network on a long trajectory in pieces: the same result, with memory that does not grow with the length.
 
-A network whose value at one time depends only on the states within its ``reach`` may be evaluated piece by piece, each
-piece with ``reach`` more states on both sides. That is exact, not an approximation. What there is room for is evaluated
-at once. Where a longer one needs a gradient, what it takes is kept while there is room, and computed again in the
-backward pass for the other pieces.
+This works for networks whose value at one time depends only on the states within ``reach``. Each piece is evaluated
+with ``reach`` more states on both sides, which is exact and not an approximation. If memory suffices, the whole
+trajectory is evaluated at once. For gradients of longer trajectories, activations are kept while there is room; those
+of the other pieces are computed again in the backward pass.
 """
 
 from __future__ import annotations
@@ -14,9 +14,15 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Segments(nn.Module):
-    """``network`` (with an attribute ``reach``) with the activations of about ``frames`` states in memory at a time.
+    """A network that holds the activations of about ``frames`` states in memory at a time.
 
-    The states of all batch items count; pieces hold a quarter of them, and are at least as long as their surroundings.
+    Parameters
+    ----------
+    network
+        Network with an attribute ``reach``.
+    frames
+        Number of states, over all batch items. A piece holds a quarter of them, and is at least as long as the states
+        around it.
     """
 
     def __init__(self, network: nn.Module, frames: int):
@@ -44,7 +50,26 @@ class Segments(nn.Module):
 
 
 def activation_bytes(network: nn.Module, *inputs: Tensor) -> int:
-    """What a gradient with respect to the first input keeps in memory."""
+    """Measure the memory that a gradient with respect to the first input keeps.
+
+    Parameters
+    ----------
+    network
+        The network.
+    inputs
+        Arguments of one call.
+
+    Returns
+    -------
+    int
+        Bytes, without the weights.
+
+    Examples
+    --------
+    >>> from xsda.nn.segments import activation_bytes
+    >>> activation_bytes(torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Tanh()), torch.zeros(10))
+    80
+    """
     count = _Count(network)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, _given):
         network(inputs[0].detach().requires_grad_(), *inputs[1:])
@@ -52,7 +77,7 @@ def activation_bytes(network: nn.Module, *inputs: Tensor) -> int:
 
 
 class _Count:
-    """Adds up the memory of the tensors that are kept, each once, the weights not at all."""
+    """Adds up the memory of the tensors that are kept. Each counts once; weights do not count."""
 
     def __init__(self, network: nn.Module):
         self.seen = {p.untyped_storage().data_ptr() for p in network.parameters()}
@@ -63,7 +88,7 @@ class _Count:
         if storage.data_ptr() not in self.seen:
             self.seen.add(storage.data_ptr())
             self.total += storage.nbytes()
-        return kept.detach()  # of the graph: it would hold itself
+        return kept.detach()  # without its graph, which would hold itself
 
 
 def _given(kept: Tensor) -> Tensor:

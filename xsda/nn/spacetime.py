@@ -1,10 +1,10 @@
-"""A UNet over space in which neighbouring states speak to each other: each state of a trajectory passes once.
+"""A UNet over space whose blocks also mix neighbouring states in time; each state is evaluated once.
 
-Every block convolves each state by itself over space, multiplies two convolutions (the dynamics of fluids is made of
-products), and mixes the result with that of the states before and after. A state costs what a window of states costs
-as the channels of one UNet (``xsda.nn.markov``), but what it tells reaches as many states as there are blocks, and
-nothing is composed. Normalisation is per position, so that the value at one time depends only on the states within
-``reach``: a long trajectory is treated like the segments the network was trained on.
+Every block convolves each state over space, multiplies two convolutions (because the dynamics of fluids consists of
+products), and mixes the result with those of the states before and after. One state costs as much as a whole window of
+states as the channels of a UNet (``xsda.nn.markov``). But information reaches as many states as there are blocks, and
+no windows need to be composed. Normalisation is per position, so the value at one time depends only on the states
+within ``reach``. A long trajectory is therefore treated like the segments that the network was trained on.
 """
 
 from __future__ import annotations
@@ -21,11 +21,23 @@ from xsda.nn.boundary import BoundaryConv, check_boundaries
 from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.norm import ChannelNorm
 
-AT_ONCE = 128  # states in one tensor: memory for small tensors is found again, for large ones it is made anew each time
+AT_ONCE = 128  # states in one tensor: the allocator reuses the memory of small tensors, but not of large ones
 
 
 class SpaceTimeBlock(nn.Module):
-    """Residual block on states in order of time, (time * batch, channel, *space). Starts as the identity."""
+    """Residual block on states in the order of time, (time * batch, channel, *space); initially the identity.
+
+    Parameters
+    ----------
+    width
+        Features.
+    features
+        Size of the noise embedding.
+    kernel
+        Size of the convolutions in space.
+    boundaries
+        Boundary of each space axis.
+    """
 
     def __init__(self, width: int, features: int, kernel: int, boundaries: Sequence[str]):
         super().__init__()
@@ -33,20 +45,22 @@ class SpaceTimeBlock(nn.Module):
         self.norm = ChannelNorm()
         self.modulate = nn.Linear(features, 3 * width)
         self.space = BoundaryConv(width, 2 * width, (kernel,) * rank, boundaries)
-        self.time = BoundaryConv(3 * width, width, (1,) * rank, boundaries)  # of before, now and after; see _mixed
+        self.time = BoundaryConv(
+            3 * width, width, (1,) * rank, boundaries
+        )  # of the states before, now and after; see _mixed
         for layer in (self.modulate, self.time.conv):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, pieces: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
-        """``pieces`` of the states one after another; ``emb``: (batch or 1, features)."""
+        """Take ``pieces``, consecutive groups of states, and ``emb`` (batch or 1, features)."""
         parts = self.modulate(emb).reshape(len(emb), -1, *(1,) * (pieces[0].ndim - 2))
         hs, gains = [], []
         for x in pieces:
             each = parts if len(emb) == 1 else parts.repeat(len(x) // batch, *(1,) * (x.ndim - 1))
             scale, shift, gain = each.chunk(3, dim=1)
             a, b = self.space(torch.addcmul(shift, self.norm(x), 1 + scale)).chunk(2, dim=1)
-            a = a.movedim(1, -1).contiguous().movedim(-1, 1)  # in one piece: half precision is slow on strides
+            a = a.movedim(1, -1).contiguous().movedim(-1, 1)  # half precision is slow on strided memory
             hs.append(functional.silu(a) * b)
             gains.append(1 + gain)
         nothing = torch.zeros_like(hs[0][:batch])
@@ -58,8 +72,8 @@ class SpaceTimeBlock(nn.Module):
         return out
 
     def _mixed(self, h: Tensor, batch: int) -> Tensor:
-        """Each state but the first and the last one with its two neighbours: a convolution along time, whatever the space."""
-        states = h.movedim(1, -1)  # channels side by side, as they are in memory
+        """Convolve each state but the first and the last with its two neighbours in time."""
+        states = h.movedim(1, -1)  # channels last, as they are in memory
         line = states.reshape(1, len(h) // batch, -1, states.shape[-1]).movedim(-1, 1)  # (1, channel, time, all else)
         width = self.time.conv.weight.shape[0]
         kernel = self.time.conv.weight.reshape(width, 3, width, 1).transpose(1, 2).contiguous()
@@ -68,20 +82,20 @@ class SpaceTimeBlock(nn.Module):
 
 
 class SpaceTimeUNet(nn.Module):
-    """Encoder and decoder over space with skips; every block mixes neighbours in time.
+    """Encoder and decoder over space with skip connections; every block mixes neighbours in time.
 
     Parameters
     ----------
     channels
         Channels of a state.
     boundaries
-        Boundary of each of the one or two space axes: "periodic", "reflect" or "zeros". Time ends in zeros.
+        Boundary of each of the one or two space axes: "periodic", "reflect" or "zeros". Time is padded with zeros.
     hidden, blocks
         Features and number of blocks of each level, on the way down and again on the way up.
     kernel
         Size of the convolutions in space.
     patch
-        Side of the squares of points that the first level holds as one; the sizes must be multiples of it.
+        Side of the squares of points that the first level treats as one. Sizes must be multiples of it.
     features
         Size of the noise embedding.
     context
@@ -107,7 +121,7 @@ class SpaceTimeUNet(nn.Module):
         if len(hidden) != len(blocks):
             raise ValueError(f"hidden={tuple(hidden)} and blocks={tuple(blocks)} must have the same length")
         if len(boundaries) not in (1, 2):
-            raise ValueError(f"one or two space axes are possible, got {len(boundaries)}")
+            raise ValueError(f"the network takes one or two space axes, got {len(boundaries)}")
         self.config = {
             "channels": channels, "boundaries": list(boundaries), "hidden": list(hidden), "blocks": list(blocks),
             "kernel": kernel, "patch": patch, "features": features, "context": context,
@@ -136,7 +150,10 @@ class SpaceTimeUNet(nn.Module):
         """``x``: ``(batch, time, channel, *space)``."""
         batch, length, _, *space = x.shape
         if any(n % self.patch for n in space):
-            raise ValueError(f"the sizes {tuple(space)} must be multiples of {self.patch}: the network reads patches")
+            raise ValueError(
+                f"the sizes {tuple(space)} must be multiples of {self.patch}, the side of the patches that the network "
+                "reads"
+            )
         emb = self.embed(log_noise.reshape(-1))
         if context is not None:
             x = torch.cat([x, context.expand(batch, length, *context.shape[2:])], dim=2)

@@ -1,8 +1,8 @@
-"""A network convolutional in time (and in space, if there is any): each state passes once, for any length.
+"""A network that is convolutional in time (and in space, if there is any); each state is evaluated once, at any length.
 
 Dilated residual blocks give a wide reach in time. Their units are gated, a product of two convolutions, because the
-dynamics of fluids is made of products. Normalisation is per position, so that the value at one time depends only on
-the states within ``reach``: a long trajectory is treated like the segments the network was trained on.
+dynamics of fluids consists of products. Normalisation is per position, so the value at one time depends only on the
+states within ``reach``. A long trajectory is therefore treated like the segments that the network was trained on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from xsda.nn.norm import ChannelNorm
 
 
 class GatedBlock(nn.Module):
-    """Residual block: normalise, modulate by the noise level, convolve, gate, project. Starts as the identity."""
+    """Residual block: normalise, modulate by the noise level, convolve, gate, project. Initially the identity.
+
+    Parameters
+    ----------
+    width
+        Features.
+    features
+        Size of the noise embedding.
+    kernel, dilation, boundaries
+        Size and dilation of the convolution, and boundary, for each axis.
+    """
 
     def __init__(
         self, width: int, features: int, kernel: Sequence[int], dilation: Sequence[int], boundaries: Sequence[str]
@@ -41,18 +51,19 @@ class GatedBlock(nn.Module):
 
 
 class TemporalNet(nn.Module):
-    """Convolutions over ``(time, *space)``.
+    """Convolutions over (time, *space).
 
     Parameters
     ----------
     channels
         Channels of a state.
     boundaries
-        Boundary of each space axis ("periodic", "reflect", "zeros"); empty if states have no space. Time ends in zeros.
+        Boundary of each space axis ("periodic", "reflect", "zeros"); empty if states have no space. Time is padded with
+        zeros.
     width
         Features per position.
     kernel, dilations
-        Size of the convolutions in time, and their dilation, one block each; 0 is a block without reach in time.
+        Size of the convolutions in time, and their dilation in each block. 0 is a block without reach in time.
     space_kernel
         Size of the convolutions in space.
     features
@@ -79,7 +90,7 @@ class TemporalNet(nn.Module):
         super().__init__()
         rank = 1 + len(boundaries)
         if rank not in CONVOLUTIONS:
-            raise ValueError(f"at most two space axes are possible, got {len(boundaries)}")
+            raise ValueError(f"the network takes at most two space axes, got {len(boundaries)}")
         self.config = {
             "channels": channels, "boundaries": list(boundaries), "width": width, "kernel": kernel,
             "dilations": list(dilations), "space_kernel": space_kernel, "features": features, "context": context,

@@ -1,7 +1,7 @@
-"""UNet in one, two or three dimensions, modulated by the noise level.
+"""A UNet in one, two or three dimensions, modulated by the noise level.
 
-Every axis has its own boundary, and any size will do: each level halves the size, rounding up, and the way back up
-interpolates to exactly the size that was left.
+Every axis has its own boundary, and any size works. Each level halves the size, rounding up, and the way back
+interpolates to exactly the size before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,19 @@ from xsda.nn.norm import ChannelNorm
 
 
 class ModulatedBlock(nn.Module):
-    """Residual block of two convolutions, shifted by the noise embedding."""
+    """Residual block of two convolutions, modulated by the noise embedding.
+
+    Parameters
+    ----------
+    width
+        Features.
+    features
+        Size of the noise embedding.
+    kernel
+        Size of the convolutions.
+    boundaries
+        Boundary of each axis.
+    """
 
     def __init__(self, width: int, features: int, kernel: int, boundaries: Sequence[str]):
         super().__init__()
@@ -39,14 +51,14 @@ class ModulatedBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Encoder and decoder with skips.
+    """Encoder and decoder with skip connections.
 
     Parameters
     ----------
     inputs, outputs
         Channels in and out.
     boundaries
-        One of "periodic", "reflect", "zeros" per axis; their number is the number of dimensions.
+        "periodic", "reflect" or "zeros" for each axis. Their number is the number of dimensions.
     hidden, blocks
         Features and number of residual blocks of each level.
     kernel
@@ -114,7 +126,19 @@ class UNet(nn.Module):
 
 
 class WindowUNet(nn.Module):
-    """A UNet on windows of fields: the states of a window are its channels, ``(batch, window, channel, *space)``."""
+    """A UNet on windows of fields: the states of a window are its channels, (batch, window, channel, *space).
+
+    Parameters
+    ----------
+    channels
+        Channels of a state.
+    window
+        Number of states.
+    boundaries, hidden, blocks, kernel, features, recompute
+        As for ``UNet``.
+    context
+        Number of context channels.
+    """
 
     def __init__(
         self,

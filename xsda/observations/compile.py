@@ -2,13 +2,12 @@
 
 For each observed variable, dimension by dimension of the grid: a coordinate of its own is selected, interpolated or
 averaged over; a coordinate along a shared dimension (stations) is taken point by point; a scalar coordinate is selected;
-a dimension that is gone is averaged over.
+a dimension that is gone is averaged over, if cell_methods says so.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -17,41 +16,14 @@ import numpy as np
 import xarray as xr
 
 from xsda.arguments import choose
-from xsda.labels.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, is_datelike, is_longitude, own_period
-from xsda.labels.grid import Grid, check_units
+from xsda.labels.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, check_calendar, is_datelike
+from xsda.labels.cf import cell_bounds, cell_method, find_scale, in_units, is_longitude
+from xsda.labels.grid import Grid
 from xsda.labels.layout import Variable
-from xsda.observations.errors import helper_variables
-from xsda.observations.operator import Derived, Gather, VariableOperator, check_derived
+from xsda.observations.operator import Derived, Gather, VariableOperator
 from xsda.observations.stencils import GridAxis, Stencil
 
 SYNONYMS = (("lat", "latitude", "nav_lat"), ("lon", "longitude", "nav_lon"))
-Sources = xr.Dataset | xr.DataArray | Sequence[xr.Dataset] | Mapping[str, xr.Dataset]
-
-
-def as_sources(obs: Sources) -> dict[str, xr.Dataset]:
-    """Several instruments, each with a name."""
-    if isinstance(obs, xr.DataArray):
-        if obs.name is None:
-            raise ValueError(
-                "the observed DataArray has no name; use .rename('variable') or .to_dataset(name='variable')"
-            )
-        obs = obs.to_dataset()
-    if isinstance(obs, xr.Dataset):
-        return {"obs": obs}
-    if not isinstance(obs, (Mapping, list, tuple)):
-        raise TypeError(
-            f"observations must be an xarray.Dataset, or a list or mapping of them, got {type(obs).__name__}; "
-            "open a file with xr.open_dataset, turn a table into one with df.to_xarray().set_coords([...])"
-        )
-    named: dict[str, Any] = (
-        {str(k): o for k, o in obs.items()} if isinstance(obs, Mapping) else {f"obs[{i}]": o for i, o in enumerate(obs)}
-    )
-    for name, source in named.items():
-        if not isinstance(source, xr.Dataset):
-            raise TypeError(f"{name} is a {type(source).__name__}, expected an xarray.Dataset")
-    if not named:
-        raise ValueError("no observations were given")
-    return named
 
 
 def grid_axis(grid: Grid, dim: str) -> GridAxis:
@@ -59,13 +31,8 @@ def grid_axis(grid: Grid, dim: str) -> GridAxis:
     points = grid.numbers(dim)
     if dim == grid.core_dims[0]:
         return GridAxis(dim, points, origin=grid.origin)
-    axis = grid.layout.space[grid.core_dims[1:].index(dim)]
-    period = axis.period
-    if period is not None and len(points) > 1:
-        spacing = float(np.median(np.diff(points)))
-        period = own_period(grid.template, dim, spacing) or spacing * len(points)
     longitude = dim in grid.template.coords and is_longitude(grid.template[dim])
-    return GridAxis(dim, points, period, 360.0 if longitude else None)
+    return GridAxis(dim, points, grid.period(dim), 360.0 if longitude else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,21 +44,11 @@ class Place:
     stencil: Stencil
 
 
-def _grid_units(grid: Grid, name: str) -> str | None:
-    """The units in which the prior has an observed variable, if it has it and says so."""
-    for v in grid.layout.variables:
-        if grid.names[v.name] == name:
-            return v.attrs.get("units")
-    return None
-
-
 def compile_variable(
     grid: Grid, ds: xr.Dataset, name: str, derived: Mapping[str, Derived] | None = None
 ) -> VariableOperator:
     """H for the variable ``name`` of the observations ``ds``."""
-    check_derived(derived)
     da = ds[name]
-    check_units(name, da.attrs.get("units"), _grid_units(grid, name), "the prior")
     function = (derived or {}).get(name)
     variable = None if function else _variable(grid, name, derived or {})
     places = [_place(grid, ds, da, dim) for dim in grid.core_dims]
@@ -101,7 +58,6 @@ def compile_variable(
     if variable is not None and channel_dim is not None:
         places.append(_place_channels(da, variable, channel_dim))
         grid_dims = (grid_dims[0], channel_dim, *grid_dims[1:])
-    _check_list(grid, da, {d for p in places for d in p.dims} - {*grid_dims})
     strange = [d for d in da.dims if not any(d in p.dims for p in places)]
     if strange:
         raise ValueError(
@@ -123,17 +79,6 @@ def _variable(grid: Grid, name: str, derived: Mapping[str, Derived]) -> Variable
     raise KeyError(
         f"observed variable {name!r} is neither a variable of the prior nor in derived=...; {choose(name, options)}"
     )
-
-
-def _check_list(grid: Grid, da: xr.DataArray, along: set[str]) -> None:
-    """Raise if a list of places (stations) leaves out one of the grid's coordinates, most likely by mistake."""
-    for dim in grid.core_dims if along else ():
-        if dim not in da.dims and matching_coordinate(da, grid, dim) is None and cell_method(da, {dim}) != "mean":
-            raise ValueError(
-                f"observed variable {da.name!r} is a list along {', '.join(map(repr, sorted(along)))} that does not say its "
-                f"{dim!r}; add it with .set_coords or .assign_coords. If the values are averages over all of {dim!r}, set "
-                f"the attribute cell_methods = '{dim}: mean'"
-            )
 
 
 def _groups(places: list[Place]) -> list[list[Place]]:
@@ -174,14 +119,10 @@ def _place(grid: Grid, ds: xr.Dataset, da: xr.DataArray, dim: str) -> Place:
             "Compute it with derived=..., or correct the attribute cell_methods"
         )
     if coord is None:
-        return _place_without_coordinate(da, dim, axis)
+        return _place_without_coordinate(da, dim, axis, method)
     dims = tuple(str(d) for d in coord.dims)
-    if dim == grid.core_dims[0] and is_datelike(coord) != (axis.origin is not None):
-        kinds = ("plain numbers", "dates")
-        raise ValueError(
-            f"the observations' {coord.name!r} holds {kinds[is_datelike(coord)]}, the grid's {dim!r} "
-            f"{kinds[axis.origin is not None]}; make them alike"
-        )
+    if dim == grid.core_dims[0]:
+        check_calendar(coord, axis.origin is not None, f"the grid's {dim!r}")
     if method == "mean" and not (kept and "bounds" not in coord.attrs):
         return Place(dim, dims, axis.average(*_bounds(ds, coord, axis.origin)))
     stencil = axis.locate(axis_numbers(coord, axis.origin))
@@ -195,7 +136,18 @@ def _place(grid: Grid, ds: xr.Dataset, da: xr.DataArray, dim: str) -> Place:
 
 
 def matching_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | None:
-    """The coordinate of the observations that belongs to a grid dimension: by name, CF attributes, or custom."""
+    """The coordinate of the observations that belongs to a grid dimension, in the units of the grid's coordinate."""
+    coord = _find_coordinate(da, grid, dim)
+    if coord is None or dim not in grid.template.coords or coord.dtype.kind not in "iuf":
+        return coord
+    units = grid.template[dim].attrs.get("units")
+    if find_scale(str(coord.name), coord.attrs.get("units"), units, "the grid") == (1.0, 0.0):
+        return coord
+    return in_units(coord.astype(float), units, "the grid")
+
+
+def _find_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | None:
+    """That coordinate by name, CF attributes, or custom."""
     if dim in da.coords:
         return da[dim]
     others = [c for c in da.coords.values() if c.name not in grid.core_dims]
@@ -221,9 +173,15 @@ def matching_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray 
     return found
 
 
-def _place_without_coordinate(da: xr.DataArray, dim: str, axis: GridAxis) -> Place:
+def _place_without_coordinate(da: xr.DataArray, dim: str, axis: GridAxis, method: str | None) -> Place:
     size = len(axis.points)
     if dim not in da.dims:
+        if method != "mean" and size > 1:
+            raise ValueError(
+                f"observed variable {da.name!r} does not say its {dim!r}. If it has one, add it: .assign_coords({dim}=...), or "
+                f".set_coords({dim!r}) where it is a variable. If it is an average over all of {dim!r}, say so: "
+                f"obs[{str(da.name)!r}].attrs['cell_methods'] = '{dim}: mean'"
+            )
         return Place(dim, (), Stencil.mean(size))
     if da.sizes[dim] != size:
         raise ValueError(
@@ -233,28 +191,13 @@ def _place_without_coordinate(da: xr.DataArray, dim: str, axis: GridAxis) -> Pla
     return Place(dim, (dim,), Stencil.identity(size))
 
 
-def cell_method(da: xr.DataArray, names: set[str]) -> str | None:
-    """What the CF attribute cell_methods says of a dimension with these names."""
-    methods = re.findall(r"((?:\w+:\s+)+)(\w+)", str(da.attrs.get("cell_methods", "")))
-    return next((method for dims, method in methods if names & set(re.findall(r"\w+", dims))), None)
-
-
 def _bounds(ds: xr.Dataset, coord: xr.DataArray, origin: Any) -> tuple[np.ndarray, np.ndarray]:
     """Cell bounds: those the coordinate names, or midpoints between its values."""
-    name = coord.attrs.get("bounds")
-    if name is not None:
-        if name not in ds.variables:
-            raise ValueError(
-                f"the coordinate {coord.name!r} names its bounds {name!r}, which are not in the Dataset; add them (they say "
-                "over which cells the averages are), or delete the attribute cell_methods to select instead"
-            )
-        bounds = ds[name]
-        extra = [d for d in bounds.dims if d not in coord.dims]
-        if len(extra) != 1 or bounds.sizes[extra[0]] != 2:
-            raise ValueError(
-                f"the bounds {name!r} have the sizes {dict(bounds.sizes)}, expected those of {coord.name!r} and 2"
-            )
-        values = axis_numbers(bounds.transpose(*coord.dims, extra[0]), origin).reshape(-1, 2)
+    bounds = cell_bounds(ds, coord)
+    if bounds is not None:
+        came = bounds.attrs.get("units", ds[coord.name].attrs.get("units"))
+        factor, offset = find_scale(str(coord.name), came, coord.attrs.get("units"), "the grid")
+        values = axis_numbers(bounds, origin).reshape(-1, 2) * factor + offset
         return values[:, 0], values[:, 1]
     centers = np.atleast_1d(axis_numbers(coord, origin))
     if len(centers) < 2 or coord.dims != (coord.name,):
@@ -280,9 +223,3 @@ def _place_channels(da: xr.DataArray, v: Variable, channel_dim: str) -> Place:
     index = np.array([labels.index(w) for w in wanted], dtype=int)[:, None]
     dims = tuple(str(d) for d in da[channel_dim].dims)
     return Place(channel_dim, dims, Stencil(index, np.ones(index.shape), v.channels))
-
-
-def observed_variables(ds: xr.Dataset) -> list[str]:
-    """The variables that are observations, not bounds or errors of others."""
-    helpers = helper_variables(ds)
-    return [str(v) for v in ds.data_vars if v not in helpers]

@@ -13,9 +13,9 @@ import xarray as xr
 from xsda.labels.axes import find_axes
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
-from xsda.observations.compile import as_sources, compile_variable, observed_variables
-from xsda.observations.errors import check_positive, error_std
 from xsda.observations.operator import Derived, State, VariableOperator, derived_field
+from xsda.observations.read import read, units_of
+from xsda.observations.sources import as_sources
 
 OWN_ATTRS = ("cell_methods", "ancillary_variables", "error_std")  # what one variable says of itself only
 
@@ -46,27 +46,26 @@ def observe(
     periodic
         Names of periodic dimensions that do not say so themselves (attribute ``period``, or longitudes all around).
     """
-    if not isinstance(like, (xr.Dataset, xr.DataArray)):
-        raise TypeError(f"like must be one xarray.Dataset, got {type(like).__name__}; observe each instrument in turn")
-    ((source, like),) = as_sources(like).items()
+    sources = as_sources(like)
+    if len(sources) > 1:
+        raise TypeError(f"like must be one xarray.Dataset, got {len(sources)} sources; observe each instrument in turn")
+    (like,) = sources.values()
     ds = _state(ds)
     grid = Grid.match(Layout.of(ds, periodic=periodic, even=False), ds)
     out = {}
-    for name in observed_variables(like):
-        op = compile_variable(grid, like, name, derived)
+    for observed in read(like, units_of(grid), sigma=sigma, derived=derived, errors=sigma is not None):
+        name, template = observed.name, observed.da
+        op = observed.compile(grid, quietly=True)
         field = ds[name] if op.derived is None else _derived(ds, grid, op)
         descending = frozenset(d for d in grid.core_dims[1:] if op.derived is None and grid.descends(d))
         values = op.apply_labelled(field, descending)
-        template = like[name]
         values = values.assign_coords({k: c for k, c in template.coords.items() if set(c.dims) <= set(template.dims)})
         values = values.where(template.notnull())
         attrs = {k: v for k, v in ds[name].attrs.items() if k not in OWN_ATTRS} if name in ds else {}
         out[name] = values.rename(name)
         out[name].attrs = {**attrs, **template.attrs}
-        if sigma is not None:
-            std = error_std(like, name, sigma, source, {source: like})
-            check_positive(std[template.notnull().values], name)
-            out |= _noisy(out[name], xr.DataArray(std, template.coords, template.dims), seed)
+        if observed.std is not None:
+            out |= _noisy(out[name], xr.DataArray(observed.std, template.coords, template.dims), seed)
     result = xr.Dataset(out, attrs=dict(like.attrs) or dict(ds.attrs))
     bounds = {c.attrs["bounds"] for c in like.coords.values() if "bounds" in c.attrs}
     return result.assign_coords({b: like[b] for b in bounds if b in like})

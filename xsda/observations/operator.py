@@ -17,6 +17,7 @@ from xsda.arguments import choose
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.likelihood.likelihood import CARE
+from xsda.likelihood.linearity import linear_offset
 from xsda.observations.stencils import Stencil
 
 Derived = Callable[[Mapping[str, Tensor]], Tensor]
@@ -38,7 +39,8 @@ class VariableOperator:
     """H for one observed variable.
 
     ``grid_dims`` are the dimensions of the field it reads (time, [channel], *space); ``dims`` those of the observation.
-    ``channels`` picks the channels of a variable; ``derived`` computes the field from all variables instead.
+    ``channels`` picks the channels of a variable; ``derived`` computes the field from all variables instead. Where that is
+    linear, ``offset`` (time, *space) is its value at the mean of the prior.
     """
 
     name: str
@@ -49,6 +51,7 @@ class VariableOperator:
     channels: slice | None = None
     derived: Derived | None = None
     channel_dim: str | None = None
+    offset: Tensor | None = None
     _tensors: dict[tuple[int, str, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def apply(self, values: Tensor) -> Tensor:
@@ -178,13 +181,14 @@ class ObservationOperator:
 
     @property
     def linear(self) -> bool:
-        return all(op.derived is None for op in self.operators)
+        return all(op.derived is None or op.offset is not None for op in self.operators)
 
     def __call__(self, x: Tensor) -> Tensor:
         parts = []
         for op, pick in zip(self.operators, self.picks, strict=True):
             if op.derived is not None:
                 values = derived_field(op.name, op.derived, State(self.layout, self.names, x), x)
+                values = values if op.offset is None else values - op.offset.to(values)
             else:
                 assert op.channels is not None
                 values = x[:, :, op.channels]
@@ -192,12 +196,6 @@ class ObservationOperator:
             flat = op.apply(values).reshape(len(x), -1)
             parts.append(flat if len(pick) == flat.shape[1] else flat.index_select(1, pick.to(x.device)))
         return torch.cat(parts, dim=1)
-
-    def transpose(self, y: Tensor, like: Tensor) -> Tensor:
-        """H' y for (batch, M), of the shape of ``like`` (batch, time, channel, *space); at ``like`` if H is nonlinear."""
-        with torch.enable_grad():
-            x = like.detach().requires_grad_()
-            return torch.autograd.grad(self(x), x, y)[0]
 
 
 def check_derived(derived: Any) -> None:
@@ -258,6 +256,18 @@ def check_differentiable(op: VariableOperator, grid: Grid) -> None:
         forward = torch.func.jvp(field, (x.detach(),), (torch.ones_like(x),))[1]
     if not bool(torch.isfinite(slope).all() and torch.isfinite(forward).all()):
         raise ValueError(f"the derivative of the derived variable {name!r} is not finite at some states ({CARE})")
+
+
+def derived_offset(op: VariableOperator, grid: Grid) -> Tensor | None:
+    """The field of a derived quantity at the mean of the prior, (time, *space), if it is linear up to that; otherwise None."""
+    assert op.derived is not None
+    function, (length, _, *space) = op.derived, grid.shape
+
+    def field(x: Tensor) -> Tensor:
+        return derived_field(op.name, function, State(grid.layout, grid.names, x), x).flatten(1)
+
+    offset = linear_offset(field, grid.shape)
+    return None if offset is None else offset.reshape(length, *space)
 
 
 def derived_field(name: str, function: Derived, state: State, x: Tensor) -> Tensor:

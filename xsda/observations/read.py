@@ -1,158 +1,200 @@
-"""From labelled observations of all instruments, and a background, to one likelihood."""
+"""The one reader of labelled observations.
+
+``read`` turns what the user gives (instruments, errors, laws, correlations, a background) into a list of ``Observed``, one
+for each observed variable of each source, in the units of the grid. ``assimilate``, ``filter``, ``observe``, the scores in
+observation space and the plots all take it from there.
+"""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
-from xsda.arguments import choose, what
+from xsda.arguments import choose, warn, what
+from xsda.labels.cf import find_scale, in_units
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import LAWS, Censored, ErrorLaw, Normal
-from xsda.likelihood.likelihood import Group, Likelihood
-from xsda.likelihood.whitening import Whitener, Whitening
-from xsda.observations.compile import Sources, as_sources, compile_variable, observed_variables
-from xsda.observations.correlation import whitener
+from xsda.observations.compile import compile_variable
 from xsda.observations.errors import check_positive, error_std
-from xsda.observations.footprints import Footprints
-from xsda.observations.operator import Derived, ObservationOperator, VariableOperator, check_differentiable
+from xsda.observations.operator import Derived, VariableOperator, check_derived
+from xsda.observations.sources import Sources, as_sources, by_source, observed_variables
 
-
-def compile_observations(
-    grid: Grid,
-    obs: Sources,
-    sigma: Any = None,
-    derived: Mapping[str, Derived] | None = None,
-    *,
-    likelihood: Any = None,
-    correlation: Mapping[str, Any] | None = None,
-    background: xr.Dataset | None = None,
-    background_sigma: Any = None,
-) -> Likelihood:
-    """The likelihood of one or several observation Datasets, and of a background if there is one."""
-    sources = as_sources(obs)
-    chosen, correlated = (
-        _by_variable(likelihood, sources, "likelihood"),
-        _by_variable(correlation, sources, "correlation"),
-    )
-    parts = []
-    for source, ds in sources.items():
-        if not observed_variables(ds):
-            raise ValueError(f"{source} holds no variables")
-        for name in observed_variables(ds):
-            std = error_std(ds, name, sigma, source, sources)
-            law, own = pick_law(chosen.get((source, name))), correlated.get((source, name))
-            parts.append(_observed(grid, ds, name, std, derived, law, own))
-    if sum(len(p.y) for p in parts) == 0 and background is None:
-        raise ValueError(
-            "all observations are missing (NaN); there is nothing to assimilate. For prior samples use model.sample"
-        )
-    if background is not None:
-        parts += _background(grid, background, background_sigma)
-    elif background_sigma is not None:
-        raise ValueError("background_sigma was given without background=...; pass the Dataset that it is the error of")
-    return _join(grid, parts)
+MANY = 2**24  # numbers of stencils, beyond which duplicates are not looked for
+Units = Mapping[str, str | None]
 
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """One observed variable, scaled."""
+    """One observed variable of one source.
 
-    operator: VariableOperator
-    pick: np.ndarray
-    y: np.ndarray
-    std: np.ndarray
+    ``ds`` is the source with this variable in the units of the grid; ``std`` has the shape of the variable and is in these units,
+    or None where no errors were asked for; ``pick`` are the ravelled positions that are not missing.
+    """
+
+    source: str
+    name: str
+    ds: xr.Dataset
+    std: np.ndarray | None
     law: ErrorLaw
-    whitener: Whitener | None
+    correlation: Any
+    derived: Mapping[str, Derived] | None
+    pick: np.ndarray
+
+    @property
+    def da(self) -> xr.DataArray:
+        """The variable."""
+        return self.ds[self.name]
+
+    @property
+    def values(self) -> np.ndarray:
+        """The values that are not missing, (M,), in double precision."""
+        return np.asarray(self.da.values, dtype=np.float64).ravel()[self.pick]
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Standard deviations of their errors, (M,)."""
+        assert self.std is not None
+        return self.std.ravel()[self.pick]
+
+    def compile(self, grid: Grid, *, quietly: bool = False) -> VariableOperator:
+        """H for this variable; warns of values that were observed twice."""
+        op = compile_variable(grid, self.ds, self.name, self.derived)
+        if not quietly:
+            self._warn_of_duplicates(op, grid)
+        return op
+
+    def _warn_of_duplicates(self, op: VariableOperator, grid: Grid) -> None:
+        """Warn once with the number of values that lie at the same place and time as another of this source."""
+        points = int(np.prod([g.stencil.weight.shape[1] for g in op.gathers]))
+        if len(self.pick) * points > MANY or all(g.sizes and g.stencil.contiguous for g in op.gathers):
+            return
+        sizes = {d: grid.template.sizes[d] for d in grid.core_dims}
+        if op.channel_dim is not None and op.channels is not None:
+            sizes[op.channel_dim] = op.channels.stop - op.channels.start
+        index, weight = op.stencil(sizes)
+        rows = np.concatenate([*(i[self.pick] for i in index.values()), weight[self.pick].round(6)], axis=1)
+        twice = len(rows) - len(np.unique(rows, axis=0))
+        if twice:
+            warn(
+                f"{twice} of {len(rows)} values of {self.name!r} in {self.source} lie at the place and time of another value. Each counts "
+                "as an independent observation; drop the duplicates, or average them, if they are not"
+            )
 
 
-def _observed(
-    grid: Grid, ds: xr.Dataset, name: str, std: np.ndarray, derived: Mapping[str, Derived] | None, law: ErrorLaw,
-    correlation: Any,
+def read(
+    obs: Sources,
+    units: Units,
+    *,
+    sigma: Any = None,
+    derived: Mapping[str, Derived] | None = None,
+    likelihood: Any = None,
+    correlation: Mapping[str, Any] | None = None,
+    background: xr.Dataset | None = None,
+    background_sigma: Any = None,
+    errors: bool = True,
+) -> list[Observed]:
+    """Read all sources, and a background if there is one.
+
+    Parameters
+    ----------
+    obs
+        One or several Datasets; see ``as_sources``.
+    units
+        The variables of the grid and their units (None: not known).
+    sigma, derived, likelihood, correlation, background, background_sigma
+        As in ``xsda.assimilate``.
+    errors
+        Whether standard deviations are needed; without them the result's ``std`` is None.
+
+    Returns
+    -------
+    list of Observed
+        In the order of the sources and of their variables; the background's come last, from the source "background".
+    """
+    check_derived(derived)
+    sources = as_sources(obs)
+    laws, correlations = (
+        _by_variable(likelihood, sources, "likelihood"),
+        _by_variable(correlation, sources, "correlation"),
+    )
+    found = []
+    for source, ds in sources.items():
+        names = observed_variables(ds)
+        if not names:
+            raise ValueError(f"{source} holds no variables")
+        for name in names:
+            std = error_std(ds, name, sigma, source, sources) if errors else None
+            law = pick_law(laws.get((source, name)))
+            found.append(_one(source, ds, name, std, law, correlations.get((source, name)), derived, units))
+    if background is not None:
+        found += _background(background, background_sigma, units, sources)
+    elif background_sigma is not None:
+        raise ValueError("background_sigma was given without background=...; pass the Dataset that it is the error of")
+    return found
+
+
+def units_of(grid: Grid) -> dict[str, str | None]:
+    """The variables of a grid, by the user's names, and their units."""
+    return {grid.names[v.name]: v.attrs.get("units") for v in grid.layout.variables}
+
+
+def _one(
+    source: str, ds: xr.Dataset, name: str, std: np.ndarray | None, law: ErrorLaw, correlation: Any,
+    derived: Mapping[str, Derived] | None, units: Units,
 ) -> Observed:  # fmt: skip
-    op = compile_variable(grid, ds, name, derived)
-    if op.derived is not None:
-        check_differentiable(op, grid)
+    if ds[name].dtype.kind not in "biuf":
+        raise TypeError(f"observed variable {name!r} of {source} holds {ds[name].dtype}, expected numbers")
+    came, expected = ds[name].attrs.get("units"), None if name in (derived or {}) else units.get(name)
+    factor, offset = find_scale(name, came, expected, "the grid")
+    ds = ds.assign({name: in_units(ds[name], expected, "the grid").compute()})
     values = np.asarray(ds[name].values, dtype=np.float64).ravel()
     if np.isinf(values).any():
         raise ValueError(f"observed variable {name!r} holds infinite values; mark missing values as NaN")
     pick = np.flatnonzero(~np.isnan(values))
-    values, std = values[pick], std.ravel()[pick]
-    check_positive(std, name)
+    if std is not None:
+        std = std * abs(factor)
+        check_positive(std.ravel()[pick], name)
     if correlation is not None and not isinstance(law, Normal):
         raise ValueError(f"{name!r} has correlated errors and the law {law}; correlated errors must be Gaussian")
-    mean, scale = _scaling(grid, op, ds[name])
-    white = None if correlation is None else whitener(ds[name], pick, correlation)
-    y = (law.limited(values) - mean[pick]) / scale[pick]
-    bound = law.bind(values)
-    if isinstance(bound, Censored) and bound.side is not None and len(values) and bool((bound.side != 0).all()):
-        warnings.warn(
-            f"all {len(values)} values of {name!r} (from {values.min():g} to {values.max():g}) are at or beyond the limits of {law}: is it "
-            "in the units of the variable?",
-            RuntimeWarning,
-            stacklevel=5,
+    bound = _in_units(law, factor, offset).bind(values[pick])
+    if isinstance(bound, Censored) and bound.side is not None and len(pick) and bool((bound.side != 0).all()):
+        warn(
+            f"all {len(pick)} values of {name!r} (from {values[pick].min():g} to {values[pick].max():g}) are at or beyond the limits of "
+            f"{law}: is it in the units of the variable?"
         )
-    return Observed(op, pick, y, std / scale[pick], bound, white)
+    return Observed(source, name, ds, std, bound, correlation, derived, pick)
 
 
-def _background(grid: Grid, background: xr.Dataset, sigma: Any) -> list[Observed]:
+def _in_units(law: ErrorLaw, factor: float, offset: float) -> ErrorLaw:
+    """The law with its limits, which are in the units of the observations, converted as their values are."""
+    if not isinstance(law, Censored):
+        return law
+    limits = {k: v * factor + offset for k, v in (("lower", law.lower), ("upper", law.upper)) if v is not None}
+    return replace(law, **limits)
+
+
+def _background(background: xr.Dataset, sigma: Any, units: Units, sources: Mapping[str, Any]) -> list[Observed]:
     """A background (a forecast, a climatology) as one more source: it observes every number of the grid that it has."""
     if not isinstance(background, xr.Dataset):
         raise TypeError(f"background must be an xarray.Dataset on the grid, got {type(background).__name__}")
-    known = list(grid.names.values())
-    parts = []
+    if "background" in sources:
+        raise ValueError("a source is called 'background', and background=... is given; rename the source")
+    found = []
     for name in observed_variables(background):
-        if name not in known:
+        if name not in units:
             raise ValueError(
-                f"the background's variable {name!r} is not one of the prior's; {choose(name, known)}, or drop it"
+                f"background: the variable {name!r} is not one of the prior's; {choose(name, units)}, or drop it"
             )
-        da = background[name]
-        constant = {d: grid.template[d] for d in grid.core_dims if d not in da.dims and d not in da.coords}
-        ds = background.assign(
-            {name: da.expand_dims(constant).assign_attrs(da.attrs)}
-        )  # a climatology holds at all times
-        try:
-            std = error_std(ds, name, sigma, "background", {"background": ds})
-            parts.append(_observed(grid, ds, name, std, None, Normal(), None))
-        except (ValueError, KeyError) as error:
-            text = str(error.args[0])
-            for word in ("sigma=", "sigma names", "sigma of"):
-                text = text.replace(word, f"background_{word}")
-            raise type(error)(f"background: {text}") from error
-        if not all(g.stencil.trivial for g in parts[-1].operator.gathers):
-            raise ValueError(
-                f"the background's {name!r} lies between the points of the grid, or averages them; put it on the grid first: "
-                "background.interp_like(grid)"
-            )
-    if sum(len(p.y) for p in parts) == 0:
+        only = {"background": background}
+        std = error_std(background, name, sigma, "background", only, argument="background_sigma")
+        found.append(_one("background", background, name, std, Normal(), None, None, units))
+    if not any(len(o.pick) for o in found):
         raise ValueError("the background holds no values (all NaN, or no variables)")
-    return parts
-
-
-def _join(grid: Grid, parts: list[Observed]) -> Likelihood:
-    """The likelihood of all observed variables together."""
-    parts = [p for p in parts if len(p.y)]
-    inner = ObservationOperator(grid.layout, grid.names, [p.operator for p in parts], [p.pick for p in parts])
-    y, std = (
-        torch.as_tensor(np.concatenate(a), dtype=torch.float32) for a in ([p.y for p in parts], [p.std for p in parts])
-    )
-    ends = np.cumsum([0, *(len(p.y) for p in parts)]).tolist()
-    spans = zip(parts, ends[:-1], ends[1:], strict=True)
-    blocks = [(a, b, std[a:b].clone(), p.whitener) for p, a, b in spans if p.whitener is not None]
-    groups = tuple(Group(len(p.y), p.operator.name, p.law) for p in parts)
-    whitening = Whitening(blocks) if blocks else None
-    if whitening is not None:
-        y = whitening.whiten(y[None])[0]
-        for start, stop, _, _ in blocks:
-            std[start:stop] = 1
-    found = [Footprints.of(p.operator, p.pick, grid.shape) for p in parts]
-    footprints = None if None in found else tuple(f for f in found if f is not None)
-    return Likelihood(inner, y, std, linear=inner.linear, groups=groups, whitening=whitening, footprints=footprints)
+    return found
 
 
 def pick_law(law: Any) -> ErrorLaw:
@@ -160,11 +202,11 @@ def pick_law(law: Any) -> ErrorLaw:
     if law is None:
         return Normal()
     if isinstance(law, str):
-        if law not in LAWS:
+        if law.lower() not in LAWS:
             raise ValueError(
                 f"unknown likelihood {law!r}; {choose(law, LAWS)}, or pass an object such as Censored(lower=0.1)"
             )
-        return LAWS[law]()
+        return LAWS[law.lower()]()
     if not isinstance(law, ErrorLaw):
         raise TypeError(f"a likelihood is a name or an object such as StudentT(df=4), got {what(law)}")
     return law
@@ -180,22 +222,10 @@ def _by_variable(given: Any, sources: Mapping[str, xr.Dataset], argument: str) -
             raise TypeError(f"{argument} must be a mapping by observed variable, got {type(given).__name__}")
         return dict.fromkeys(pairs, given)
     names = {name for _, name in pairs}
-    if set(given) <= set(sources) and not set(given) <= names:
+    if by_source(given, sources):
         each = [_by_variable(value, {source: sources[source]}, argument) for source, value in given.items()]
         return {pair: value for found in each for pair, value in found.items()}
     unknown = [k for k in given if k not in names]
     if unknown:
         raise KeyError(f"{argument} names {unknown[0]!r}, which is not observed; {choose(unknown[0], names)}")
     return {(source, name): given[name] for source, name in pairs if name in given}
-
-
-def _scaling(grid: Grid, op: VariableOperator, da: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the channel of each observed value: H of a constant is that constant."""
-    if op.channels is None:
-        return np.zeros(da.size), np.ones(da.size)
-    length, _, *sizes = grid.shape
-    seen = []
-    for constant in (grid.layout.mean[op.channels], grid.layout.std[op.channels]):
-        field = torch.as_tensor(constant).reshape(1, 1, -1, *(1,) * len(sizes)).expand(1, length, -1, *sizes)
-        seen.append(op.apply(field if op.channel_dim is not None else field[:, :, 0]).reshape(-1).numpy())
-    return seen[0], seen[1]

@@ -1,4 +1,4 @@
-"""Priors: learned, exact, embedded, registered."""
+"""Priors of trajectories: learned, exact, pooled, and loaded by name."""
 
 from xsda.priors.gaussian import GaussianMixturePrior, GaussianPrior
 from xsda.priors.pool import Pool

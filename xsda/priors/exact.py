@@ -1,12 +1,12 @@
-r"""Denoisers known in closed form: of a Gaussian and of a mixture of Gaussians.
+r"""Exact denoisers of a Gaussian and of a mixture of Gaussians.
 
 For x_0 ~ N(m, C) with C = U diag(l) U',
 
-.. math:: E[x_0 | x_t] = m + U \,\mathrm{diag}\!\left(\frac{\alpha l}{\alpha^2 l + \sigma^2}\right) U' (x_t - \alpha m),
+.. math:: E[x_0 | x_t] = m + U \,\mathrm{diag}\!\left(\frac{\alpha l}{\alpha^2 l + \sigma^2}\right) U' (x_t - \alpha m).
 
-and for a mixture the same, averaged over the components with their probabilities given x_t. The posterior of a
-Gaussian prior under linear observations is known too, which makes it the yardstick of every guidance method. Here the
-covariances are whole matrices; ``xsda.priors.separable`` has the Gaussian whose covariance is a product over the axes.
+For a mixture it is the average of this over the components, with their probabilities given x_t. The posterior of a
+Gaussian prior under linear observations is also known, so it serves to test every guidance method. Here covariances are
+full matrices; ``xsda.priors.separable`` has the Gaussian whose covariance is a product over the axes.
 """
 
 from __future__ import annotations
@@ -24,30 +24,89 @@ EXACT_SCHEDULE = VE(sigma_min=1e-4, sigma_max=100.0)
 
 
 class ExactDenoiser(Denoiser, ABC):
-    """A denoiser in closed form, whose states can also be drawn and weighed without a diffusion process."""
+    """Base class of denoisers in closed form, which can also draw states and compute their log-probability."""
 
     @classmethod
     @abstractmethod
     def from_state(cls, state: dict[str, Tensor], schedule: Schedule) -> ExactDenoiser:
-        """From the tensors of ``state_dict()``, as a file stores them."""
+        """Build the denoiser from the tensors of ``state_dict()``, as a file stores them.
+
+        Parameters
+        ----------
+        state
+            Names and tensors.
+        schedule
+            The diffusion process.
+
+        Returns
+        -------
+        ExactDenoiser
+            The denoiser.
+        """
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Exact samples of x_0, (count, time, channel, *space)."""
+        """Draw exact samples of x_0.
+
+        Parameters
+        ----------
+        count
+            Number of samples.
+        generator
+            Source of the random numbers.
+
+        Returns
+        -------
+        Tensor
+            Samples (count, time, channel, *space).
+        """
 
     @abstractmethod
     def log_prob(self, x0: Tensor) -> Tensor:
-        """log p of states (batch, time, channel, *space), in closed form."""
+        """Compute log p of states in closed form.
+
+        Parameters
+        ----------
+        x0
+            States (batch, time, channel, *space).
+
+        Returns
+        -------
+        Tensor
+            log p of each state, (batch,).
+        """
 
     def mean_square(self, noise_level: Tensor) -> Tensor:
-        """E|x_0 - E[x_0 | x_t]|^2 of each channel at one noise level, (channel,); where it has a closed form."""
+        """Return E|x_0 - E[x_0 | x_t]|^2 of each channel, if it has a closed form.
+
+        Parameters
+        ----------
+        noise_level
+            One noise level.
+
+        Returns
+        -------
+        Tensor
+            Mean squared error, (channel,).
+        """
         raise TypeError(f"the mean squared error of {type(self).__name__} has no closed form")
 
 
 class MixtureDenoiser(ExactDenoiser):
-    """Exact denoiser of a mixture of Gaussians over flattened states.
+    """Exact denoiser of a mixture of Gaussians over flattened states of N numbers.
 
-    ``means`` (component, N), ``covs`` (component, N, N), ``weights`` (component,); ``shape`` is that of one state.
+    Parameters
+    ----------
+    means
+        (component, N).
+    values, vectors
+        Eigenvalues (component, N) and eigenvectors (component, N, N) of the covariances.
+    weights
+        Probability of each component, (component,).
+    shape
+        Shape of one state, as a tensor.
+    schedule
+        The diffusion process.
     """
 
     means: Tensor
@@ -69,7 +128,26 @@ class MixtureDenoiser(ExactDenoiser):
     def of(
         cls, means: Tensor, covs: Tensor, weights: Tensor, shape: tuple[int, ...], schedule: Schedule = EXACT_SCHEDULE
     ) -> MixtureDenoiser:
-        """From means and covariances."""
+        """Build the denoiser from means and covariances.
+
+        Parameters
+        ----------
+        means
+            (component, N).
+        covs
+            (component, N, N).
+        weights
+            Probability of each component, (component,).
+        shape
+            Shape of one state.
+        schedule
+            The diffusion process.
+
+        Returns
+        -------
+        MixtureDenoiser
+            The denoiser.
+        """
         values, vectors = torch.linalg.eigh(covs.double())
         parts = (means, values.clamp(min=0), vectors, weights)
         m, v, u, w = (p.float().contiguous() for p in parts)
@@ -83,7 +161,7 @@ class MixtureDenoiser(ExactDenoiser):
         alpha = self.schedule.alpha(t).to(x_t).reshape(-1, 1, 1)
         sigma = self.schedule.sigma(t).to(x_t).reshape(-1, 1, 1)
         flat = x_t.flatten(1)
-        # coordinates along each component's eigenvectors, (batch, component, N)
+        # coordinates along the eigenvectors of each component, (batch, component, N)
         along = torch.einsum("kij,bki->bkj", self.vectors, flat[:, None] - alpha * self.means)
         total = alpha**2 * self.values + sigma**2
         x0 = self.means + torch.einsum("kij,bkj->bki", self.vectors, alpha * self.values / total * along)
@@ -112,7 +190,7 @@ class MixtureDenoiser(ExactDenoiser):
 
 
 class GaussianDenoiser(MixtureDenoiser):
-    """The mixture of one component."""
+    """Exact denoiser of a single Gaussian. The parameters are those of ``MixtureDenoiser`` with one component."""
 
     def mean_square(self, noise_level: Tensor) -> Tensor:
         values, vectors, noise = self.values[0].double(), self.vectors[0].double(), noise_level.double() ** 2

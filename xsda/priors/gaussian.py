@@ -25,11 +25,17 @@ class GaussianMixturePrior(Prior):
     Parameters
     ----------
     means
-        One Dataset per component, all on the same axes.
+        One Dataset per component, all on the same coordinates.
     covs
-        Covariances (component, N, N), in the order in which the variables of a mean, one after another, are ravelled.
+        Covariances (component, N, N). Their order is that of the variables of a mean, ravelled one after another.
     weights
         Probabilities of the components (default: equal).
+    periodic
+        Periodic space dimensions.
+    schedule
+        The diffusion process.
+    name
+        Name of the prior in results.
     """
 
     def __init__(
@@ -45,7 +51,8 @@ class GaussianMixturePrior(Prior):
         p = np.full(len(means), 1 / max(len(means), 1)) if weights is None else np.asarray(weights, float)
         if len(means) == 0 or len(covs) != len(means) or p.shape != (len(means),):
             raise ValueError(
-                f"got {len(means)} means, {len(covs)} covariances and {p.size} weights; need one of each per component"
+                f"got {len(means)} means, {len(covs)} covariances and {p.size} weights; need one of each for each "
+                "component"
             )
         if (p < 0).any() or not np.isclose(p.sum(), 1):
             raise ValueError(f"weights must be non-negative and sum to one, got {p.tolist()}")
@@ -58,7 +65,7 @@ class GaussianMixturePrior(Prior):
             for v in layout.names:
                 if v not in other or other[v].dims != means[0][v].dims:
                     raise ValueError(
-                        f"the means must hold the same variables with the same order of dimensions; see {v!r}"
+                        f"the means must have the same variables with the same order of dimensions; {v!r} differs"
                     )
             _check_mean(other, layout)
         grid = Grid.match(layout, means[0])
@@ -69,7 +76,7 @@ class GaussianMixturePrior(Prior):
         center = sum(w * m for w, m in zip(p, flat, strict=True))[order]
         second = sum(w * (np.diag(c) + m**2) for w, m, c in zip(p, flat, arrays, strict=True))[order]
         mean = np.array([center[channel == c].mean() for c in range(layout.channels)])
-        # the spread within a channel counts around its own mean at each place, so that constants do not inflate it
+        # the standard deviation of a channel is around its mean at each point, so that constants do not inflate it
         std = np.array([np.sqrt(max((second - center**2)[channel == c].mean(), 1e-30)) for c in range(layout.channels)])
         layout = layout.scaled(mean.tolist(), std.tolist())
         scale = std[channel]
@@ -84,19 +91,35 @@ class GaussianMixturePrior(Prior):
 
 
 class GaussianPrior(GaussianMixturePrior):
-    """A Gaussian trajectory with an exact denoiser: the posterior is known, so it is the yardstick.
+    """A Gaussian trajectory with an exact denoiser, whose posterior is known in closed form.
+
+    Use it to test methods, and for small problems. It holds the full covariance.
 
     Parameters
     ----------
     mean
         Dataset over ``time`` and up to two space dimensions.
     cov
-        Covariance (N, N), in the order in which the variables of ``mean``, one after another, are ravelled.
+        Covariance (N, N). Its order is that of the variables of ``mean``, ravelled one after another.
+    periodic
+        Periodic space dimensions.
+    schedule
+        The diffusion process.
+    name
+        Name of the prior in results.
 
     See Also
     --------
     GaussianPrior.separable : a covariance given by axis, for states of millions of numbers.
     GaussianPrior.fit : the same, estimated from data.
+
+    Examples
+    --------
+    >>> mean = xr.Dataset({"x": ("time", np.zeros(2))}, {"time": [0.0, 1.0]})
+    >>> prior = xsda.GaussianPrior(mean, np.array([[1.0, 0.5], [0.5, 1.0]]))
+    >>> post = xsda.assimilate(mean, mean.isel(time=[0]) + 1, prior, sigma=0.1, members=200, progress=False)
+    >>> bool(abs(post.x.isel(time=1).mean() - 0.5 / 1.01) < 0.2)
+    True
     """
 
     def __init__(
@@ -122,11 +145,10 @@ class GaussianPrior(GaussianMixturePrior):
         schedule: Schedule | None = None,
         name: str = "gaussian",
     ) -> Prior:
-        """A Gaussian prior whose covariance is a product over the axes, for states of up to many millions of numbers.
+        """Make a Gaussian prior whose covariance is a product over the axes, for states of many millions of numbers.
 
-        The covariance of variable a at (time, y, x) with variable b at (time', y', x') is
-        ``channel_cov[a, b] * time_cov[time, time'] * y_cov[y, y'] * x_cov[x, x']``. Nothing larger than one of these
-        matrices is ever held, beside the state.
+        The covariance of variable a at (time, y, x) with variable b at (time', y', x') is ``channel_cov[a, b] *
+        time_cov[time, time'] * y_cov[y, y'] * x_cov[x, x']``. Memory holds only these matrices and the state.
 
         Parameters
         ----------
@@ -138,17 +160,17 @@ class GaussianPrior(GaussianMixturePrior):
         channel_cov
             Covariance between the variables, in their order (default: independent, of variance one).
         periodic
-            Space dimensions that are rings.
+            Periodic space dimensions.
         schedule
-            The diffusion process. Default: a VE schedule that ends at a noise far above the variance of any pattern;
-            patterns that cover the whole domain vary much more than single points.
+            The diffusion process. The default is a VE schedule whose final noise is far above the variance of any
+            pattern, because patterns that cover the whole domain vary much more than single points.
         name
-            How to call it in results.
+            Name of the prior in results.
 
         Returns
         -------
         Prior
-            With an exact denoiser, as ``GaussianPrior`` itself.
+            A prior with an exact denoiser.
         """
         layout = Layout.of(mean, periodic=periodic)
         _check_mean(mean, layout)
@@ -156,7 +178,7 @@ class GaussianPrior(GaussianMixturePrior):
         values = grid.stack(mean)
         if values.shape != grid.shape:
             raise ValueError(
-                f"the mean has the dimensions {tuple(mean.sizes)}, expected {grid.core_dims}; average over others"
+                f"the mean has the dimensions {tuple(mean.sizes)}, expected {grid.core_dims}; average over the others"
             )
         channel_cov = np.eye(layout.channels) if channel_cov is None else channel_cov
         factors = [
@@ -175,40 +197,39 @@ class GaussianPrior(GaussianMixturePrior):
         schedule: Schedule | None = None,
         name: str = "climatology",
     ) -> Prior:
-        """A separable Gaussian prior estimated from data: the climatology that optimal interpolation starts from.
+        """Estimate a separable Gaussian prior from data: the climatology of optimal interpolation.
 
-        The mean is the time mean at each grid point; the covariance is the product of one variance per variable, the
-        correlation between variables, the autocorrelation in time, and a correlation matrix along each space axis. It is
-        a baseline: stationary in time, the same time and length scales for all variables, no propagation (time and space
-        are independent of each other), and no flow dependence.
+        The mean is the time mean at each grid point. The covariance is the product of one variance per variable, the
+        correlation between variables, the autocorrelation in time, and a correlation matrix along each space axis. It
+        is a baseline. It is stationary in time, all variables share the same time and length scales, nothing
+        propagates (time and space are independent of each other), and nothing depends on the flow.
 
         Parameters
         ----------
         ds
             Series over ``time`` (evenly spaced) and up to two space dimensions, and optionally ``trajectory`` or
-            ``member``. May be backed by dask, NetCDF or Zarr: it is read twice, in blocks along time (best chunked along
-            time only: a block holds whole chunks). Without gaps.
+            ``member``, without gaps. It may be backed by dask, NetCDF or Zarr. It is read twice, in blocks along time;
+            chunk it along time only, because a block holds whole chunks.
         length
-            Number of states of the trajectories that the prior describes; the series must be at least twice as long, and
-            should be many times as long as its memory. The correlation at lag k comes out too small by the factor
-            1 - k / states.
+            Number of states of the trajectories that the prior describes. The series must be at least twice as long,
+            and should be many times as long as its decorrelation time. The correlation at lag k is too small by the
+            factor 1 - k / states.
         periodic
-            Space dimensions that are rings.
+            Periodic space dimensions.
         schedule
             The diffusion process (default: as for ``separable``).
         name
-            How to call it in results.
+            Name of the prior in results.
 
         Returns
         -------
         Prior
-            With an exact denoiser, on the grid of ``ds`` and trajectories of ``length`` states.
+            A prior with an exact denoiser, on the grid of ``ds``, for trajectories of ``length`` states.
 
-        Notes
-        -----
-        Whatever repeats (the cycles of day and year) counts as variability here. Where it is known, take it out first, and
-        assimilate anomalies. Where the data are far from separable (coasts, fronts, travelling weather), expect an ensemble
-        that is somewhat too sure of itself; compare ``evaluate`` on a period that was not used for the fit.
+        Notes ----- Regular cycles (day and year) count as variability. If they are known, remove them first and
+        assimilate anomalies. If the covariance of the data is far from separable (coasts, fronts, travelling weather),
+        the ensemble will have somewhat too little spread; check it with ``evaluate`` on a period that was not used for
+        the fit.
         """
         if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1:
             raise ValueError(f"length={length!r} must be a positive integer: the number of states of a trajectory")
@@ -226,12 +247,12 @@ def _separable(
     name: str,
     info: Mapping[str, Any] | None = None,
 ) -> Prior:
-    """From the mean and the factors of the covariance over (time, channel, *space), in units, every axis ascending."""
+    """Make a prior from the mean and the covariance factors over (time, channel, *space), in units, axes ascending."""
     levels = [np.trace(f) / len(f) for f in factors]
     variance = np.diag(factors[1]) * np.prod(levels) / levels[1] if levels[1] > 0 else np.zeros(len(factors[1]))
     if not (variance > 0).all():
         without = [n for n, s in layout.slices().items() if not (variance[s] > 0).all()]
-        raise ValueError(f"the covariance leaves {without} without variance; drop these variables")
+        raise ValueError(f"the variables {without} have no variance; drop them")
     center, std = mean.swapaxes(0, 1).reshape(layout.channels, -1).mean(1), np.sqrt(variance)
     channel_std = np.sqrt(np.diag(factors[1]))
     scaled = [f / level for f, level in zip(factors, levels, strict=True)]
@@ -246,7 +267,7 @@ def _separable(
 
 
 def _space_factors(grid: Grid, y_cov: np.ndarray | None, x_cov: np.ndarray | None) -> list[np.ndarray]:
-    """The covariances of the space axes, turned around where an axis descends."""
+    """Return the covariances of the space axes, reversed where an axis descends."""
     dims = grid.core_dims[1:]
     given = {n: cov for n, cov in (("y_cov", y_cov), ("x_cov", x_cov)) if cov is not None}
     if len(given) != len(dims):
@@ -272,7 +293,7 @@ def _ravel(ds: xr.Dataset, layout: Layout) -> np.ndarray:
 
 
 def _tensor_order(grid: Grid) -> np.ndarray:
-    """For each number of a state tensor, its place among the ravelled variables."""
+    """For each number of a state tensor, its position among the ravelled variables."""
     numbered, start = {}, 0
     for v in grid.layout.names:
         da = grid.template[v]
@@ -282,7 +303,7 @@ def _tensor_order(grid: Grid) -> np.ndarray:
 
 
 def _check_cov(cov: np.ndarray, n: int, name: str, sizes: str) -> np.ndarray:
-    """A covariance of ``n`` numbers, or an error that calls it ``name``; ``sizes`` says where ``n`` is from."""
+    """Check a covariance of ``n`` numbers; ``name`` and ``sizes`` (which explains ``n``) appear in the error."""
     cov = np.asarray(cov, dtype=np.float64)
     if cov.shape != (n, n):
         raise ValueError(f"{name} has the shape {cov.shape}, {sizes.format(n)}; expected ({n}, {n})")
@@ -297,7 +318,7 @@ def _check_cov(cov: np.ndarray, n: int, name: str, sizes: str) -> np.ndarray:
 
 
 def _error_curve(denoiser: ExactDenoiser) -> ErrorCurve:
-    """r(s) over all noise levels of the diffusion process; in closed form but for mixtures, which are sampled."""
+    """Compute r(s) over all noise levels of the diffusion process: in closed form, or sampled for mixtures."""
     first, last = denoiser.schedule.noise_level(torch.tensor([0.0, 1.0], dtype=torch.float64)).log10().tolist()
     levels = torch.logspace(min(first, -3), max(last, 2), 48, dtype=torch.float64)
     if isinstance(denoiser, SeparableDenoiser):

@@ -1,14 +1,14 @@
-r"""Mean and separable covariance of a labelled data set, streamed.
+r"""Mean and separable covariance of a labelled data set, computed in a stream.
 
 With the anomalies z of N states from their mean at each point, in units of each channel's standard deviation,
 
 .. math:: \rho_k = \frac{1}{N} \sum_t \langle z_t, z_{t-k} \rangle, \qquad
    C_x = \langle z(\cdot, x)\, z(\cdot, x') \rangle
 
-and likewise along y and across channels, where the angle brackets average over everything else. The divisor N (rather
-than N - k) is what makes the Toeplitz matrix of the rho positive semi-definite (Priestley 1981, section 5.3).
+and likewise along y and across channels. The angle brackets average over everything else. The divisor N (rather than
+N - k) makes the Toeplitz matrix of the rho positive semi-definite (Priestley 1981, section 5.3).
 
-The data are read twice, in blocks along time: once for mean and standard deviation, once for the correlations.
+The data are read twice in blocks along time: once for mean and standard deviation, once for the correlations.
 """
 
 from __future__ import annotations
@@ -29,10 +29,18 @@ BLOCK_NUMBERS = 2**22  # numbers held at once, in double precision
 
 @dataclass(frozen=True)
 class Moments:
-    """What ``estimate`` finds: axes ascending, as in a tensor (time, channel, *space).
+    """The result of ``estimate``, with ascending axes as in a tensor (time, channel, *space).
 
-    ``mean`` (channel, *space) and ``std`` (channel,) are in the variables' units; ``time``, ``channel`` and each of ``space``
-    are correlation matrices.
+    Parameters
+    ----------
+    mean
+        (channel, *space), in the units of the variables.
+    std
+        (channel,), in the units of the variables.
+    time, channel, space
+        Correlation matrices; ``space`` has one for each space axis.
+    source
+        Description of the data.
     """
 
     mean: np.ndarray
@@ -44,13 +52,37 @@ class Moments:
 
 
 def estimate(ds: xr.Dataset, layout: Layout, length: int) -> Moments:
-    """The climatology of trajectories of ``length`` states."""
+    """Estimate the climatology of trajectories.
+
+    Parameters
+    ----------
+    ds
+        The data, which may be lazy.
+    layout
+        Variables and axes.
+    length
+        Number of states of a trajectory.
+
+    Returns
+    -------
+    Moments
+        Mean, standard deviation and correlations.
+
+    Examples
+    --------
+    >>> from xsda.labels.layout import Layout
+    >>> from xsda.priors.moments import estimate
+    >>> ds = xr.Dataset({"x": ("time", np.tile([1.0, -1.0], 50))}, {"time": np.arange(100.0)})
+    >>> estimate(ds, Layout.of(ds), 2).time
+    array([[ 1.  , -0.99],
+           [-0.99,  1.  ]])
+    """
     blocks = Blocks(ds, layout)
     states = ds.sizes[layout.time]
     if states < 2 * length:
         raise ValueError(
-            f"the data have {states} states along {layout.time!r}, too few for the covariance of trajectories of {length}; "
-            f"give at least {2 * length}, or a smaller length"
+            f"the data have {states} states along {layout.time!r}, too few for the covariance of trajectories of "
+            f"{length}; use at least {2 * length} states, or a smaller length"
         )
     mean, std = _moments(blocks)
     numbers = blocks.grid.numbers(layout.time)
@@ -60,10 +92,17 @@ def estimate(ds: xr.Dataset, layout: Layout, length: int) -> Moments:
 
 
 class Blocks:
-    """The data in consecutive blocks (start, values): ``values`` (row, time, channel, *space) begins at state ``start``.
+    """Consecutive blocks (start, values) of the data; values (row, time, channel, *space) start at state ``start``.
 
-    Rows are trajectories; all blocks of some rows come before those of the next. Reads follow the edges of dask chunks,
-    so that no chunk is read twice in a pass.
+    Rows are trajectories. All blocks of some rows come before those of the next rows. Reads follow the edges of dask
+    chunks, so that no chunk is read twice in a pass.
+
+    Parameters
+    ----------
+    ds
+        The data, which may be lazy.
+    layout
+        Variables and axes.
     """
 
     def __init__(self, ds: xr.Dataset, layout: Layout):
@@ -72,7 +111,7 @@ class Blocks:
         for v in layout.names:
             if self.rows_dim is not None and self.rows_dim not in ds[v].dims:
                 raise ValueError(
-                    f"the variable {v!r} lacks the dimension {self.rows_dim!r} that others have; drop it, or use "
+                    f"the variable {v!r} lacks the dimension {self.rows_dim!r} of the other variables; drop it, or use "
                     f".broadcast_like"
                 )
         self.ds = ds[list(layout.names)].reset_coords(drop=True).unify_chunks()
@@ -92,7 +131,7 @@ class Blocks:
                     yield start, values.reshape(count, -1, *self.grid.shape[1:])
 
     def _cuts(self, dim: str | None, most: int) -> Iterator[slice]:
-        """Stretches of about ``most`` entries, and at least one chunk."""
+        """Yield stretches of about ``most`` entries, and at least one chunk."""
         if dim is None:
             yield slice(0, 1)
             return
@@ -105,12 +144,12 @@ class Blocks:
 
 
 def _moments(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
-    """The mean at each point, and each channel's standard deviation around it."""
+    """Return the mean at each point, and the standard deviation of each channel around it."""
     shift = total = square = np.zeros(())
     count = 0
     for start, x in blocks:
         _check_finite(blocks.grid, x, start)
-        shift = x.mean((0, 1)) if count == 0 else shift  # keeps the squares from cancelling
+        shift = x.mean((0, 1)) if count == 0 else shift  # avoids cancellation in the squares
         x -= shift
         total = total + x.sum((0, 1))
         square = square + np.square(x).sum((0, 1))
@@ -121,7 +160,7 @@ def _moments(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
     level = np.abs(mean).reshape(len(mean), -1).max(1)
     constant = [n for n, s in blocks.grid.layout.slices().items() if (std[s] <= 1e-12 * level[s]).any()]
     if constant:
-        raise ValueError(f"the variables {constant} do not vary in time; drop them")
+        raise ValueError(f"the variables {constant} are constant in time; drop them")
     return mean, std
 
 
@@ -131,21 +170,21 @@ def _check_finite(grid: Grid, x: np.ndarray, start: int) -> None:
     bad = ~np.isfinite(x).all(axis=tuple(a for a in range(x.ndim) if a != 2))
     names = [n for n, s in grid.layout.slices().items() if bad[s].any()]
     raise ValueError(
-        f"the variables {names} hold NaN or infinite values (among the states {start} to {start + x.shape[1] - 1}); this "
-        "prior needs a number at every grid point. Fill them (.fillna, .interpolate_na), choose a region without gaps, or "
-        "drop the variable"
+        f"the variables {names} hold NaN or infinite values (among the states {start} to {start + x.shape[1] - 1}); "
+        "this prior needs a number at every grid point. Fill them (.fillna, .interpolate_na), choose a region without "
+        "gaps, or drop the variable"
     )
 
 
 def _correlations(
     blocks: Blocks, mean: np.ndarray, std: np.ndarray, length: int
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
-    """Correlation matrices of time, channels and each space axis."""
+    """Return the correlation matrices of time, channels and each space axis."""
     scale = std.reshape(-1, *(1,) * (mean.ndim - 1))
     lags = np.zeros(length)
     grams: Sequence[np.ndarray] = [np.zeros((n, n)) for n in mean.shape]
     numbers = 0
-    past = np.zeros(())  # the states before a block that its lags reach back to
+    past = np.zeros(())  # the states before a block that its lags need
     for start, x in blocks:
         z = (x - mean) / scale
         seen = np.concatenate([past, z], axis=1) if start else z

@@ -1,4 +1,4 @@
-"""Several priors, trained independently, whose ensembles are pooled to average out what one training happened to learn."""
+"""Several priors that were trained independently, whose ensembles are pooled to average out the errors of training."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from xsda.labels.grid import check_units
+from xsda.labels.cf import check_units
 from xsda.labels.layout import Layout
 from xsda.priors.prior import Prior
 
 
 class Pool:
-    """Priors of the same variables and time step; made by ``xsda.load_model([...])``."""
+    """Priors of the same variables and time step; ``xsda.load_model([...])`` makes a pool.
+
+    Parameters
+    ----------
+    priors
+        The priors.
+    """
 
     def __init__(self, priors: Sequence[Prior]):
         if not priors:
@@ -24,8 +30,8 @@ class Pool:
                 numbers = isinstance(ours, float) and isinstance(theirs, float)
                 if not (math.isclose(ours, theirs, rel_tol=1e-3) if numbers else theirs == ours):
                     raise ValueError(
-                        f"priors of one pool must describe the same world: {what} is {ours} in {priors[0].name!r} and "
-                        f"{theirs} in {p.name!r}"
+                        f"the priors of a pool must agree, but {what} is {ours} in {priors[0].name!r} and "
+                        f"{theirs} in {p.name!r}; use priors of the same variables, grid and time step"
                     )
             for v, same in zip(p.layout.variables, priors[0].layout.variables, strict=True):
                 units = v.attrs.get("units"), same.attrs.get("units")
@@ -34,14 +40,16 @@ class Pool:
 
     @property
     def name(self) -> str:
+        """Names of the priors."""
         return ", ".join(p.name for p in self.priors)
 
     @property
     def hash(self) -> str:
+        """Hashes of the priors."""
         return ", ".join(p.hash for p in self.priors)
 
     def unbalanced(self) -> Pool:
-        """Each prior without its balance; see ``Prior.unbalanced``."""
+        """Return a pool of the priors without their energy correction; see ``Prior.unbalanced``."""
         return Pool([p.unbalanced() for p in self.priors])
 
     def __repr__(self) -> str:
@@ -49,7 +57,7 @@ class Pool:
 
 
 def _world(layout: Layout) -> dict[str, Any]:
-    """What priors must share for their members to be members of one ensemble."""
+    """The properties that priors must share to be members of one ensemble."""
     return {
         "names": layout.names,
         "the channels of each": {v.name: (v.channels, v.labels) for v in layout.variables},

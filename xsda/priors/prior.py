@@ -1,4 +1,4 @@
-"""A prior: a denoiser of trajectories, the layout of its world, and where it comes from, in one file."""
+"""A prior: a denoiser of trajectories with its layout and its provenance, stored in one file."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import copy
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 import xarray as xr
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from xsda.arguments import warn
 from xsda.diffusion.balance import Balance, Balanced
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.error import ErrorCurve
@@ -25,10 +26,11 @@ from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.nn import WindowMLP, build_network, network_config, network_identity
 from xsda.priors.exact import ExactDenoiser, GaussianDenoiser, MixtureDenoiser
+from xsda.priors.header import FORMAT, check_header, check_network, read_header
 from xsda.priors.separable import SeparableDenoiser
 from xsda.version import __version__
 
-FORMAT = 1
+Item = TypeVar("Item")
 EXACT: dict[str, type[ExactDenoiser]] = {c.__name__: c for c in (GaussianDenoiser, MixtureDenoiser, SeparableDenoiser)}
 
 
@@ -42,15 +44,15 @@ class Prior:
     layout
         Variables, scaling and axes.
     window
-        Shortest trajectory the denoiser accepts.
+        Number of states of the shortest trajectory that the denoiser accepts.
     length
-        The only length it accepts, if there is only one.
+        The only number of states that it accepts, if there is only one.
     error
         The denoiser's own error at each noise level.
     info
-        Provenance: how it was made, by what data, with which validation loss.
+        Provenance: training data, options, validation loss.
     name
-        How to call it in results.
+        Name of the prior in results.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Prior:
         self.info = dict(info or {})
         self.name = name
         self.path: Path | None = None
-        self.path_hash: str | None = None  # the fingerprint of what lies at ``path``
+        self.path_hash: str | None = None  # the fingerprint of the file at ``path``
 
     @property
     def schedule(self) -> Schedule:
@@ -86,7 +88,7 @@ class Prior:
 
     @property
     def any_size(self) -> bool:
-        """Whether the denoiser takes fields of any size (convolutions do)."""
+        """Whether the denoiser accepts fields of any size (convolutions do)."""
         network = getattr(self.denoiser, "network", None)
         return network is not None and not isinstance(getattr(network, "local", network), WindowMLP)
 
@@ -112,7 +114,7 @@ class Prior:
         return "\n".join(lines + [f"  {k:<10} {v}" for k, v in self.info.items()])
 
     def bind(self, ds: xr.Dataset) -> Grid:
-        """Match a user's Dataset with this prior; raises where they do not fit."""
+        """Match a Dataset with this prior; raise if they do not fit."""
         grid = Grid.match(self.layout, ds)
         grid.check_time()
         grid.check_rings()
@@ -131,11 +133,11 @@ class Prior:
         if notes and not self.any_size:
             raise ValueError(f"the grid does not fit the prior: {notes}. Put the grid on the prior's points")
         if notes:
-            warnings.warn(f"the grid is unlike the prior's: {notes}; the prior extrapolates", stacklevel=4)
+            warn(f"the grid differs from the prior's: {notes}; the prior extrapolates", UserWarning)
         return grid
 
     def unbalanced(self) -> Prior:
-        """The same prior without the energy correction of ``xsda.balance``, for samplers it was not measured with."""
+        """Return this prior without the energy correction of ``xsda.balance``, for samplers with which it was not measured."""
         if not isinstance(self.denoiser, Balanced):
             return self
         other = copy.copy(self)
@@ -172,7 +174,30 @@ class Prior:
         }  # fmt: skip
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write one safetensors file with JSON metadata."""
+        """Write the prior to a safetensors file, which ``xsda.load_model`` reads.
+
+        The file holds the weights and a description in JSON. It is written whole or not at all.
+
+        Parameters
+        ----------
+        path
+            The file to write, by convention with the suffix .safetensors.
+        overwrite
+            Replace an existing file. Without it an existing file raises an error.
+
+        Returns
+        -------
+        Path
+            The path of the file.
+
+        Examples
+        --------
+        >>> import xsda
+        >>> model = xsda.load_model("lorenz63")
+        >>> path = model.save("mine.safetensors")  # doctest: +SKIP
+        >>> xsda.load_model(path).hash == model.hash  # doctest: +SKIP
+        True
+        """
         path = Path(path)
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
@@ -181,7 +206,7 @@ class Prior:
         return path
 
     def write(self, path: Path) -> None:
-        """Write to a path, whatever is there."""
+        """Write the file in place, without a temporary name and without a check of what is there."""
         if isinstance(self._plain, Preconditioned):
             network_config(self._plain.network)  # raises for a network that could not be read back
         elif type(self._plain).__name__ not in EXACT:
@@ -191,41 +216,43 @@ class Prior:
 
 
 def read_prior(path: str | os.PathLike[str]) -> Prior:
-    """Read what ``Prior.save`` wrote; nothing is ever unpickled."""
+    """Read a file that ``Prior.save`` wrote. Nothing is unpickled, and the file is checked before memory is taken."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no prior at {path}")
     try:
         with safe_open(os.fspath(path), "pt") as file:
-            header = (file.metadata() or {}).get("xsda")
-            tensors = {k: file.get_tensor(k) for k in file.keys()} if header else {}  # noqa: SIM118
+            text = (file.metadata() or {}).get("xsda")
+            shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or is truncated ({error}); get it again") from error
-    if header is None:
-        raise ValueError(f"{path} is a safetensors file but not a prior of xsda; make one with Prior.save")
+    meta = read_header(path, text)
     try:
-        meta = dict(json.loads(header))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"the description in {path} is damaged ({error}); get the file again") from error
-    if meta.get("format", 0) > FORMAT:
-        raise ValueError(
-            f"{path} has format {meta['format']}, this xsda {__version__} reads up to {FORMAT}; upgrade xsda"
-        )
-    try:
-        prior = _build(meta, tensors)
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"the prior in {path} is incomplete or damaged: {error}") from error
-    prior.path, prior.path_hash = path.resolve(), prior.hash
-    if meta.get("hash", prior.path_hash) != prior.path_hash:
+        check_header(meta)
+        if meta["denoiser"]["kind"] == "Preconditioned":
+            check_network(meta["denoiser"]["network"], _part(shapes, "denoiser.network."))
+        prior = _build(meta, load_file(path))
+        fingerprint = prior.hash
+    except Exception as error:  # a forged description can make these classes raise anything
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ValueError(f"the prior in {path} is incomplete or damaged: {reason}") from error
+    if meta["hash"] != fingerprint:
         raise ValueError(f"the prior in {path} is damaged: its fingerprint is not the one stored with it; get it again")
+    prior.path, prior.path_hash = path.resolve(), fingerprint
     return prior
+
+
+def _part(items: Mapping[str, Item], prefix: str) -> dict[str, Item]:
+    """Return the items whose names begin with ``prefix``, without the prefix."""
+    return {k.removeprefix(prefix): v for k, v in items.items() if k.startswith(prefix)}
 
 
 def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
     kind = meta["denoiser"]
     options = dict(kind["schedule"])
     schedule = SCHEDULES[options.pop("name")](**options)
-    state = {k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")}
+    state = _part(tensors, "denoiser.")
+    layout = Layout.from_json(meta["layout"])
     denoiser: Denoiser
     if kind["kind"] == "Preconditioned":
         denoiser = Preconditioned(build_network(kind["network"]), schedule, kind["parameterization"], kind["data_std"])
@@ -235,12 +262,16 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
             denoiser = Balanced(denoiser, Balance(*(tensors[f"balance.{k}"] for k in parts)))
     else:
         denoiser = EXACT[kind["kind"]].from_state(state, schedule)
+        states = tuple(torch.as_tensor(denoiser.shape).tolist())
+        described = (meta["length"], layout.channels, *(a.size for a in layout.space))
+        if states != described:
+            raise ValueError(f"its states have the shape {states}, its layout describes {described}")
     error = None
     if "error.levels" in tensors:
         error = ErrorCurve(tensors["error.levels"], tensors["error.rms"], tensors.get("error.lag"))
     return Prior(
         denoiser,
-        Layout.from_json(meta["layout"]),
+        layout,
         window=meta["window"],
         length=meta["length"],
         error=error,

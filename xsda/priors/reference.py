@@ -1,4 +1,4 @@
-"""A prior by reference: workers get a path and a fingerprint, and read the file once."""
+"""References to priors: workers receive a path and a fingerprint, and read the file once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class PriorReference:
-    """Where a prior lies, and what its fingerprint must be."""
+    """The path of a prior and the fingerprint that it must have."""
 
     path: str
     hash: str
 
     def load(self) -> Prior:
-        """The prior; read once per process."""
+        """Return the prior; it is read once per process."""
         with _LOCK:
             return _read(self.path, self.hash)
 
@@ -40,7 +40,7 @@ def _read(path: str, fingerprint: str) -> Prior:
 
 
 def refer(prior: Prior) -> PriorReference:
-    """A reference to a prior; one that is only in memory is saved in the cache first."""
+    """Return a reference to a prior; a prior that is only in memory is saved in the cache first."""
     fingerprint = prior.hash
     if prior.path is not None and prior.path_hash == fingerprint and prior.path.is_file():
         return PriorReference(str(prior.path), fingerprint)

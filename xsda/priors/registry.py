@@ -1,13 +1,19 @@
-"""Priors by name: those in the package need no network, others are fetched once and checked by their hash.
+"""Priors by name. Some come with the package; others are downloaded once and checked by their hash.
 
-A registry is a JSON file, ``{"base_url": "https://...", "priors": {"name": {"file": "...", "sha256": "..."}}}``. Name one in
-the environment variable ``XSDA_REGISTRY`` to add a group's own priors to those of the package.
+A registry is a JSON file::
+
+    {"base_url": "https://...", "priors": {"name": {"file": "...", "sha256": "..."}}}
+
+Set the environment variable ``XSDA_REGISTRY`` to its path to add your own priors to those of the package. A download
+that takes longer than ``XSDA_DOWNLOAD_SECONDS`` (default 600) is given up.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import threading
 from importlib import resources
 from pathlib import Path
 from typing import Any, overload
@@ -16,8 +22,10 @@ from xsda.arguments import choose
 from xsda.files import cache_dir
 from xsda.priors.pool import Pool
 from xsda.priors.prior import Prior, read_prior
+from xsda.systems import MarkovChain
 
 EMBEDDED = ("lorenz63", "lorenz96", "kolmogorov")
+DOWNLOAD_SECONDS = 600.0
 
 
 def registered() -> dict[str, dict[str, str]]:
@@ -26,14 +34,28 @@ def registered() -> dict[str, dict[str, str]]:
     if not path:
         return {}
     try:
-        data: dict[str, Any] = json.loads(Path(path).read_text())
-        base = os.environ.get("XSDA_BASE_URL", data.get("base_url", "")).rstrip("/")
-        return {
-            name: {"file": e["file"], "sha256": e["sha256"], "url": f"{base}/{e['file']}"}
-            for name, e in data["priors"].items()
-        }
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the registry {path} (from XSDA_REGISTRY) cannot be read: {error!r}") from error
+        return _entries(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"the registry {path} (from XSDA_REGISTRY) cannot be read: {error}") from error
+
+
+def _entries(data: Any) -> dict[str, dict[str, str]]:
+    """The entries of a registry with the address of each; raises if it has another form."""
+    priors = data.get("priors") if isinstance(data, dict) else None
+    if not isinstance(priors, dict):
+        raise ValueError('it must be of the form {"base_url": "https://...", "priors": {...}}')
+    base = os.environ.get("XSDA_BASE_URL") or data.get("base_url")
+    if not isinstance(base, str) or not base.startswith(("https://", "http://")):
+        raise ValueError(f"its base_url is {base!r}, which must begin with https:// or http://")
+    out = {}
+    for name, entry in priors.items():
+        file, sha256 = (entry.get(k) if isinstance(entry, dict) else None for k in ("file", "sha256"))
+        if not isinstance(file, str) or not isinstance(sha256, str) or not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+            raise ValueError(
+                f'the prior {name!r} must have a "file" (its name) and a "sha256" (64 hexadecimal digits), got {entry!r:.200}'
+            )
+        out[name] = {"file": file, "sha256": sha256.lower(), "url": f"{base.rstrip('/')}/{file}"}
+    return out
 
 
 Model = str | os.PathLike[str] | Prior
@@ -47,15 +69,38 @@ def load_model(model: Models) -> Pool: ...
 
 
 def load_model(model: Model | Models) -> Prior | Pool:
-    """Load a prior by name ("lorenz63") or from a file, or several as a pool (trainings with different seeds, say).
+    """Load a prior by its name or from a file, or several priors as one pool.
 
-    Names are those of the package and of the registry in ``XSDA_REGISTRY``; everything else is a path.
+    Parameters
+    ----------
+    model
+        A name ("lorenz63"), the path of a file that ``Prior.save`` wrote, or a prior, which is returned as it is. Names are
+        those of ``xsda.models()``; a registered prior is downloaded the first time. A list or tuple of these (trainings
+        with different seeds, for example) makes a pool, which shares out the members of an ensemble among its priors.
+
+    Returns
+    -------
+    Prior or Pool
+        The prior, or the pool of several.
+
+    Examples
+    --------
+    >>> import xsda
+    >>> xsda.load_model("lorenz63").layout.names
+    ('x', 'y', 'z')
+    >>> len(xsda.load_model(["lorenz63", "lorenz63"]).priors)
+    2
     """
     if isinstance(model, (Prior, Pool)):
         return model
     if isinstance(model, (list, tuple)):
         loaded = [load_model(m) for m in model]
         return Pool([one for m in loaded for one in (m.priors if isinstance(m, Pool) else (m,))])
+    if isinstance(model, MarkovChain):
+        raise TypeError(
+            f"model is a system ({model!r}), expected a prior, a path or a name. Train a prior with xsda.train(system.simulate(...)), or "
+            "use the system in ds.sda.filter"
+        )
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"model must be a prior, a path or a name, got {type(model).__name__}")
     name = os.fspath(model)
@@ -73,18 +118,69 @@ def load_model(model: Model | Models) -> Prior | Pool:
 
 
 def _fetch(name: str, file: str, sha256: str, url: str) -> Path:
+    """The downloaded file of a registered prior."""
     import pooch
 
+    folder = (cache_dir() / "downloads").resolve()
+    if folder not in Path(os.path.realpath(folder / file)).parents:
+        raise ValueError(
+            f"the registry names the file {file!r} for the prior {name!r}, which lies outside the cache {folder}; give a plain "
+            "file name"
+        )
     try:
-        return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=file, path=cache_dir() / "downloads"))
+        return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=file, path=folder, downloader=_in_time))
+    except OSError as error:
+        raise ConnectionError(f"the prior {name!r} could not be fetched from {url}: {error}") from error
     except ValueError as error:
         raise ValueError(
             f"the prior {name!r} from {url} is not what the registry promises (wrong hash); refused"
         ) from error
-    except Exception as error:
-        raise ConnectionError(f"the prior {name!r} could not be fetched from {url}: {error}") from error
+
+
+def _in_time(url: str, file: str, _: Any) -> None:
+    """Download in a thread and give up after the time limit; the timeout of a socket restarts with each byte."""
+    from pooch import HTTPDownloader
+
+    seconds, errors = _download_seconds(), []
+
+    def download() -> None:
+        try:
+            HTTPDownloader()(url, file, None)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=download, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"it was not complete after {seconds:g} seconds; set XSDA_DOWNLOAD_SECONDS to wait longer")
+    if errors:
+        raise errors[0]
+
+
+def _download_seconds() -> float:
+    text = os.environ.get("XSDA_DOWNLOAD_SECONDS", str(DOWNLOAD_SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise OSError(f"XSDA_DOWNLOAD_SECONDS={text!r} must be a positive number of seconds")
+    return seconds
 
 
 def models() -> dict[str, str]:
-    """Names of the known priors and where they are."""
+    """The priors that can be loaded by name.
+
+    Returns
+    -------
+    dict
+        "embedded" for the priors in the package, the address for those of the registry in ``XSDA_REGISTRY``, by name.
+
+    Examples
+    --------
+    >>> import xsda
+    >>> xsda.models()["lorenz63"]
+    'embedded'
+    """
     return {**dict.fromkeys(EMBEDDED, "embedded"), **{k: v["url"] for k, v in registered().items()}}

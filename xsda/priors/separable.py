@@ -1,13 +1,13 @@
 r"""The Gaussian whose covariance is a product over the axes: optimal interpolation with millions of numbers.
 
-For x_0 ~ N(m, C) with C = C_time (x) C_channel (x) C_y (x) C_x and the eigenvectors and -values of each factor,
+For x_0 ~ N(m, C) with C = C_time (x) C_channel (x) C_y (x) C_x, and the eigenvectors and eigenvalues of each factor,
 C_i = U_i diag(l_i) U_i',
 
 .. math:: E[x_0 | x_t] = m + U \,\mathrm{diag}\!\left(\frac{\alpha l}{\alpha^2 l + \sigma^2}\right) U' (x_t - \alpha m),
    \qquad U = \bigotimes_i U_i, \quad l = \bigotimes_i l_i .
 
-U turns one axis after the other, which costs N (n_1 + n_2 + ...) operations where the whole matrix would cost N^2, and the
-memory of the state. The same factors are what Kronecker methods for Gaussian processes rest on (Saatci 2011).
+U is applied to one axis after the other. This takes N (n_1 + n_2 + ...) operations, where the full matrix would take
+N^2, and only the memory of the state. Kronecker methods for Gaussian processes use the same factors (Saatci 2011).
 """
 
 from __future__ import annotations
@@ -22,14 +22,21 @@ from xsda.diffusion.schedules import VE, Schedule, expand
 from xsda.priors.exact import EXACT_SCHEDULE, ExactDenoiser
 
 NEGLIGIBLE = 1e-12  # eigenvalues below this fraction of the largest are rounding errors
-REACH = 30.0  # how far above any pattern's mean and standard deviation the noise begins
+REACH = 30.0  # final noise, relative to the largest mean or standard deviation of any pattern
 
 
 class SeparableDenoiser(ExactDenoiser):
     """Exact denoiser of a Gaussian with one covariance factor per axis.
 
-    ``mean`` broadcasts to a state (time, channel, *space). ``factors`` holds, for each of these axes, the eigenvalues (rank,)
-    and the eigenvectors (size, rank) of its covariance; directions without variance may be left out.
+    Parameters
+    ----------
+    mean
+        Mean, which broadcasts to a state (time, channel, *space).
+    factors
+        For each of these axes, the eigenvalues (rank,) and eigenvectors (size, rank) of its covariance. Directions
+        without variance may be omitted.
+    schedule
+        The diffusion process.
     """
 
     mean: Tensor
@@ -45,7 +52,22 @@ class SeparableDenoiser(ExactDenoiser):
 
     @classmethod
     def of(cls, mean: Tensor, covs: Sequence[Tensor], schedule: Schedule = EXACT_SCHEDULE) -> SeparableDenoiser:
-        """From the mean and the covariance of each axis."""
+        """Build the denoiser from the mean and the covariance of each axis.
+
+        Parameters
+        ----------
+        mean
+            Mean, which broadcasts to a state.
+        covs
+            One covariance matrix for each axis.
+        schedule
+            The diffusion process.
+
+        Returns
+        -------
+        SeparableDenoiser
+            The denoiser.
+        """
         factors = []
         for cov in covs:
             values, vectors = torch.linalg.eigh(cov.double())
@@ -65,12 +87,12 @@ class SeparableDenoiser(ExactDenoiser):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one state, (time, channel, *space)."""
+        """Shape of one state, (time, channel, *space)."""
         return tuple(len(vectors) for _, vectors in self.factors)
 
     @property
     def spectrum(self) -> Tensor:
-        """All eigenvalues, one axis per factor."""
+        """All eigenvalues, with one axis per factor."""
         product = torch.ones((), dtype=self.mean.dtype, device=self.mean.device)
         for values, _ in self.factors:
             product = product[..., None] * values
@@ -83,19 +105,19 @@ class SeparableDenoiser(ExactDenoiser):
         return self.mean + self.synthesise(gain * self.analyse(x_t - alpha * self.mean))
 
     def analyse(self, x: Tensor) -> Tensor:
-        """U' x, one axis after the other."""
+        """Return U' x, the coordinates along the eigenvectors."""
         for axis, vectors in self._turns():
             x = _along(x, vectors.mT, axis + 1)
         return x
 
     def synthesise(self, along: Tensor) -> Tensor:
-        """U applied to coordinates along the eigenvectors."""
+        """Return U applied to coordinates along the eigenvectors."""
         for axis, vectors in reversed(self._turns()):
             along = _along(along, vectors, axis + 1)
         return along
 
     def _turns(self) -> list[tuple[int, Tensor]]:
-        """(axis, eigenvectors), those with the least rank first: they leave fewer numbers to turn."""
+        """Axes and eigenvectors. Those with the smallest rank come first, so that fewer numbers remain."""
         vectors = [v for _, v in self.factors]
         return sorted(enumerate(vectors), key=lambda turn: turn[1].shape[1] / turn[1].shape[0])
 
@@ -110,8 +132,8 @@ class SeparableDenoiser(ExactDenoiser):
         for axis, (own, vectors) in enumerate(self.factors):
             if len(own) < len(vectors):
                 raise ValueError(
-                    f"the covariance along axis {axis} of (time, channel, *space) has rank {len(own)} of {len(vectors)}, so "
-                    "that there is no density; add a little to the diagonal of that factor"
+                    f"the covariance along axis {axis} of (time, channel, *space) has rank {len(own)} of "
+                    f"{len(vectors)}, so there is no density; add a small number to the diagonal of that factor"
                 )
             values = values[..., None] * own.double()
             along = _along(along, vectors.double().mT, axis + 1)
@@ -122,11 +144,11 @@ class SeparableDenoiser(ExactDenoiser):
         noise = noise_level.to(values) ** 2
         left = (values * noise).div_(values + noise).sum([a for a in range(self.axes) if a != 1]).double()
         places = math.prod(self.shape) / self.shape[1]
-        # eigenvectors have length one: over the axes that are averaged, only the sum of what is left counts
+        # eigenvectors have length one, so only the sum over the averaged axes matters
         return self.factors[1][1].double() ** 2 @ left / places
 
     def neighbours(self, noise_level: Tensor) -> Tensor:
-        """Correlation of errors one step apart along time and each space axis at one noise level, (axis,)."""
+        """Return the correlation of neighbouring errors along time and each space axis, (axis,), at one noise level."""
         values = self.spectrum
         noise = noise_level.to(values) ** 2
         left = (values * noise).div_(values + noise)
@@ -140,10 +162,26 @@ class SeparableDenoiser(ExactDenoiser):
 
 
 def reaching(denoiser: SeparableDenoiser) -> Schedule:
-    """A schedule under which x_1 is noise, whatever the denoiser's mean and covariance.
+    """Choose a schedule whose final state is pure noise for the mean and covariance of this denoiser.
 
-    Samplers begin with noise of mean zero. A pattern along one eigenvector may vary up to sqrt(N) times as much as a
-    single number does, and would come out with too little variance, and off its mean, if sigma ended at 100.
+    Samplers start from noise of mean zero. The pattern of one eigenvector can vary up to sqrt(N) times as much as a
+    single number. If sigma ended at 100, such a pattern would come out with a wrong mean and too little variance.
+
+    Parameters
+    ----------
+    denoiser
+        The denoiser.
+
+    Returns
+    -------
+    Schedule
+        A VE schedule with a sufficiently large final noise.
+
+    Examples
+    --------
+    >>> from xsda.priors.separable import SeparableDenoiser, reaching
+    >>> reaching(SeparableDenoiser.of(torch.zeros(1, 1), [torch.tensor([[400.0]]), torch.eye(1)])).sigma_max
+    600.0
     """
     largest = math.sqrt(float(denoiser.spectrum.max()))
     offset = float(denoiser.analyse(denoiser.mean.expand(denoiser.shape)[None]).abs().max())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -20,6 +19,7 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
+from xsda.arguments import warn
 from xsda.labels.grid import Field
 from xsda.sampling.devices import out_of_memory
 
@@ -149,20 +149,16 @@ def compute(task: Task, members: Sequence[int], *, batch: int, progress: bool | 
                         "precision='bf16', a shorter trajectory or a larger device"
                     )
                 if not known.halved:
-                    warnings.warn(
+                    warn(
                         f"the device ran out of memory with {short} member{'s' * (short > 1)}; going on with shorter pieces of "
-                        "the trajectory at once, which takes longer",
-                        RuntimeWarning,
-                        stacklevel=2,
+                        "the trajectory at once, which takes longer"
                     )
                 known.halved += 1
                 continue
             if known.room is None:  # the first time
-                warnings.warn(
+                warn(
                     f"the device ran out of memory with {short} members at once; going on with fewer (a smaller batch=... "
-                    "from the start saves the detour)",
-                    RuntimeWarning,
-                    stacklevel=2,
+                    "from the start saves the detour)"
                 )
             batch = known.room = max(task.group, short // 2 // task.group * task.group)
             bar.total = bar.n + -(-(len(members) - start) // batch) * task.steps

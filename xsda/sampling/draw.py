@@ -65,7 +65,7 @@ def sample(
 
     Examples
     --------
-    >>> grid = xsda.systems.Lorenz63().simulate(length=8, seed=0)
+    >>> grid = xsda.systems.Lorenz63().simulate(length=16, seed=0)
     >>> xsda.sample(grid, "lorenz63", members=2, progress=False).x.sizes["member"]
     2
     """

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from xsda.arguments import choose, whole_number
-from xsda.diffusion.samplers import Sampler
-from xsda.guidance import Guidance
+
+if TYPE_CHECKING:  # the command line reads this file for its help texts, without torch
+    from xsda.diffusion.samplers import Sampler
+    from xsda.guidance import Guidance
 
 PRECISIONS = ("auto", "float32", "float64", "bf16", "fp16")
 BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
@@ -20,22 +21,30 @@ BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a h
 class SamplingOptions:
     """Options of a draw. Their defaults are those of ``xsda.assimilate``, ``ds.sda.assimilate`` and the command line.
 
+    The descriptions below are also the help texts of the command line.
+
     Parameters
     ----------
     members
         Size of the ensemble, or the numbers of the members wanted: ``range(16, 32)`` adds to an ensemble of 16.
-    guidance, sampler, steps
-        See ``xsda.assimilate``.
+    guidance
+        How observations enter the denoiser. "auto" chooses by the prior.
+    sampler
+        How the reverse process is integrated. "auto" chooses by the prior.
+    steps
+        Number of steps of the sampler (default: the sampler's own).
     redraw
         How often at most a member that does not fit the observations is drawn again. 0: never.
     seed
-        Each member's noise is keyed by (seed, member).
+        Each member's noise depends on the seed and the member's number alone.
     chunks
         ``{"member": 8}`` gives a lazy, dask-backed result.
     batch
-        Members sampled at once.
-    device, precision
-        Where and how precisely to compute.
+        Members sampled at once (default: by the size of the state). A smaller number needs less memory.
+    device
+        Where to compute. "auto" takes a GPU if there is one.
+    precision
+        Floating-point numbers of the computation. "auto" is float32; bf16 and fp16 are for networks.
     progress
         Show a progress bar (default: where there is a terminal or a notebook).
     """
@@ -69,7 +78,7 @@ class SamplingOptions:
 
     def at_once(self, shape: Sequence[int]) -> int:
         """Members of this shape that are sampled together."""
-        return self.batch or int(np.clip(BATCH_NUMBERS // int(np.prod(shape)), 1, 512))
+        return self.batch or min(max(BATCH_NUMBERS // math.prod(shape), 1), 512)
 
 
 def member_numbers(members: int | Sequence[int]) -> Sequence[int]:

@@ -67,13 +67,15 @@ def draw_again(
         better = new < excess[rows]
         x[rows[better]], excess[rows[better]] = again[better], new[better]
     chi_square, probability, n = likelihood.misfit(x)
-    left = int(((probability < EXCLUDED) & (chi_square > KNOWN * n)).sum())
-    if not left:
+    bad = (probability < EXCLUDED) & (chi_square > KNOWN * n)
+    if not bool(bad.any()):
         return None
+    worst = likelihood.worst(x[bad])
     return (
-        f"{left} of {len(x)} members (of one batch) do not fit the observations (chi-square beyond its one-in-a-million quantile)"
-        f"{f' after {attempts} more attempts' if attempts else ''}. Is sigma smaller than the observations deserve, or are some of them wrong "
-        "(likelihood='student_t')? Otherwise the prior may know no such trajectory, or more steps are needed"
+        f"{int(bad.sum())} of {len(x)} members (of one batch) do not fit the observations (chi-square beyond its one-in-a-million "
+        f"quantile){f' after {attempts} more attempts' if attempts else ''}.{f' They fit worst {worst}.' if worst else ''} Usual causes: a wrong "
+        "observation (a unit, a place, a gross error: likelihood='student_t'), a sigma that leaves out the error of representation, "
+        "a prior that knows no such trajectory, or too few steps"
     )
 
 

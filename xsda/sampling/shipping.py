@@ -22,6 +22,7 @@ from torch import Tensor
 from xsda.files import cached
 
 SMALL = 2**12  # bytes of an array that travels with the description
+PLAIN = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 _LOCK = threading.Lock()
 
 
@@ -52,16 +53,23 @@ def pack(content: Any) -> Shipment:
 
     class Pickler(cloudpickle.Pickler):
         def persistent_id(self, value: Any) -> Any:
-            if not isinstance(value, Tensor | np.ndarray) or value.nbytes < SMALL or value.dtype == object:
+            if not (_is_plain(value) and value.nbytes >= SMALL):
                 return None
             if id(value) not in names:
-                tensor = value.detach().cpu() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
-                digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.contiguous().numpy().tobytes())
+                array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+                digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+                digest.update(array.tobytes())
                 names[id(value)] = digest.hexdigest()[:32]
-                arrays[names[id(value)]] = tensor.contiguous()
+                arrays[names[id(value)]] = torch.from_numpy(np.array(array, order="C"))  # of storage of its own
                 kept.append(value)
             return isinstance(value, Tensor), names[id(value)]
+
+        def reducer_override(self, value: Any) -> Any:
+            if type(value) is Tensor and _is_plain(
+                value
+            ):  # torch writes addresses into what it pickles, so that no two hashes agree
+                return torch.as_tensor, (value.detach().cpu().numpy(),)
+            return super().reducer_override(value)
 
     file = io.BytesIO()
     Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(content)
@@ -74,6 +82,13 @@ def pack(content: Any) -> Shipment:
         name = hashlib.sha256(" ".join(sorted(arrays)).encode()).hexdigest()[:32]
         path = str(cached("likelihoods", f"{name}.safetensors", lambda temporary: save_file(arrays, temporary)))
     return Shipment(description=description, path=path, hash=fingerprint)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether an array holds numbers that a file of tensors can hold; others (dates, text, foreign bytes) are pickled."""
+    if isinstance(value, Tensor):
+        return value.layout == torch.strided and str(value.dtype).removeprefix("torch.") in PLAIN
+    return isinstance(value, np.ndarray) and value.dtype.isnative and value.dtype.name in PLAIN
 
 
 @lru_cache(maxsize=4)

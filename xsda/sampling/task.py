@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xsda.arguments import warn
 from xsda.diffusion.balance import Balanced
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.noise import MemberNoise
@@ -102,7 +102,7 @@ class SamplingTask:
         """Warn once, however many batches there are."""
         if text is not None and key not in self.shared.warned:
             self.shared.warned.add(key)
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            warn(text)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Simulators: tensors inside, labelled trajectories outside."""
+"""Simulators of dynamical systems: tensors inside, labelled trajectories outside."""
 
 from xsda.systems.chain import DiscreteODE, MarkovChain
 from xsda.systems.classic import DampedSpring, LotkaVolterra

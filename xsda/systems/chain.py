@@ -1,4 +1,4 @@
-"""Markov chains and ordinary differential equations as simulators of labelled trajectories.
+"""Base classes of the simulators: Markov chains and ordinary differential equations that make labelled trajectories.
 
 A system of your own takes five lines::
 
@@ -10,7 +10,8 @@ A system of your own takes five lines::
 
     Pendulum(dt=0.1, noise=0.01).simulate(length=100, seed=0)
 
-Inside, a state is a tensor ``(..., channel, *space)`` in double precision; outside, a labelled ``xarray.Dataset``.
+Inside the simulator, a state is a tensor (..., channel, *space) in double precision. Outside it is a labelled
+``xarray.Dataset``.
 """
 
 from __future__ import annotations
@@ -29,25 +30,25 @@ from torch import Tensor
 
 from xsda.version import __version__
 
-BLOCK = 16  # torch draws normal numbers in blocks of so many, and otherwise the last ones anew
+BLOCK = 16  # torch draws normal numbers in blocks of this size; an incomplete last block is drawn differently
 
 
 class MarkovChain(ABC):
-    """A state, a deterministic step, and Gaussian transition noise (possibly none).
+    """A system with a deterministic step and Gaussian transition noise, which may be zero.
 
-    Subclasses set ``variables`` (one name per channel), and ``space`` (dimension name -> size) where the state is a
-    field, and define ``step``; ``initial`` if standard normal initial states will not do.
+    Subclasses set ``variables`` (one name per channel) and define ``step``. If the state is a field, they also set
+    ``space`` (dimension name -> size). They define ``initial`` if standard normal initial states are not suitable.
 
     Parameters
     ----------
     dt
-        Time between two states, in the system's own time unit.
+        Time between two states, in the time unit of the system.
     noise
         Standard deviation of the noise added to every number of the state after each step.
     """
 
     variables: ClassVar[tuple[str, ...]] = ("x",)
-    remedy: ClassVar[str] = "use a smaller dt, or more substeps"  # where states are not finite
+    remedy: ClassVar[str] = "use a smaller dt, or more substeps"  # advice if states are not finite
     burn_in: ClassVar[int] = 0  # steps after which an initial state has reached the invariant measure
 
     def __init__(self, *, dt: float = 1.0, noise: float = 0.0):
@@ -66,27 +67,51 @@ class MarkovChain(ABC):
 
     @property
     def state_shape(self) -> tuple[int, ...]:
-        """Shape of one state: ``(channel, *space)``."""
+        """Shape of one state, (channel, *space)."""
         return (len(self.variables), *self.space.values())
 
     @abstractmethod
     def step(self, x: Tensor) -> Tensor:
-        """The expected next state; ``x``: ``(..., channel, *space)``."""
+        """Return the expected next state.
+
+        Parameters
+        ----------
+        x
+            States (..., channel, *space).
+
+        Returns
+        -------
+        Tensor
+            The states one ``dt`` later.
+        """
 
     def initial(self, members: int, generator: torch.Generator) -> Tensor:
-        """Initial states ``(members, channel, *space)``."""
+        """Draw initial states.
+
+        Parameters
+        ----------
+        members
+            Number of states.
+        generator
+            Source of the random numbers.
+
+        Returns
+        -------
+        Tensor
+            States (members, channel, *space).
+        """
         return torch.randn(members, *self.state_shape, dtype=torch.float64, generator=generator)
 
     def initial_of(self, number: int, seed: int) -> Tensor:
-        """One initial state ``(channel, *space)``: the ``number``-th of all that follow from ``seed``.
+        """Draw one initial state (channel, *space), the ``number``-th of all that follow from ``seed``.
 
-        It is ``initial(members)[number]``, with the generator of ``seed``, for as many ``members`` as a multiple of 16.
+        It equals ``initial(members)[number]`` with the generator of ``seed``, if ``members`` is a multiple of 16.
         """
         members = (number // BLOCK + 1) * BLOCK
         return self.initial(members, torch.Generator().manual_seed(seed))[number]
 
     def transition(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """A random next state."""
+        """Draw a random next state."""
         x = self.step(x)
         if self.noise:
             x = x + self.noise * torch.randn(x.shape, dtype=x.dtype, generator=generator)
@@ -95,9 +120,9 @@ class MarkovChain(ABC):
     def states(
         self, x: Tensor, generator: torch.Generator, *, length: int, burn_in: int, every: int = 1, coarsen: int = 1
     ) -> Iterator[Tensor]:
-        """The kept states one after another, from the initial states ``x`` ``(..., channel, *space)``.
+        """Yield the kept states one after another, starting from the initial states ``x`` (..., channel, *space).
 
-        Nothing else is remembered, so that fine states need not fit into memory together.
+        Only one state is kept in memory, so a fine grid does not limit the length.
         """
         for k in range(length):
             for _ in range(every if k else burn_in):
@@ -105,21 +130,23 @@ class MarkovChain(ABC):
             yield self.coarsened(x, coarsen)
 
     def coarsened(self, x: Tensor, factor: int) -> Tensor:
-        """Means over blocks of ``factor`` along each space dimension; ``x``: ``(..., channel, *space)``."""
+        """Average ``x`` (..., channel, *space) over blocks of ``factor`` points along each space dimension."""
         for axis in range(-1, -1 - len(self.space), -1) if factor > 1 else ():
             x = x.unflatten(axis, (-1, factor)).mean(axis)
         return x
 
     def check_coarsen(self, factor: int) -> int:
-        """``factor`` if blocks of so many points along each side fill the space; raises otherwise."""
+        """Return ``factor`` if blocks of ``factor`` points along each side fill the space; raise otherwise."""
         factor = as_count("coarsen", factor, 1)
         if factor > 1 and not self.space:
-            raise ValueError(f"coarsen={factor}: {type(self).__name__} has no space to average over; leave it at 1")
+            raise ValueError(f"coarsen={factor}: {type(self).__name__} has no space to average over; use coarsen=1")
         common = math.gcd(*self.space.values())
         for name, size in self.space.items():
             if size % factor:
                 fit = ", ".join(str(n) for n in range(2, common + 1) if common % n == 0) or "none but 1"
-                raise ValueError(f"coarsen={factor} does not divide the {size} points along {name!r}; would do: {fit}")
+                raise ValueError(
+                    f"coarsen={factor} does not divide the {size} points along {name!r}; possible factors: {fit}"
+                )
         return factor
 
     def simulate(
@@ -137,17 +164,28 @@ class MarkovChain(ABC):
         Parameters
         ----------
         length
-            Number of states kept.
+            Number of states that are kept.
         members
-            Number of independent trajectories, along the dimension ``member``; ``None`` gives one, without it.
+            Number of independent trajectories, along the dimension ``member``. ``None`` gives one without this
+            dimension.
         seed
-            Same seed, same numbers.
+            The same seed gives the same numbers.
         burn_in
-            Steps made before the first kept state (default: enough to forget the initial state).
+            Number of steps before the first kept state (default: enough to forget the initial state).
         every
-            Keep every so many-th step.
+            Keep every ``every``-th step.
         coarsen
-            Keep means over blocks of so many points along each space dimension.
+            Keep means over blocks of ``coarsen`` points along each space dimension.
+
+        Returns
+        -------
+        Dataset
+            Trajectories over ``time`` and the space dimensions.
+
+        Examples
+        --------
+        >>> dict(xsda.systems.Lorenz63().simulate(length=8, members=2, seed=0).sizes)
+        {'member': 2, 'time': 8}
         """
         length, every = as_count("length", length, 1), as_count("every", every, 1)
         burn_in = as_count("burn_in", self.burn_in if burn_in is None else burn_in, 0)
@@ -158,7 +196,7 @@ class MarkovChain(ABC):
         kept = self.states(x, generator, length=length, burn_in=burn_in, every=every, coarsen=coarsen)
         values = torch.stack(list(kept), 1)
         if not bool(torch.isfinite(values).all()):
-            raise FloatingPointError(f"{type(self).__name__} left the range of finite numbers; {self.remedy}")
+            raise FloatingPointError(f"{type(self).__name__} produced values that are not finite; {self.remedy}")
         ds = self.label(values.numpy(), every=every)
         ds.attrs["history"] = (
             f"xsda {__version__}: {self!r}.simulate({length=}, {members=}, {seed=}, {burn_in=}, {every=}, {coarsen=})"
@@ -166,7 +204,20 @@ class MarkovChain(ABC):
         return ds if members is not None else ds.isel(member=0, drop=True)
 
     def label(self, values: np.ndarray, *, every: int = 1) -> xr.Dataset:
-        """Name the axes of ``(member, time, channel, *space)`` values."""
+        """Label values (member, time, channel, *space).
+
+        Parameters
+        ----------
+        values
+            The numbers.
+        every
+            Number of steps between two states.
+
+        Returns
+        -------
+        Dataset
+            The same numbers with names and coordinates.
+        """
         dims = ("member", "time", *self.space)
         time = np.arange(values.shape[1]) * (self.dt * every)
         coords = {
@@ -178,28 +229,52 @@ class MarkovChain(ABC):
         return xr.Dataset(data, coords, {"Conventions": "CF-1.11", "title": f"{type(self).__name__} trajectory"})
 
     def coordinate(self, name: str, size: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """Values and attributes of a space coordinate: by default sites on a ring, counted.
+        """Return values and attributes of a space coordinate: by default the numbers of the sites on a ring.
 
-        With fewer points than sites, each lies in the middle of those that it is the mean of.
+        If there are fewer points than sites, each point lies in the middle of the sites that it averages.
         """
         sites = self.space[name]
         values = np.arange(sites) if size == sites else (np.arange(size) + 0.5) * (sites / size) - 0.5
         return values, {"axis": name.upper(), "units": "1", "period": float(sites)}
 
     def to_tensor(self, ds: xr.Dataset) -> Tensor:
-        """The values of a labelled trajectory as ``(..., time, channel, *space)``."""
+        """Convert a labelled trajectory to a tensor.
+
+        Parameters
+        ----------
+        ds
+            Trajectory with the variables of this system.
+
+        Returns
+        -------
+        Tensor
+            Values (..., time, channel, *space).
+        """
         missing = [v for v in self.variables if v not in ds]
         if missing:
-            raise KeyError(f"{type(self).__name__} has the variables {self.variables}; {missing} not in the Dataset")
+            raise KeyError(f"{type(self).__name__} has the variables {self.variables}; the Dataset lacks {missing}")
         inner = ("time", *self.space)
         arrays = [ds[v].transpose(..., *inner).values for v in self.variables]
         axis = arrays[0].ndim - len(self.space)
         return torch.as_tensor(np.stack(arrays, axis), dtype=torch.float64)
 
     def transition_log_prob(self, ds: xr.Dataset) -> xr.DataArray:
-        """log p(x_2, ..., x_L | x_1) of labelled trajectories, summed over time; needs transition noise."""
+        """Compute log p(x_2, ..., x_L | x_1) of labelled trajectories.
+
+        Use it to test whether samples follow the dynamics. It needs transition noise.
+
+        Parameters
+        ----------
+        ds
+            Trajectories with the variables of this system.
+
+        Returns
+        -------
+        DataArray
+            The log-probability summed over time, for each member.
+        """
         if not self.noise:
-            raise ValueError(f"{self!r} is deterministic: it has no transition density; construct it with noise > 0")
+            raise ValueError(f"{self!r} is deterministic, so it has no transition density; construct it with noise > 0")
         states = self.to_tensor(ds).movedim(-1 - len(self.state_shape), 0)
         residual = (states[1:] - self.step(states[:-1])) / self.noise
         each = -residual.square() / 2 - math.log(self.noise) - math.log(2 * math.pi) / 2
@@ -215,7 +290,28 @@ class MarkovChain(ABC):
 
 
 def as_count(name: str, value: Any, least: int) -> int:
-    """``value`` if it is an integer of at least ``least``; raises otherwise."""
+    """Check that a number is an integer of at least ``least``.
+
+    Parameters
+    ----------
+    name
+        Name of the option, for the error message.
+    value
+        Its value.
+    least
+        Smallest value that is allowed.
+
+    Returns
+    -------
+    int
+        The value.
+
+    Examples
+    --------
+    >>> from xsda.systems.chain import as_count
+    >>> as_count("length", np.int64(3), 1)
+    3
+    """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -226,9 +322,16 @@ def as_count(name: str, value: Any, least: int) -> int:
 
 
 class DiscreteODE(MarkovChain):
-    """An ordinary differential equation sampled every ``dt``; define ``drift(x)`` = dx/dt.
+    """An ordinary differential equation, sampled every ``dt``. Subclasses define ``drift(x)`` = dx/dt.
 
-    Each step is made of ``substeps`` steps of the classical fourth-order Runge-Kutta method.
+    Each step consists of ``substeps`` steps of the classical fourth-order Runge-Kutta method.
+
+    Parameters
+    ----------
+    dt, noise
+        As for ``MarkovChain``.
+    substeps
+        Number of Runge-Kutta steps between two states.
     """
 
     def __init__(self, *, dt: float = 0.01, noise: float = 0.0, substeps: int = 1):
@@ -239,7 +342,18 @@ class DiscreteODE(MarkovChain):
 
     @abstractmethod
     def drift(self, x: Tensor) -> Tensor:
-        """dx/dt; ``x``: ``(..., channel, *space)``."""
+        """Return dx/dt.
+
+        Parameters
+        ----------
+        x
+            States (..., channel, *space).
+
+        Returns
+        -------
+        Tensor
+            Their rate of change.
+        """
 
     def step(self, x: Tensor) -> Tensor:
         h = self.dt / self.substeps
@@ -253,7 +367,18 @@ class DiscreteODE(MarkovChain):
 
 
 def check_finite(**parameters: Any) -> None:
-    """Raise unless each is a finite number."""
+    """Raise if a parameter is not a finite number.
+
+    Parameters
+    ----------
+    parameters
+        Names and values.
+
+    Examples
+    --------
+    >>> from xsda.systems.chain import check_finite
+    >>> check_finite(dt=0.1, noise=0)
+    """
     for name, value in parameters.items():
         try:
             finite = math.isfinite(value)

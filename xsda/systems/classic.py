@@ -9,11 +9,17 @@ from xsda.systems.chain import DiscreteODE, MarkovChain
 
 
 class LotkaVolterra(DiscreteODE):
-    """Prey and predators, written for the logarithms of the populations so that they stay positive.
+    """Prey and predators, in the logarithms of the populations so that they stay positive.
 
-    d(log prey)/dt = growth - predation * predators, d(log predators)/dt = conversion * prey - death.
-    ``conversion * prey - death * log(prey) + predation * predators - growth * log(predators)`` is conserved without
-    noise.
+    d(log prey)/dt = growth - predation * predators, d(log predators)/dt = conversion * prey - death. Without noise,
+    ``conversion * prey - death * log(prey) + predation * predators - growth * log(predators)`` is conserved.
+
+    Parameters
+    ----------
+    growth, predation, conversion, death
+        Rates of the equations above.
+    dt, noise, substeps
+        As for ``DiscreteODE``.
     """
 
     variables = ("log_prey", "log_predators")
@@ -41,9 +47,16 @@ class LotkaVolterra(DiscreteODE):
 
 
 class DampedSpring(MarkovChain):
-    """A spring with friction, shaken at every step: linear and Gaussian, so that everything is known exactly.
+    """A spring with friction and random forcing at every step, x'' = -stiffness x - damping x'.
 
-    x'' = -stiffness x - damping x', stepped with the exact matrix exponential.
+    It is linear and Gaussian, so everything about it is known exactly. Steps use the exact matrix exponential.
+
+    Parameters
+    ----------
+    stiffness, damping
+        Coefficients of the equation above.
+    dt, noise
+        As for ``MarkovChain``.
     """
 
     variables = ("position", "velocity")
@@ -52,12 +65,12 @@ class DampedSpring(MarkovChain):
     def __init__(self, *, stiffness: float = 1.0, damping: float = 0.2, dt: float = 0.25, noise: float = 0.1):
         super().__init__(dt=dt, noise=noise)
         if not damping > 0:
-            raise ValueError(f"damping={damping} must be positive, or the spring never settles")
+            raise ValueError(f"damping={damping} must be positive, because an undamped spring never settles")
         self.stiffness, self.damping = stiffness, damping
 
     @property
     def matrix(self) -> Tensor:
-        """The transition matrix (2, 2)."""
+        """The transition matrix, (2, 2)."""
         rates = torch.tensor([[0.0, 1.0], [-self.stiffness, -self.damping]], dtype=torch.float64)
         return torch.linalg.matrix_exp(rates * self.dt)
 

@@ -1,4 +1,4 @@
-"""The two Lorenz systems: chaos in three numbers, and chaos on a ring."""
+"""The two Lorenz systems: chaos in three numbers (1963), and chaos on a ring (1996)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ class Lorenz63(DiscreteODE):
 
     The defaults are those of the experiment of Rozet & Louppe (arXiv 2306.10574): steps of 0.025, each followed by
     noise of variance 0.025. ``noise=0`` gives the deterministic system.
+
+    Parameters
+    ----------
+    sigma, rho, beta
+        Prandtl number, Rayleigh number and aspect ratio of the equations.
+    dt, noise, substeps
+        As for ``DiscreteODE``.
     """
 
     variables = ("x", "y", "z")
@@ -42,7 +49,17 @@ class Lorenz63(DiscreteODE):
 
 
 class Lorenz96(DiscreteODE):
-    """``n`` sites on a ring, du_i/dt = (u_{i+1} - u_{i-2}) u_{i-1} - u_i + F (Lorenz 1996)."""
+    """``n`` sites on a ring, du_i/dt = (u_{i+1} - u_{i-2}) u_{i-1} - u_i + F (Lorenz 1996).
+
+    Parameters
+    ----------
+    n
+        Number of sites.
+    forcing
+        The constant F.
+    dt, noise, substeps
+        As for ``DiscreteODE``.
+    """
 
     variables = ("u",)
     burn_in = 512
@@ -50,7 +67,7 @@ class Lorenz96(DiscreteODE):
     def __init__(self, *, n: int = 40, forcing: float = 8.0, dt: float = 0.05, noise: float = 0.0, substeps: int = 1):
         super().__init__(dt=dt, noise=noise, substeps=substeps)
         if n < 4:
-            raise ValueError(f"n={n} must be at least 4: each site feels three neighbours")
+            raise ValueError(f"n={n} must be at least 4, because each site interacts with three neighbours")
         self.n, self.forcing = n, forcing
 
     @property

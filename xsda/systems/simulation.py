@@ -1,8 +1,9 @@
-"""Data sets of many simulated trajectories, one task each, on as many processes as there are.
+"""Data sets of many simulated trajectories, computed by several processes, one trajectory per task.
 
-Each trajectory is written to ``OUT.partial`` as soon as it is finished. A run that is interrupted, or killed, goes on from
-there when it is called again; when all trajectories are there they are streamed into ``OUT`` and the folder goes away. A
-trajectory is a function of its number and the request alone, whoever computes it and whatever is computed beside it.
+Each trajectory is written to the folder ``OUT.partial`` as soon as it is finished. If the run is interrupted or killed, the
+next call computes only the missing trajectories. When all are there, they are streamed into ``OUT`` and the folder is
+removed. A trajectory depends only on its number and the request, not on the process that computes it. One run at a time
+can work on a data set.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from xsda.files import check_format, replacing
+from xsda.files import check_format, locked, replacing
 from xsda.systems.chain import MarkovChain, as_count
 from xsda.systems.tasks import run
 from xsda.version import __version__
@@ -54,21 +55,22 @@ def simulate_to(
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Path:
-    """Write independent trajectories, along the dimension ``trajectory``, to a file or store that need not fit into memory.
+    """Simulate independent trajectories and write them to a file or store that may be larger than memory.
 
-    Called again after an interruption it goes on with what is missing; with more ``trajectories`` than before it keeps the
-    unfinished work that is there. A finished file of the same request is left as it is; of another, it is an error.
+    They lie along the dimension ``trajectory``. After an interruption, call it again: only the missing trajectories are
+    computed, also if you ask for more ``trajectories`` than before. A finished file of the same request is kept as it is; a
+    file of another request raises an error.
 
     Parameters
     ----------
     path
-        A name in .nc or .nc4 (NetCDF), .h5 or .hdf5 (HDF5, which h5netcdf reads) or .zarr. Beside it ``path.partial`` is
-        needed meanwhile, as large as the result.
+        A name that ends in .nc or .nc4 (NetCDF), .h5 or .hdf5 (HDF5, which h5netcdf reads) or .zarr. Until the run is
+        finished, the folder ``path.partial`` beside it takes as much space as the result.
     system
         One of ``xsda.systems``, or your own.
     trajectories
-        How many. Number ``i`` starts from ``system.initial_of(i, seed)``, as member ``i`` of ``system.simulate`` does where
-        ``members`` is a multiple of 16; transition noise is its own.
+        Number of trajectories. Trajectory ``i`` starts from ``system.initial_of(i, seed)``. This is the start of member ``i``
+        of ``system.simulate`` if ``members`` is a multiple of 16; the transition noise is different.
     length, burn_in, every, coarsen, seed
         As in ``system.simulate``.
     workers
@@ -76,9 +78,20 @@ def simulate_to(
     scheduler
         Address of a dask cluster instead, such as "tcp://10.0.0.1:8786"; its workers must see the same files.
     overwrite
-        Replace a file, and drop unfinished trajectories, of another request.
+        Replace a file of another request, and delete unfinished trajectories of another request.
     progress
         Show a progress bar (default: in a terminal or notebook).
+
+    Returns
+    -------
+    Path
+        The path of the file or store.
+
+    Examples
+    --------
+    >>> import xsda
+    >>> from xsda.systems.simulation import simulate_to
+    >>> path = simulate_to("l63.nc", xsda.systems.Lorenz63(), trajectories=2, length=4)  # doctest: +SKIP
     """
     if not isinstance(system, MarkovChain):
         raise TypeError(f"system must be one of xsda.systems, such as Lorenz96(), got {system!r}")
@@ -108,7 +121,9 @@ def simulate_to(
         if path.exists() and not overwrite and _is_there(path, engine, request):
             bar.set_description(f"{path} is already there")
             bar.update(request.trajectories)
-            if _noted(folder) == request.told:  # killed before it could tidy up, or another run makes it anew
+            if (
+                _noted(folder) == request.told
+            ):  # an earlier run was killed before it removed the folder, or another run replaces the file
                 with suppress(RuntimeError), _working_in(folder, request, overwrite):
                     pass
             return path
@@ -122,7 +137,7 @@ def simulate_to(
 
 @dataclass(frozen=True)
 class Request:
-    """All that the data follow from."""
+    """Everything that determines the data."""
 
     system: MarkovChain
     trajectories: int
@@ -134,19 +149,19 @@ class Request:
 
     @property
     def told(self) -> dict[str, Any]:
-        """The request as JSON holds it."""
+        """The request in a form that JSON can hold."""
         own = {k: v for k, v in vars(self).items() if k != "system"}
         parameters = {k: _plain(v) for k, v in vars(self.system).items()}
         return json.loads(json.dumps({"system": type(self.system).__name__, "parameters": parameters, **own}))
 
     def make(self, folder: Path, number: int) -> None:
-        """Simulate a trajectory and write it to its file, whole or not at all."""
+        """Simulate one trajectory and write its file whole or not at all."""
         values = self.trajectory(number)
         with replacing(_file(folder, number)) as temporary, temporary.open("wb") as file:
             np.save(file, values)
 
     def trajectory(self, number: int) -> np.ndarray:
-        """``(time, channel, *space)``."""
+        """Simulate one trajectory, ``(time, channel, *space)``."""
         entropy = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
         generator = torch.Generator().manual_seed((entropy + number) % 2**32)  # it takes 32 bits; no two are the same
         x = self.system.initial_of(number, self.seed)[None]
@@ -164,13 +179,13 @@ class Request:
         return np.stack(kept)
 
     def missing(self, folder: Path) -> list[int]:
-        """The numbers of the trajectories that are not in the folder."""
+        """Return the numbers of the trajectories that are not in the folder."""
         first, *space = self.system.state_shape
         shape = (self.length, first, *(n // self.coarsen for n in space))
         return [i for i in range(self.trajectories) if not _is_whole(_file(folder, i), shape)]
 
     def dataset(self, folder: Path) -> xr.Dataset:
-        """All trajectories, lazily, one in a chunk."""
+        """Return all trajectories lazily, one per chunk."""
         import dask
         import dask.array as da
 
@@ -196,13 +211,13 @@ class Request:
         )
 
     def expected(self) -> xr.Dataset:
-        """All that the file holds, with zeros for the states."""
+        """Return what the file must hold, with zeros for the states."""
         first, *space = self.system.state_shape
         shape = (self.trajectories, self.length, first, *(n // self.coarsen for n in space))
         return self.system.label(np.broadcast_to(np.float32(0), shape), every=self.every).rename(member="trajectory")
 
     def label(self, folder: Path, number: int) -> xr.Dataset:
-        """A finished trajectory as the system labels it, with the dimension ``trajectory`` first."""
+        """Return a finished trajectory with its labels; the dimension ``trajectory`` comes first."""
         ds = self.system.label(np.load(_file(folder, number))[None], every=self.every)
         return ds.rename(member="trajectory").transpose("trajectory", ...)
 
@@ -211,7 +226,7 @@ class Request:
 
 
 def _plain(value: Any) -> Any:
-    """A parameter of a system as JSON holds it; a long array by its hash."""
+    """Return a parameter of a system in a form that JSON can hold; an array is replaced by its hash."""
     if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim:
         array = np.ascontiguousarray(value)
         return f"{array.dtype} {array.shape} {hashlib.blake2b(array.tobytes(), digest_size=8).hexdigest()}"
@@ -231,7 +246,7 @@ def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
 
 
 def _noted(folder: Path) -> dict[str, Any] | None:
-    """The request that a folder of unfinished work is of."""
+    """Return the request to which a folder of unfinished work belongs."""
     try:
         return json.loads((folder / "request.json").read_text())
     except (OSError, ValueError):
@@ -247,7 +262,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _is_there(path: Path, engine: str, request: Request) -> bool:
-    """True if the file is finished and of this request; raises if it is anything else."""
+    """Return True if the file is finished and belongs to this request; raise otherwise."""
     try:
         options: dict[str, Any] = {"consolidated": False} if engine == "zarr" else {}
         with xr.open_dataset(path, engine=engine, **options) as ds:
@@ -287,23 +302,23 @@ def _has_gaps(array: Path) -> bool:
 
 @contextmanager
 def _working_in(folder: Path, request: Request, overwrite: bool) -> Iterator[None]:
-    """The folder for unfinished work: for this request, and for one run at a time. It goes when all is done, or nothing."""
+    """Lock the folder for unfinished work; remove it at the end if everything or nothing is finished."""
     folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        _lock(lock.fileno(), folder)
+    with locked(folder):
         old = _noted(folder)
         if old is None:
-            different = "it does not say of which" if any(folder.glob("*.npy")) else ""
+            different = "it does not say which" if any(folder.glob("*.npy")) else ""
         else:
             more = {**old, "trajectories": max(old["trajectories"], request.trajectories)}
             different = _differences(old if more["trajectories"] > request.trajectories else more, request.told)
         if different and not overwrite:
             raise FileExistsError(
-                f"{folder} holds unfinished trajectories of another request: {different}. Remove that folder, or drop them with "
+                f"{folder} holds unfinished trajectories of another request: {different}. Remove that folder, or delete them with "
                 "--overwrite (overwrite=True)"
             )
-        for path in folder.glob("*.npy" if different else ".*.part"):
-            path.unlink()
+        if different:
+            for path in folder.glob("*.npy"):
+                path.unlink()
         with replacing(folder / "request.json") as temporary:
             temporary.write_text(json.dumps(request.told, indent=1))
         finished = False
@@ -315,27 +330,15 @@ def _working_in(folder: Path, request: Request, overwrite: bool) -> Iterator[Non
             if not done:
                 raise
             raise KeyboardInterrupt(
-                f"{done} of {request.trajectories} trajectories are kept in {folder}; the same call goes on from there"
+                f"{done} of {request.trajectories} trajectories are kept in {folder}; repeat the call to continue"
             ) from None
         finally:
             if finished or not any(folder.glob("*.npy")):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lock(file: int, folder: Path) -> None:
-    """Raise if another run works in the folder; the system lets go of the lock when a process dies."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RuntimeError(f"another run is at work in {folder}; wait for it, or stop it") from error
-    except (ImportError, OSError):  # Windows, or a file system without locks
-        pass
-
-
 def _join(request: Request, folder: Path, path: Path, engine: str) -> None:
-    """Stream all trajectories into the file, which appears when it is whole."""
+    """Stream all trajectories into the file, which appears only when it is complete."""
     import dask
 
     missing = request.missing(folder)

@@ -1,4 +1,4 @@
-"""Numbered tasks through dask: here, on several processes, or on a cluster."""
+"""Numbered tasks run by dask: in this process, in several processes, or on a cluster."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def run(
     scheduler: str | None = None,
     advance: Callable[[], object] = lambda: None,
 ) -> None:
-    """Call ``task`` with each of the numbers, for what it does; ``advance`` is called here whenever one is done.
+    """Call ``task`` with each number. ``advance`` is called in this process each time a task is done.
 
-    At the first error the tasks that are running are completed, and no others begun.
+    After the first error, running tasks are completed and no new ones are started.
 
     Parameters
     ----------
     workers
-        Processes on this machine.
+        Number of processes on this machine.
     scheduler
-        Address of a dask cluster instead.
+        Address of a dask cluster, used instead of processes on this machine.
     """
     try:
         if numbers and scheduler is not None:
@@ -37,11 +37,11 @@ def run(
             _on_this_machine(task, numbers, min(workers, len(numbers)), advance)
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "a worker process died: for want of memory, or because a script starts the work outside of `if __name__ == "
-            "'__main__':`. What is finished is kept; the same call goes on from there"
+            "a worker process died: it ran out of memory, or a script starts the work outside `if __name__ == "
+            "'__main__':`. Finished work is kept; repeat the call to continue"
         ) from error
     except Exception as error:
-        original = getattr(error, "exception", None)  # without the traceback that dask puts into the text
+        original = getattr(error, "exception", None)  # without the traceback that dask adds to the message
         if isinstance(original, Exception):
             raise original from error
         raise
@@ -58,13 +58,13 @@ def _on_this_machine(
         if workers == 1:
             dask.compute(*nodes, scheduler="synchronous")
             return
-        context = multiprocessing.get_context("spawn")  # JAX and torch do not bear a fork
+        context = multiprocessing.get_context("spawn")  # JAX and torch can hang after a fork
         with ProcessPoolExecutor(workers, context, _begin_worker) as pool:
             dask.compute(*nodes, scheduler="processes", pool=pool, chunksize=1)
 
 
 def _begin_worker() -> None:
-    """One thread, no traceback at Ctrl-C, and no life without the process that asked for the work."""
+    """Use one thread, print no traceback at Ctrl-C, and end when the parent process ends."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Training: a prior from your own data, its error, and its energy balance."""
+"""Training: make a prior from your own data, and measure its error and its energy balance."""
 
 from xsda.training.balancing import balance
 from xsda.training.loop import TrainingError

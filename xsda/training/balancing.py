@@ -1,4 +1,4 @@
-"""Balance a trained prior: see what its free samples lose in each wavenumber, and have it given back."""
+"""Balance a trained prior: measure the energy that its free samples lack at each wavenumber, and correct it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xsda.sampling.pieces import place
 from xsda.training.training_options import PRECISIONS
 from xsda.training.windows import Windows
 
-LENGTH = 8  # states of the samples, or as many as the prior needs
+LENGTH = 8  # states of a sample, unless the prior needs more
 STEPS = 64
 
 
@@ -35,27 +35,46 @@ def balance(
     precision: str = "float32",
     progress: bool = True,
 ) -> Prior:
-    """The same prior, whose free samples have the spectrum of ``ds``.
+    """Correct the spectrum of the free samples of a prior to that of ``ds``.
 
-    A network that has not learnt all there is to know of the small scales makes samples that have too little of them. This draws
-    ``members`` free samples once, finds at which noise level each wavenumber loses energy, and returns a prior that
-    gives it back there; the weights stay. For fields on grids that are periodic along all space axes.
+    A network that has not learned all of the small scales makes samples with too little small-scale energy. This
+    function draws ``members`` free samples once, finds the noise level at which each wavenumber loses energy, and
+    returns a prior that adds it back there. The weights stay the same. It is for fields on grids that are periodic
+    along all space axes.
 
     Parameters
     ----------
     prior
-        Made by ``xsda.train``.
+        A prior made by ``xsda.train``.
     ds
-        Its training data, read in pieces.
+        Its training data, which are read in pieces.
     members
-        More of them make less noise: 64 members of 64 x 64 points tell the rates to a few hundredths.
+        Number of free samples. More samples give less noise: 64 samples of 64 x 64 points determine the rates to a few
+        hundredths.
+    seed
+        Seed of the free samples.
+    device
+        "auto", "cpu" or "cuda".
     precision
         "float32", "bf16" or "fp16".
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    Prior
+        The corrected prior. ``unbalanced()`` returns the original.
+
+    Examples
+    --------
+
+    >>> truth = xsda.systems.Lorenz96().simulate(length=16, seed=0)
+    >>> prior = xsda.balance(xsda.load_model("lorenz96"), truth, members=4, progress=False)  # doctest: +SKIP
     """
     check_balance(prior.layout)
     plain = prior.unbalanced().denoiser
     if not isinstance(plain, Preconditioned):
-        raise ValueError("a prior in closed form has the right spectrum; only trained priors are balanced")
+        raise ValueError("a prior in closed form already has the correct spectrum; only trained priors are balanced")
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; {choose(precision, PRECISIONS)}")
     members, seed = whole_number("members", members, least=1), whole_number("seed", seed, least=0)
@@ -76,13 +95,24 @@ def balance(
 
 
 def check_balance(layout: Layout) -> None:
-    """Raise where there are no Fourier modes to balance."""
+    """Raise if the space axes have no Fourier modes to balance.
+
+    Parameters
+    ----------
+    layout
+        Variables and axes of the prior.
+
+    Examples
+    --------
+    >>> from xsda.training.balancing import check_balance
+    >>> check_balance(xsda.load_model("lorenz96").layout)
+    """
     walls = [a.name for a in layout.space if a.period is None]
     if walls or not layout.space:
         what = f"these have ends: {', '.join(walls)}" if walls else "this prior has no space axes"
         raise ValueError(
-            f"balancing needs fields that are periodic along all space axes, and {what}; leave balance out, or name the axis "
-            "in periodic=[...] when training, if it is a ring"
+            f"balancing needs fields that are periodic along all space axes, and {what}; omit balance. If an axis is "
+            "periodic, name it in periodic=[...] when training"
         )
 
 
@@ -96,7 +126,22 @@ def find_balance(
     precision: str,
     progress: bool,
 ) -> Balance:
-    """Measure it on free samples as long as the windows, in the contexts of windows of the data."""
+    """Measure the correction on free samples.
+
+    Parameters
+    ----------
+    denoiser
+        Denoiser without correction.
+    windows
+        Windows of the training data. Samples are as long as these, and use their contexts.
+    members, seed, device, precision, progress
+        As for ``balance``.
+
+    Returns
+    -------
+    Balance
+        The correction.
+    """
     count, spectrum = 0, torch.zeros((), dtype=torch.float64)
     for piece in windows.pieces:
         x = windows.read(piece)
@@ -115,7 +160,17 @@ def find_balance(
 
 
 class InParts(Denoiser):
-    """A denoiser that takes ``size`` members at once, each in its context: activations of all of them need not fit."""
+    """A denoiser that evaluates ``size`` members at a time, each with its context, to save memory.
+
+    Parameters
+    ----------
+    denoiser
+        The denoiser.
+    contexts
+        Context of each member, or one for all (None: no context).
+    size
+        Number of members in one evaluation.
+    """
 
     def __init__(self, denoiser: Denoiser, contexts: Tensor | None, size: int):
         super().__init__()
@@ -130,7 +185,7 @@ class InParts(Denoiser):
 
 
 def _contexts(windows: Windows, members: int, seed: int) -> Tensor | None:
-    """What the network reads beside the states, of so many windows."""
+    """Contexts of ``members`` windows."""
     if windows.context is None:
         return None
     if len(windows.context) == 1:

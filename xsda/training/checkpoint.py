@@ -1,7 +1,8 @@
-"""Checkpoints: one safetensors file, written whole or not at all."""
+"""Checkpoints: one safetensors file each, written whole or not at all, with a checksum of all that it holds."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,31 +17,45 @@ from xsda.files import replacing
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Write to a temporary name, flush, and move: an error leaves the previous checkpoint as it was."""
+    """Write tensors and metadata; an error leaves the previous checkpoint as it was."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    text = json.dumps(meta)
     with replacing(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"xsda": json.dumps(meta)})
+        save_file(tensors, temporary, {"xsda": text, "checksum": _checksum(tensors, text)})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a checkpoint."""
+    """Return the tensors and the metadata of a checkpoint; raise if it is damaged."""
     try:
         with safe_open(os.fspath(path), "pt") as file:
-            meta = json.loads((file.metadata() or {})["xsda"])
-            return {k: file.get_tensor(k) for k in file.keys()}, meta  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            stored = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        if stored["checksum"] != _checksum(tensors, stored["xsda"]):
+            raise ValueError("its checksum is wrong")
+        return tensors, json.loads(stored["xsda"])
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} is not a checkpoint of xsda, or is damaged ({error}); remove it to start anew"
+            f"{path} is not a checkpoint of this xsda, or is damaged ({error}); remove it to start anew"
         ) from error
 
 
+def _checksum(tensors: dict[str, Tensor], meta: str) -> str:
+    """SHA-256 of the metadata and of the name, type, shape and bytes of each tensor."""
+    digest = hashlib.sha256(meta.encode())
+    for key, value in sorted(tensors.items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state, flat, as tensors."""
+    """Return the state of an optimiser as tensors by name."""
     state = optimizer.state_dict()["state"]
     return {f"optimizer.{i}.{k}": torch.as_tensor(v) for i, entry in state.items() for k, v in entry.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what ``optimizer_tensors`` took."""
+    """Give an optimiser the state that ``optimizer_tensors`` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):

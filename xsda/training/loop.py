@@ -1,4 +1,7 @@
-"""The training loop: denoising score matching on streamed windows, resumable to the bit."""
+"""The training loop: denoising score matching on streamed windows.
+
+A training that is resumed from a checkpoint gives the same weights, to the last bit, as one that was not interrupted.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from xsda.diffusion.denoisers import Preconditioned
-from xsda.diffusion.loss import denoising_loss, training_times
+from xsda.diffusion.loss import training_times
 from xsda.files import replacing
 from xsda.sampling.devices import out_of_memory
 from xsda.training.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from xsda.training.objective import Objective, Sample
 from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched
-from xsda.training.training_options import OPTIMIZERS, PRECISIONS, TrainingOptions
+from xsda.training.training_options import OPTIMIZERS, TrainingOptions
 from xsda.training.windows import Windows
 
 Callback = Callable[[int, dict[str, float]], None]
@@ -34,46 +38,23 @@ COLUMNS = ("loss", "validation_loss", "learning_rate", "seconds", "waiting")  # 
 
 
 class TrainingError(RuntimeError):
-    """Training could not go on."""
-
-
-class Sample(NamedTuple):
-    """What one evaluation of the loss needs; one noise level for each item of the batch."""
-
-    x0: Tensor
-    context: Tensor | None
-    t: Tensor
-    noise: Tensor
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> Sample:
-        context = None if self.context is None else change(self.context)
-        return Sample(change(self.x0), context, change(self.t), change(self.noise))
-
-    def to(self, device: torch.device) -> Sample:
-        return self.each(lambda v: v.to(device, non_blocking=True))
-
-    def parts(self, count: int) -> Iterator[tuple[float, Sample]]:
-        """So many parts of the batch, or as many as it has items, and the share that each is of it."""
-        size = len(self.t)
-        for rows in torch.arange(size).tensor_split(min(count, size)):
-            yield len(rows) / size, self.each(lambda v: v[rows[0] : rows[-1] + 1])  # noqa: B023
-
-
-class Objective(nn.Module):
-    """The loss as a module, which is what torch distributes over processes."""
-
-    def __init__(self, denoiser: Preconditioned, options: TrainingOptions):
-        super().__init__()
-        self.denoiser, self.weighting, self.precision = denoiser, options.weighting, PRECISIONS[options.precision]
-
-    def forward(self, x0: Tensor, context: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
-        seen = self.denoiser if context is None else self.denoiser.conditioned(context)
-        with torch.autocast(x0.device.type, dtype=self.precision, enabled=self.precision is not None):
-            return denoising_loss(seen, x0, t, noise, weighting=self.weighting)
+    """Training cannot continue."""
 
 
 class Trainer:
-    """One training run: network, average, optimiser, and where it stands."""
+    """The state of one training run: network, running average and optimiser.
+
+    Parameters
+    ----------
+    denoiser
+        The denoiser to train.
+    options
+        The options of the training.
+    team
+        The processes of the training.
+    setup
+        Further settings that a checkpoint must agree with.
+    """
 
     def __init__(
         self,
@@ -83,10 +64,10 @@ class Trainer:
         setup: dict[str, Any] | None = None,
     ):
         self.options, self.team = options, team
-        self.setup = json.loads(json.dumps(setup or {}, default=str))  # what else a checkpoint must agree with
+        self.setup = json.loads(json.dumps(setup or {}, default=str))  # a checkpoint must agree with this too
         self.running = math.nan  # the loss, averaged over some fifty steps
-        self.parts = 1  # of a batch, one after the other, where memory is short
-        self.pending: Tensor | None = None  # loss and gradient norm of the last step, not yet looked at
+        self.parts = 1  # into which a batch is split when memory is short
+        self.pending: Tensor | None = None  # loss and gradient norm of the last step, not yet checked
         self.denoiser = denoiser.to(team.device)
         self.objective = team.join_gradients(Objective(self.denoiser, options))  # all processes start from one network
         self.average = copy.deepcopy(self.denoiser).requires_grad_(False).eval()
@@ -125,7 +106,8 @@ class Trainer:
         if changed:
             differences = ", ".join(f"{k}: {then.get(k)!r} then, {now[k]!r} now" for k in changed)
             raise ValueError(
-                f"the checkpoint {path} belongs to a training with other options ({differences}); remove it to start anew"
+                f"the checkpoint {path} belongs to a training with other options ({differences}); remove it to start "
+                "anew"
             )
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -143,13 +125,13 @@ class Trainer:
         self.step, self.best_loss, self.stale = meta["step"], meta["best_loss"], meta["stale"]
         if self.step > self.options.steps:
             raise ValueError(
-                f"the checkpoint {path} stands at step {self.step}, steps={self.options.steps} lie behind it; ask for more, or "
-                "name another checkpoint"
+                f"the checkpoint {path} is at step {self.step}, beyond steps={self.options.steps}; use more steps or another "
+                "checkpoint"
             )
         self.running = meta["running"]
 
     def samples(self, windows: Windows) -> Iterator[Sample]:
-        """What the steps from here on see: windows of the data (this process's share), times, noises."""
+        """Yield the samples of all steps from the current one: this process's share of the windows, times and noises."""
         o, team = self.options, self.team
         batches = windows.batches(
             o.batch_size * team.size, o.seed, skip=self.step * o.accumulate, rows=team.rows, multiple=team.size
@@ -167,7 +149,7 @@ class Trainer:
     def _draw(
         self, x0: Tensor, context: Tensor | None, generator: torch.Generator, team: Team, pieces: int = 1
     ) -> Sample:
-        """Times and noises, drawn for all processes; each takes those of its windows, ``pieces`` segments each."""
+        """Draw times and noises for all processes and keep those of this process; each window has ``pieces`` segments."""
         o, count = self.options, len(x0) * team.size
         schedule = self.denoiser.schedule
         t = training_times(schedule, count, generator, center=o.noise_center, width=o.noise_width)
@@ -177,7 +159,7 @@ class Trainer:
         return sample.each(Tensor.pin_memory) if team.device.type == "cuda" else sample
 
     def update(self, samples: Iterator[Sample]) -> None:
-        """One optimiser step."""
+        """Take one optimiser step."""
         self.settle()
         o = self.options
         rate = o.rate(self.step)
@@ -208,7 +190,7 @@ class Trainer:
         self.pending = torch.stack([total, norm.detach()])
 
     def _gradients(self, batches: list[Sample]) -> Tensor:
-        """Add those of all batches up; returns the loss."""
+        """Add up the gradients of all batches; return the loss."""
         total = torch.zeros((), device=self.team.device)
         for k, batch in enumerate(batches):
             last = k == len(batches) - 1 or self.team.size == 1
@@ -220,17 +202,17 @@ class Trainer:
         return total
 
     def _make_room(self, windows: int) -> None:
-        """After the device ran out of memory: take half as many windows at once from now on."""
+        """Process half as many windows at once from now on, because the device ran out of memory."""
         if self.team.size > 1 or self.parts >= windows:
             what = f"batches of {windows} (segments of) windows" if self.team.size > 1 else "a single window"
             raise MemoryError(
-                f"the device has too little memory to train on {what}; use a smaller batch_size with a larger accumulate, "
-                "precision='bf16', recompute in the network, or a shorter window"
+                f"the device has too little memory to train on {what}; use a smaller batch_size with a larger "
+                "accumulate, precision='bf16', recompute in the network, or a shorter window"
             )
         if self.parts == 1:
             warnings.warn(
-                "the device ran out of memory; going on with parts of a batch at once, whose gradients are added up (a smaller "
-                "batch_size with a larger accumulate saves the detour)",
+                "the device ran out of memory; from now on each batch is processed in parts, whose gradients are added up. A "
+                "smaller batch_size with a larger accumulate avoids this",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -238,7 +220,7 @@ class Trainer:
         torch.cuda.empty_cache()
 
     def settle(self) -> None:
-        """Look at the loss of the last step; only now, so that a GPU is not kept waiting after each."""
+        """Check the loss of the last step. It is not checked at once, so that a GPU does not wait after each step."""
         if self.pending is None:
             return
         loss, norm = self.team.mean(self.pending).tolist()
@@ -252,9 +234,9 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, windows: Windows) -> float:
-        """Loss of the averaged network on fixed windows, times and noises; keeps the best.
+        """Return the loss of the averaged network on fixed windows, times and noises; remember the best weights.
 
-        Each process takes its windows of a batch, as in a step.
+        Each process evaluates its own windows of a batch, as in a step.
         """
         count, team = self.options.validation_batches, self.team
         batches = windows.batches(self.options.batch_size * team.size, seed=1, rows=team.rows, multiple=team.size)
@@ -286,7 +268,7 @@ def run(
     progress: bool,
     callback: Callback | None,
 ) -> dict[str, Any]:
-    """Train to the end; returns a summary. The trainer then holds the best averaged weights."""
+    """Train to the end and return a summary. The trainer then holds the best averaged weights."""
     options, team = trainer.options, trainer.team
     if checkpoint is not None and checkpoint.exists():
         trainer.load(checkpoint)
@@ -311,7 +293,7 @@ def run(
             except KeyboardInterrupt:
                 if checkpoint is None or not checkpoint.exists():
                     raise
-                raise KeyboardInterrupt(f"{checkpoint} is kept, and the same call goes on from there") from None
+                raise KeyboardInterrupt(f"{checkpoint} is kept; repeat the call to continue from it") from None
             bar.update()
             if judge:
                 seconds = time.perf_counter() - started
@@ -329,7 +311,7 @@ def run(
 
 
 def _cut(x: Tensor, pieces: int) -> Tensor:
-    """(batch, time, ...) as ``pieces`` times as many segments; what is the same at all times is repeated."""
+    """Cut (batch, time, ...) into ``pieces`` times as many segments; repeat what has only one time."""
     if x.shape[1] == 1:
         return x.repeat_interleave(pieces, 0)
     length = x.shape[1] // pieces
@@ -337,7 +319,7 @@ def _cut(x: Tensor, pieces: int) -> Tensor:
 
 
 def _truncate(log: Path, step: int, resumable: bool) -> None:
-    """Drop the rows after ``step``, which a resumed run writes again, and one that was cut short."""
+    """Drop an incomplete last row, and the rows after ``step``, which a resumed run writes again."""
     if not log.exists() or not (text := log.read_text()):
         return
     head, *lines = text.split("\n")

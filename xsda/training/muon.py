@@ -1,8 +1,8 @@
-"""Muon (Jordan et al. 2024): steps of equal length in every direction of a weight matrix.
+"""The optimiser Muon (Jordan et al. 2024), which makes steps of equal length in every direction of a weight matrix.
 
-The averaged gradient of a matrix is replaced by the nearest orthogonal matrix: directions with small gradients move as
-far as those with large ones. A network of fields gets going several times faster than with AdamW (docs/kolmogorov.md has
-numbers); in a long training the difference is smaller.
+The averaged gradient of a matrix is replaced by the nearest orthogonal matrix, so directions with small gradients move
+as far as those with large ones. At first, networks for fields learn several times faster than with AdamW
+(docs/kolmogorov.md has numbers). In a long training the difference is smaller.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from torch import Tensor, nn
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for the weights of convolutions (as matrices: outputs x all else), Adam for all others.
+    """Muon for the weights of convolutions (as matrices: outputs x all else), Adam for all other parameters.
 
     Parameters
     ----------
+    params
+        Parameters to train.
     lr, weight_decay
-        As of AdamW: updates of a matrix have the root mean square, 0.2 lr, that Adam's have (Liu et al. 2025,
+        As for AdamW. The update of a matrix has the root mean square 0.2 lr, which is that of Adam (Liu et al. 2025,
         arXiv 2502.16982).
     momentum
-        Of the averaged gradient of the matrices.
+        Momentum of the averaged gradient of the matrices.
     betas
-        Of Adam.
+        Coefficients of Adam.
     """
 
     def __init__(
@@ -68,7 +70,27 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(m: Tensor) -> Tensor:
-    """Nearly U V^T of ``m = U S V^T``: five rounds of a polynomial that takes singular values to between 0.7 and 1.2."""
+    """Approximate the nearest orthogonal matrix, U V^T of ``m = U S V^T``.
+
+    Five iterations of a polynomial move the singular values to between 0.7 and 1.2.
+
+    Parameters
+    ----------
+    m
+        A matrix.
+
+    Returns
+    -------
+    Tensor
+        A nearly orthogonal matrix.
+
+    Examples
+    --------
+    >>> from xsda.training.muon import orthogonal
+    >>> values = torch.linalg.svdvals(orthogonal(torch.diag(torch.tensor([3.0, 1.0, 0.1]))))
+    >>> bool((values > 0.5).all() and (values < 1.3).all())
+    True
+    """
     wide = m if m.shape[0] <= m.shape[1] else m.T
     x = wide.bfloat16()
     x = x / (x.norm() + 1e-7)

@@ -1,4 +1,4 @@
-"""The network that ``train`` was asked for, made to the measure of the data."""
+"""Build the network of a training, with the sizes that the data require."""
 
 from __future__ import annotations
 
@@ -14,13 +14,36 @@ from xsda.labels.layout import Layout
 from xsda.nn import NETWORKS, MarkovNet, SpaceTimeUNet, TemporalNet, WindowMLP, WindowUNet
 
 NAMES = ("temporal", "spacetime", "markov")
-MEASURED = ("channels", "window", "boundaries", "context", "size")  # what the data decide
+MEASURED = ("channels", "window", "boundaries", "context", "size")  # set by the data
 
 
 def make_network(
     network: str | Mapping[str, Any] | nn.Module, layout: Layout, window: int, width: int | None
 ) -> nn.Module:
-    """By name, by class name and parameters, or as it is."""
+    """Build a network from its name, or from its class and parameters. A module is returned unchanged.
+
+    Parameters
+    ----------
+    network
+        "temporal", "spacetime" or "markov"; a mapping with the class ``name`` and its parameters; or a module.
+    layout
+        Variables and axes of the data.
+    window
+        Number of states of a training sample.
+    width
+        Features of a network chosen by name.
+
+    Returns
+    -------
+    Module
+        The network.
+
+    Examples
+    --------
+    >>> from xsda.training.networks import make_network
+    >>> type(make_network("markov", xsda.load_model("lorenz63").layout, 5, 16)).__name__
+    'MarkovNet'
+    """
     if isinstance(network, nn.Module):
         return network
     boundaries = tuple("periodic" if a.period else "zeros" for a in layout.space)
@@ -28,7 +51,7 @@ def make_network(
     if isinstance(network, Mapping):
         if width is not None:
             raise ValueError(
-                f"width={width} goes with the name of a network; a mapping says it by itself: {dict(network)}"
+                f"width={width} is for a network given by name; put the width into the mapping {dict(network)} instead"
             )
         return _by_class(network, layout, window, given | {"boundaries": boundaries})
     if network == "temporal":
@@ -38,7 +61,7 @@ def make_network(
     hidden = (base, 2 * base, 4 * base)
     if network == "spacetime":
         if not boundaries:
-            raise ValueError("network='spacetime' is for fields, these data have no space; use network='temporal'")
+            raise ValueError("network='spacetime' is for fields, but these data have no space; use network='temporal'")
         patch = 2 if all(a.size % 2 == 0 for a in layout.space) else 1
         return SpaceTimeUNet(boundaries=boundaries, hidden=hidden, patch=patch, **given)
     if network != "markov":
@@ -50,7 +73,24 @@ def make_network(
 
 
 def check_network(network: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str, Any]]:
-    """The class that a mapping names, and its parameters; raises where there is no such thing."""
+    """Check the class and the parameters that a mapping names.
+
+    Parameters
+    ----------
+    network
+        Class ``name`` and its parameters.
+
+    Returns
+    -------
+    class, options
+        The class of the network, and its parameters without the name.
+
+    Examples
+    --------
+    >>> from xsda.training.networks import check_network
+    >>> check_network({"name": "TemporalNet", "width": 8})[1]
+    {'width': 8}
+    """
     options = dict(network)
     name = options.pop("name", None)
     if not isinstance(name, str) or name not in NETWORKS:
@@ -78,12 +118,31 @@ def _by_class(network: Mapping[str, Any], layout: Layout, window: int, given: Ma
 def _check_odd(window: int) -> None:
     if window % 2 == 0 or window < 3:
         raise ValueError(
-            f"window={window} must be odd and at least 3 for a network on windows: the centre and its neighbours"
+            f"window={window} must be odd and at least 3 for a network on windows, which have a centre and neighbours"
         )
 
 
 def reach_dilations(reach: int, *, least: int = 6, most: int = 12) -> tuple[int, ...]:
-    """Dilations 1, 2, 4, ..., 1, 2, 4, ... that add up to at most ``reach``; zeros where that takes few blocks."""
+    """Choose dilations 1, 2, 4, ..., 1, 2, 4, ... that add up to at most ``reach``.
+
+    Parameters
+    ----------
+    reach
+        Number of neighbours on each side.
+    least, most
+        Smallest and largest number of blocks. Blocks without reach (dilation 0) fill up to ``least``.
+
+    Returns
+    -------
+    tuple of int
+        One dilation per block.
+
+    Examples
+    --------
+    >>> from xsda.training.networks import reach_dilations
+    >>> reach_dilations(10)
+    (1, 2, 4, 1, 2, 0)
+    """
     chosen: list[int] = []
     dilation = 1
     while sum(chosen) < reach and len(chosen) < most:

@@ -1,7 +1,7 @@
-"""Several processes, one training: torch's own DistributedDataParallel, started by torchrun.
+"""Training with several processes: torch's DistributedDataParallel, started by torchrun.
 
-Each process takes its rows of a batch that is the same for all, with times and noises drawn for all of it: n processes
-with batches of m windows do what one does with batches of n m.
+Each process takes its own rows of a batch that is common to all; times and noises are drawn for the whole batch. The
+result is that n processes with batches of m windows do the same as one process with batches of n m windows.
 """
 
 from __future__ import annotations
@@ -26,13 +26,35 @@ Rows = TypeVar("Rows", Tensor, np.ndarray)
 
 
 def leads() -> bool:
-    """Whether this process is the one that writes the files."""
+    """Say whether this process writes the files.
+
+    Returns
+    -------
+    bool
+        True for the first process, and without torchrun.
+
+    Examples
+    --------
+    >>> from xsda.training.parallel import leads
+    >>> leads()
+    True
+    """
     return int(os.environ.get("RANK", "0")) == 0
 
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of a training, and which of them this one is."""
+    """The processes of a training.
+
+    Parameters
+    ----------
+    rank
+        Number of this process.
+    size
+        Number of processes.
+    device
+        Device of this process.
+    """
 
     rank: int = 0
     size: int = 1
@@ -40,7 +62,7 @@ class Team:
 
     @classmethod
     def join(cls, device: str) -> Team:
-        """As torchrun has set it up; alone without it."""
+        """Join the processes that torchrun has started; without torchrun there is only this one."""
         chosen = pick_device(device)
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
@@ -59,11 +81,11 @@ class Team:
         return self.rank == 0
 
     def rows(self, x: Rows) -> Rows:
-        """This process's rows of what is drawn for all."""
+        """Return the rows of this process."""
         return x[self.rank :: self.size]
 
     def mean(self, value: Tensor) -> Tensor:
-        """Over the processes."""
+        """Average over the processes."""
         if self.size > 1:
             value = value.clone()
             distributed.all_reduce(value)
@@ -71,13 +93,13 @@ class Team:
         return value
 
     def join_gradients(self, module: nn.Module) -> nn.Module:
-        """The module, its gradients averaged over the processes as they are computed."""
+        """Return the module with gradients that are averaged over the processes as they are computed."""
         if self.size == 1:
             return module
         return DistributedDataParallel(module, device_ids=[self.device] if self.device.type == "cuda" else None)
 
     def agree(self, step: int, setup: Mapping[str, Any], checkpoint: Path | None) -> None:
-        """Wait for the others, and raise unless all stand at the same step of the same training."""
+        """Wait for the other processes, and raise unless all are at the same step of the same training."""
         if self.size == 1:
             return
         mine = torch.tensor([step, zlib.crc32(json.dumps(setup, sort_keys=True).encode())], device=self.device)
@@ -86,10 +108,10 @@ class Team:
         steps, setups = torch.stack(all_of).T.tolist()
         if len(set(setups)) > 1:
             raise ValueError(
-                "the processes were given different data, networks or options: give all of them the same file and recipe"
+                "the processes have different data, networks or options; give all of them the same file and recipe"
             )
         if len(set(steps)) > 1:
             raise ValueError(
-                f"the processes found different checkpoints at {checkpoint} (steps {steps}); put it on a file system that all "
-                "of them share"
+                f"the processes found different checkpoints at {checkpoint} (steps {steps}); put it on a file system "
+                "that they all share"
             )

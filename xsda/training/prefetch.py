@@ -1,4 +1,4 @@
-"""Samples prepared ahead in a thread, so that the device does not wait for the data."""
+"""Prepare samples ahead in a thread, so that the device does not wait for the data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,25 @@ Item = TypeVar("Item")
 
 
 class Prefetched(Generic[Item]):
-    """An endless iterator, computed up to ``depth`` items ahead; ``waited`` counts the seconds its user stood still."""
+    """An endless iterator that is computed ahead.
+
+    ``waited`` counts the seconds that its user has waited.
+
+    Parameters
+    ----------
+    source
+        The iterator.
+    depth
+        Maximum number of items that are ready.
+
+    Examples
+    --------
+    >>> import itertools
+    >>> from xsda.training.prefetch import Prefetched
+    >>> with Prefetched(itertools.count()) as numbers:
+    ...     print(next(numbers), next(numbers))
+    0 1
+    """
 
     def __init__(self, source: Iterator[Item], depth: int = 2):
         self.waited = 0.0
@@ -46,7 +64,7 @@ class Prefetched(Generic[Item]):
             for item in self._source:
                 if not self._put(item):
                     return
-        except BaseException as error:  # handed to whoever asks next
+        except BaseException as error:  # raised by the next call
             self._put(error)
 
     def _put(self, item: Item | BaseException) -> bool:

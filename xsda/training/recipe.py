@@ -1,10 +1,10 @@
-"""A prior from one file: which data, which network, how it is trained.
+"""Make a prior from one file that describes the data, the network and the training.
 
-A recipe is a TOML file; ``xsda train recipe.toml`` makes the prior, and goes on where it stopped if it was interrupted::
+A recipe is a TOML file. ``xsda train recipe.toml`` makes the prior, and resumes an interrupted training::
 
     name = "lorenz96"
 
-    [data]                      # a system, simulated; or path = "mine.zarr"
+    [data]                      # a simulated system; or path = "mine.zarr"
     system = "lorenz96"
     members = 512               # in memory; or trajectories = 512, streamed to ``path``
     length = 512
@@ -18,7 +18,7 @@ A recipe is a TOML file; ``xsda train recipe.toml`` makes the prior, and goes on
     window = 24
     steps = 6000
 
-The recipes of the priors in the package lie in examples/training.
+The recipes of the priors in the package are in examples/training.
 """
 
 from __future__ import annotations
@@ -62,16 +62,29 @@ DATA = (
     "variables",
 )
 LEAST = {"members": 1, "trajectories": 1, "length": 1, "burn_in": 0, "every": 1, "coarsen": 1, "seed": 0}
-TRAIN = (
-    *(k for k in inspect.signature(train).parameters
-      if k not in ("ds", "network", "validation", "schedule", "checkpoint", "log", "callback", "progress", "device", "name", "options")),
-    *TrainingOptions.__dataclass_fields__,
-)  # fmt: skip
+OUTSIDE = {
+    "ds", "network", "validation", "schedule", "checkpoint", "log", "callback", "progress", "device", "name", "options",
+}  # fmt: skip
+TRAIN = (*(k for k in inspect.signature(train).parameters if k not in OUTSIDE), *TrainingOptions.__dataclass_fields__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a recipe file says, checked."""
+    """The checked content of a recipe file.
+
+    Parameters
+    ----------
+    name
+        Name of the prior.
+    data
+        A file (``path``), or a system to simulate with its parameters, and ``variables`` to use.
+    network
+        Name of a network, or class and parameters.
+    train
+        Parameters of ``xsda.train``.
+    schedule
+        Name and parameters of the noise schedule.
+    """
 
     name: str
     data: Mapping[str, Any]
@@ -107,15 +120,17 @@ class Recipe:
             return
         system = self._system()
         if ("members" in self.data) == ("trajectories" in self.data):
-            raise ValueError("[data] must say how many: members (in memory) or trajectories (streamed to a file)")
+            raise ValueError(
+                "[data] needs a number, either of members (in memory) or trajectories (streamed to a file)"
+            )
         if "length" not in self.data:
-            raise ValueError("[data] must say the length of the trajectories, in states")
+            raise ValueError("[data] must give the length of the trajectories, in states")
         if "members" in self.data and "path" in self.data:
-            raise ValueError("[data] members are simulated in memory; leave path out, or say trajectories")
+            raise ValueError("[data] members are simulated in memory; omit path, or give trajectories")
         self._check_training(system)
 
     def _check_training(self, system: systems.MarkovChain) -> None:
-        """Raise where data like these cannot be trained on in this way: before they are made."""
+        """Raise if the training cannot work on such data, before they are made."""
         coarsen, window = system.check_coarsen(self.data.get("coarsen", 1)), self.train.get("window", 5)
         states = as_count("window", window, 1)
         if states > self.data["length"]:
@@ -153,7 +168,18 @@ class Recipe:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Recipe:
-        """From a TOML file; paths in it are relative to it."""
+        """Read a recipe from a TOML file. Paths in it are relative to it.
+
+        Parameters
+        ----------
+        path
+            The file.
+
+        Returns
+        -------
+        Recipe
+            The checked content.
+        """
         try:
             content = tomllib.loads(Path(path).read_text())
         except tomllib.TOMLDecodeError as error:
@@ -170,7 +196,22 @@ class Recipe:
             raise ValueError(f"{path}: {error.args[0] if error.args else error}") from error
 
     def load(self, folder: Path, *, workers: int = 1, progress: bool = True) -> xr.Dataset:
-        """The training data, simulated if they are not there; streamed ones lie in ``folder`` unless they have a path."""
+        """Load the training data, and simulate them if they do not exist.
+
+        Parameters
+        ----------
+        folder
+            Where to put streamed data without a path.
+        workers
+            Number of processes that simulate.
+        progress
+            Show a progress bar.
+
+        Returns
+        -------
+        Dataset
+            The data.
+        """
         said = {k: v for k, v in self.data.items() if k not in ("system", "parameters", "variables", "path")}
         if "system" not in self.data:
             ds = read(self.data["path"])
@@ -182,12 +223,12 @@ class Recipe:
                 settings = [f"--set {k}={v}" for k, v in self.data.get("parameters", {}).items()]
                 options = [f"--{k.replace('_', '-')} {v}" for k, v in said.items()]
                 command = " ".join(["xsda simulate", self.data["system"], *settings, *options, "--out", str(path)])
-                raise FileNotFoundError(f"the data {path} are not there; make them first:\n  {command}")
+                raise FileNotFoundError(f"the data {path} do not exist; make them first:\n  {command}")
             ds = read(simulate_to(path, self._system(), workers=workers, progress=progress, **said))
         return self._selected(ds)
 
     def _selected(self, ds: xr.Dataset) -> xr.Dataset:
-        """The variables that the recipe names, if it does."""
+        """Select the variables that the recipe names, if any."""
         if "variables" not in self.data:
             return ds
         names = [*_names(self.data["variables"]), *_names(self.train.get("context", ()))]
@@ -197,11 +238,31 @@ class Recipe:
     def cook(
         self, out: Path, *, workers: int = 1, device: str = "auto", progress: bool = True, overwrite: bool = False
     ) -> Prior:
-        """Train, with checkpoint and log beside ``out``, and save."""
+        """Train the prior and save it, with checkpoint and log next to it.
+
+        Parameters
+        ----------
+        out
+            File of the prior.
+        workers
+            Number of processes that simulate.
+        device
+            "auto", "cpu" or "cuda".
+        progress
+            Show progress bars.
+        overwrite
+            Replace an existing file.
+
+        Returns
+        -------
+        Prior
+            The trained prior.
+        """
         ds = self.load(out.parent, workers=workers, progress=progress)
         prior = train(
-            ds, network=self.network, checkpoint=out.with_name(out.name + ".checkpoint"), log=out.with_name(out.name + ".csv"),
-            device=device, progress=progress, name=self.name, schedule=self._schedule(), **self.train,
+            ds, network=self.network, schedule=self._schedule(), name=self.name,
+            checkpoint=out.with_name(out.name + ".checkpoint"), log=out.with_name(out.name + ".csv"),
+            device=device, progress=progress, **self.train,
         )  # fmt: skip
         prior.info["data"] = ds.attrs.get("history", str(self.data.get("path", "")))
         if leads():

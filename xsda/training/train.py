@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from xsda.arguments import choose
 from xsda.diffusion.denoisers import PARAMETERIZATIONS, Denoiser, Preconditioned
 from xsda.diffusion.error import measure_error
 from xsda.diffusion.schedules import VE, Schedule
+from xsda.files import locked
 from xsda.labels.layout import Layout
 from xsda.nn import MarkovNet, network_identity
 from xsda.priors.prior import Prior
@@ -24,7 +26,7 @@ from xsda.training.balancing import balance as balanced
 from xsda.training.balancing import check_balance
 from xsda.training.loop import Callback, Trainer, run
 from xsda.training.networks import make_network
-from xsda.training.parallel import Team
+from xsda.training.parallel import Team, leads
 from xsda.training.training_options import TrainingOptions
 from xsda.training.windows import Windows, fit_scaling, split
 
@@ -61,41 +63,62 @@ def train(
     window
         Number of consecutive states of a training sample.
     network
-        "temporal": convolutional in time, trained on segments of ``window`` states, applied to any length from there
-        on (or from ``shortest``); its reach is half the window, so that it also learns what the middle of a long
-        trajectory looks like. "spacetime": the same for large fields, a UNet over space whose blocks mix neighbours in time.
-        "markov": a network on windows of ``window`` states (an odd number), composed. A mapping chooses a class and
-        its parameters: ``{"name": "SpaceTimeUNet", "hidden": (32, 64, 128)}``.
-        Or a network of your own, called as ``network(x, log_noise)`` on ``(batch, time, channel, *space)``.
+        "temporal": convolutions in time. It is trained on segments of ``window`` states and applies to all trajectories of
+        at least that length (or of at least ``shortest`` states). Each state sees half a window to either side.
+        "spacetime": the same for large fields, a UNet over space whose blocks mix neighbours in time. "markov": a network
+        on windows of ``window`` states (an odd number), whose results are composed. A mapping chooses a class and its
+        parameters: ``{"name": "SpaceTimeUNet", "hidden": (32, 64, 128)}``. Or pass your own network, called as ``network(x, log_noise)`` on ``(batch, time, channel, *space)``.
     width
-        Features of the network (default 64; 32 for "spacetime"; 128 for "markov" without space).
+        Features of the network (default: 64; 32 for "spacetime"; 128 for "markov" without space).
     periodic, space
-        Names of the periodic dimensions; names of the space dimensions where attributes do not tell.
+        Names of the periodic dimensions. Names of the space dimensions, needed if their attributes do not mark them.
     context
-        Variables of ``ds`` without time that the network reads but does not predict (an orography, a land mask).
+        Variables of ``ds`` without time that the network reads but does not predict (orography, land mask).
     time_features
-        "hour_of_day", "day_of_year".
+        Any of "hour_of_day" and "day_of_year": the network reads them too. The data must have dates.
     validation
-        Validation data; without it the data are split 80/10/10 into training, validation and (unused) test.
+        Validation data. Without it, ``ds`` is split 80/10/10 into training, validation and (unused) test data.
     schedule, parameterization
-        Diffusion process and what the network predicts ("edm", "v", "x0", "eps").
+        The diffusion process, and the prediction of the network ("edm", "v", "x0", "eps").
     balance
-        Draw so many free samples at the end and have the prior give back what their spectrum lacks (see ``xsda.balance``);
-        for fields that are periodic along all space axes.
+        Number of free samples to draw at the end, to measure and correct the variance that samples lack at each wavenumber
+        (see ``xsda.balance``). Only for fields that are periodic along all space axes.
     checkpoint
-        File for checkpoints. If it exists the training goes on from there, exactly as if it had not been interrupted.
+        File for checkpoints. If it exists, training resumes from it, and the result is the same as without the interruption.
+        Only one training at a time can use a checkpoint.
     log
-        CSV file for the losses.
+        CSV file to which the losses are written.
     callback
-        Called as ``callback(step, values)`` at each validation: hang your tracker here.
+        Called as ``callback(step, values)`` at each validation, for example to feed an experiment tracker.
+    progress
+        Show a progress bar.
     device
-        "auto", "cpu", "cuda".
+        "auto", "cpu" or "cuda".
+    name
+        Name of the prior in results.
     options
         Fields of ``xsda.training.TrainingOptions``: steps, batch_size, learning_rate, ema, patience, precision, seed, ...
+
+    Returns
+    -------
+    Prior
+        The averaged network with the best validation loss, with its error measured on the validation data.
+
+    Examples
+    --------
+    >>> import xsda
+    >>> ds = xsda.systems.Lorenz63().simulate(64, 16, seed=0)
+    >>> model = xsda.train(ds, window=8, width=16, steps=20, progress=False)
+    >>> model.layout.names
+    ('x', 'y', 'z')
     """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"the training data must be an xarray.Dataset, got {type(ds).__name__}; use .to_dataset()")
-    ds = ds[sorted(ds.data_vars, key=str)]  # that of a zarr store may be another each time it is opened
+    for what, data in (("training", ds), ("validation", validation)):
+        empty = [str(d) for d, n in data.sizes.items() if n == 0] if data is not None else []
+        if empty:
+            raise ValueError(f"the {what} data are empty along {empty[0]!r}; give data with at least one entry there")
+    ds = ds[sorted(ds.data_vars, key=str)]  # the order in a Zarr store may differ each time it is opened
     settings, layout = planned(
         ds, window=window, width=width, periodic=periodic, space=space, context=context, time_features=time_features,
         parameterization=parameterization, balance=balance, **options,
@@ -103,45 +126,78 @@ def train(
     for path in (checkpoint, log):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise FileNotFoundError(f"the folder of {path} does not exist; make it first")
-    if validation is None:
-        ds, validation, _ = split(ds, layout, window)
-    layout = fit_scaling(ds, layout)
+    with nullcontext() if checkpoint is None or not leads() else locked(Path(checkpoint)):
+        if validation is None:
+            ds, validation, _ = split(ds, layout, window)
+        layout = fit_scaling(ds, layout)
+        denoiser = _untrained(network, layout, settings, window, width, schedule, parameterization)
+        trainer = _trainer(denoiser, layout, settings, Team.join(device), window)
+        training, held_out = Windows(ds, layout, window), Windows(validation, layout, window)
+        summary = run(
+            trainer,
+            training,
+            held_out,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            log=None if log is None else Path(log),
+            progress=progress,
+            callback=callback,
+        )
+        prior = _prior(trainer, layout, held_out, summary, window, name)
+        if not balance:
+            return prior
+        return balanced(
+            prior,
+            ds,
+            members=balance,
+            device=str(trainer.team.device),
+            precision=settings.precision,
+            progress=progress and trainer.team.leads,
+        )
+
+
+def _untrained(
+    network: str | Mapping[str, Any] | nn.Module,
+    layout: Layout,
+    settings: TrainingOptions,
+    window: int,
+    width: int | None,
+    schedule: Schedule | None,
+    parameterization: str,
+) -> Preconditioned:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)  # initial weights
         net = make_network(network, layout, window, width)
-    denoiser = Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization)
-    team = Team.join(device)
+    return Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization)
+
+
+def _trainer(denoiser: Preconditioned, layout: Layout, settings: TrainingOptions, team: Team, window: int) -> Trainer:
     setup = {
         "diffusion": denoiser.schedule.config(),
-        "parameterization": parameterization,
+        "parameterization": denoiser.parameterization,
         "window": window,
         "data": layout.to_json(),
         "windows_a_step": settings.batch_size * settings.accumulate * team.size,
-        "network": network_identity(net),
+        "network": network_identity(denoiser.network),
     }
-    trainer = Trainer(denoiser, settings, team, setup)
-    training, held_out = Windows(ds, layout, window), Windows(validation, layout, window)
-    summary = run(
-        trainer,
-        training,
-        held_out,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        log=None if log is None else Path(log),
-        progress=progress,
-        callback=callback,
-    )
-    final = trainer.average
+    return Trainer(denoiser, settings, team, setup)
+
+
+def _prior(
+    trainer: Trainer, layout: Layout, held_out: Windows, summary: dict[str, Any], window: int, name: str
+) -> Prior:
+    """The averaged network as a prior, with its error on the validation data."""
+    final, team, settings = trainer.average, trainer.team, trainer.options
+    network = final.network
     error = measure_error(final, _batches(final, held_out, team.device))
-    parameters = sum(p.numel() for p in net.parameters())
-    prior = Prior(
+    return Prior(
         final.cpu(),
         layout,
-        window=window if isinstance(net, MarkovNet) else window // (window // (settings.shortest or window)),
+        window=window if isinstance(network, MarkovNet) else window // (window // (settings.shortest or window)),
         error=error,
         info={
-            "parameters": parameters,
+            "parameters": sum(p.numel() for p in network.parameters()),
             "training_steps": summary["steps"],
-            "batch_size": setup["windows_a_step"],
+            "batch_size": trainer.setup["windows_a_step"],
             "training_window": window,
             "seed": settings.seed,
             "validation_loss": round(summary["validation_loss"], 6),
@@ -152,15 +208,31 @@ def train(
         },
         name=name,
     )
-    if not balance:
-        return prior
-    return balanced(
-        prior,
-        ds,
-        members=balance,
-        device=str(team.device),
-        precision=settings.precision,
-        progress=progress and team.leads,
+
+
+def _trained(trainer: Trainer, layout: Layout, held_out: Windows, summary: Mapping[str, Any], name: str) -> Prior:
+    """The prior of the averaged network, with its error on the validation data."""
+    final, settings, team, window = trainer.average, trainer.options, trainer.team, held_out.window
+    error = measure_error(final, _batches(final, held_out, team.device))
+    shortest = window // (window // (settings.shortest or window))
+    return Prior(
+        final.cpu(),
+        layout,
+        window=window if isinstance(final.network, MarkovNet) else shortest,
+        error=error,
+        info={
+            "parameters": sum(p.numel() for p in final.network.parameters()),
+            "training_steps": summary["steps"],
+            "batch_size": trainer.setup["windows_a_step"],
+            "training_window": window,
+            "seed": settings.seed,
+            "validation_loss": round(summary["validation_loss"], 6),
+            "options": {f.name: v for f in fields(settings) if (v := getattr(settings, f.name)) != f.default},
+            "processes": team.size,
+            "device": team.device.type,
+            "torch": torch.__version__.split("+")[0],
+        },
+        name=name,
     )
 
 
@@ -177,7 +249,7 @@ def planned(
     balance: int = 0,
     **options: Any,
 ) -> tuple[TrainingOptions, Layout]:
-    """What ``train`` would do with data like these, checked."""
+    """Check the options and return them, with the layout of data like these."""
     unknown = [k for k in options if k not in TrainingOptions.__dataclass_fields__]
     if unknown:
         raise TypeError(f"unknown option {unknown[0]!r}; {choose(unknown[0], TrainingOptions.__dataclass_fields__)}")
@@ -205,7 +277,7 @@ def planned(
 
 
 def _batches(denoiser: Preconditioned, windows: Windows, device: torch.device) -> Iterator[tuple[Denoiser, Tensor]]:
-    """256 windows, or as many as make two million numbers."""
+    """Yield 256 windows, or as many as make two million numbers."""
     wanted = min(256, max(8, 2**21 // (windows.window * math.prod(windows.grid.shape[1:]))))
     size = min(wanted, 64)
     source = windows.batches(size, seed=2)

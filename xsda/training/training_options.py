@@ -1,4 +1,4 @@
-"""How to train: every knob of the loop, checked when it is set."""
+"""Options of the training, which are checked when they are set."""
 
 from __future__ import annotations
 
@@ -24,40 +24,47 @@ PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How to train.
+    """Options of the training.
 
     Parameters
     ----------
     steps
-        Optimiser steps.
+        Number of optimiser steps.
     batch_size
-        Windows per step (per accumulation).
+        Number of windows in a batch.
     accumulate
-        Batches whose gradients are added up before a step.
+        Number of batches whose gradients are added up for one step.
     optimizer
         "adamw" or "muon" (orthogonal steps for the weights: fewer steps for large networks; see docs/priors.md).
     learning_rate, decay, warmup, weight_decay
-        Of the optimiser; the rate rises over ``warmup`` steps and falls along "cosine" or "linear", or stays "constant".
+        Options of the optimiser. The learning rate rises over ``warmup`` steps, and then falls along "cosine" or
+        "linear", or stays "constant".
     clip
-        Largest gradient norm.
+        Largest norm of the gradient.
     ema
-        Decay of the running average of the weights, which is what is kept.
+        Decay of the running average of the weights. The prior uses the average.
     weighting, noise_center, noise_width
-        Loss weights, and the law of the noise levels (see ``xsda.diffusion.loss``).
+        Weights of the loss, and distribution of the noise levels (see ``xsda.diffusion.loss``).
     shortest
-        Shortest segment shown to a network that takes any length (default: always the full window). The windows of a batch
-        are cut into 1, 2, ... segments each, so that hardly any state is wasted.
+        Shortest segment shown to a network that takes any length (default: always the full window). The windows of a
+        batch are cut into 1, 2, ... segments each, so that hardly any state is unused.
     precision
         "float32", "bf16" or "fp16" (GPU only).
     compile
-        Let ``torch.compile`` fuse the network's small operations: a minute or more at first, then faster steps. Needs a
-        C++ compiler on CPUs.
+        Let ``torch.compile`` fuse the small operations of the network. This takes a minute or more at first and makes
+        steps faster. It needs a C++ compiler on CPUs.
     validate_every, validation_batches, patience
-        Validation; training stops after ``patience`` validations without improvement (0: never).
+        Steps between validations, and their size. Training stops after ``patience`` validations without improvement (0:
+        never).
     checkpoint_every
         Steps between checkpoints.
     seed
-        Same seed, same data, same machine: same weights.
+        The same seed, data and machine give the same weights.
+
+    Examples
+    --------
+    >>> xsda.training.TrainingOptions(steps=100, warmup=0, decay="linear").rate(50)
+    0.0005
     """
 
     steps: int = 10_000
@@ -117,7 +124,7 @@ class TrainingOptions:
             raise ValueError(f"learning_rate={self.learning_rate} must be positive")
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step."""
+        """Return the learning rate of a step."""
         ramp = min(1.0, (step + 1) / max(self.warmup, 1))
         done = step / self.steps
         fall = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[self.decay]

@@ -1,8 +1,8 @@
-"""Windows of training trajectories, streamed: the data set is read in pieces and never loaded whole.
+"""Windows of training trajectories: the data are read in pieces and never loaded as a whole.
 
-The data are cut into pieces (some trajectories, a stretch of time), a few pieces are held in memory at once, and their
-windows are shuffled together. Which windows make up batch n is a function of the seed and n alone, so that an
-interrupted training continues exactly where it stopped.
+The data are cut into pieces (some trajectories, a stretch of time). A few pieces are held in memory at once, and their
+windows are shuffled together. The windows of batch n depend on the seed and n only, so an interrupted training resumes
+exactly.
 """
 
 from __future__ import annotations
@@ -22,13 +22,22 @@ from xsda.labels.layout import SAMPLE_DIMS, Layout, sample_dim
 
 @dataclass(frozen=True)
 class Piece:
-    """Trajectories ``rows`` over the times ``start`` to ``stop``."""
+    """Trajectories ``rows`` over the times ``start`` to ``stop``.
+
+    Parameters
+    ----------
+    rows
+        The trajectories.
+    start, stop
+        The states.
+    """
 
     rows: slice
     start: int
     stop: int
 
     def windows(self, window: int) -> int:
+        """Return the number of windows of ``window`` states."""
         return (self.rows.stop - self.rows.start) * (self.stop - self.start - window + 1)
 
 
@@ -38,13 +47,15 @@ class Windows:
     Parameters
     ----------
     ds
-        Variables over ``time`` and the layout's space dimensions, and optionally ``trajectory`` (or ``member``).
+        Variables over ``time`` and the space dimensions of the layout, and optionally ``trajectory`` (or ``member``).
     layout
-        The prior's layout, with its scaling.
+        Layout of the prior, with its scaling.
     window
         Number of consecutive states.
     piece_bytes
-        Size of a piece in memory; ``held`` pieces are held at once.
+        Size of a piece in memory.
+    held
+        Number of pieces in memory at once.
     """
 
     def __init__(self, ds: xr.Dataset, layout: Layout, window: int, *, piece_bytes: int = 2**26, held: int = 4):
@@ -73,11 +84,11 @@ class Windows:
         return sum(p.windows(self.window) for p in self.pieces)
 
     def read(self, piece: Piece) -> Tensor:
-        """The standardised states of a piece, (row, time, channel, *space), in single precision."""
+        """Return the standardised states of a piece, (row, time, channel, *space), in single precision."""
         return self.grid.standardise(self.values(piece))
 
     def values(self, piece: Piece) -> np.ndarray:
-        """The states of a piece in the units of the variables, in double precision."""
+        """Return the states of a piece in the units of the variables, in double precision."""
         time = self.grid.core_dims[0]
         picked: dict[Hashable, slice] = {time: slice(piece.start, piece.stop)}
         if self.sample_dim:
@@ -86,8 +97,8 @@ class Windows:
         values = values if self.sample_dim else values[None]
         if not np.isfinite(values).all():
             raise ValueError(
-                f"the training data hold NaN or infinite values (trajectories {piece.rows.start} to {piece.rows.stop - 1}, "
-                f"times {piece.start} to {piece.stop - 1}); fill or drop them"
+                f"the training data hold NaN or infinite values (trajectories {piece.rows.start} to "
+                f"{piece.rows.stop - 1}, times {piece.start} to {piece.stop - 1}); fill or drop them"
             )
         return values
 
@@ -99,9 +110,25 @@ class Windows:
         rows: Callable[[np.ndarray], np.ndarray] = lambda picked: picked,
         multiple: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Endless batches (states, context) of ``size`` windows; ``skip`` the first so many without reading them.
+        """Yield batches without end.
 
-        ``rows`` picks from the windows of each batch those that are wanted here; batches have a ``multiple`` of windows.
+        Parameters
+        ----------
+        size
+            Number of windows in a batch.
+        seed
+            Seed of the shuffling.
+        skip
+            Number of batches to skip without reading them.
+        rows
+            Function that selects, from the windows of each batch, those of this process.
+        multiple
+            Batches hold a multiple of this number of windows.
+
+        Yields
+        ------
+        states, context : Tensor
+            Windows (size, window, channel, *space) and their context, which may be None.
         """
         epoch = 0
         cached: dict[int, Tensor] = {}
@@ -111,7 +138,7 @@ class Windows:
             for first in range(0, len(order), self.held):
                 group = order[first : first + self.held].tolist()
                 counts = [self.pieces[p].windows(self.window) for p in group]
-                # every group gives at least one batch; an incomplete last batch is left out
+                # every group gives at least one batch; an incomplete last batch is omitted
                 size_here = min(size, sum(counts)) // multiple * multiple
                 if not size_here:
                     continue
@@ -127,7 +154,7 @@ class Windows:
                     yield self._gather(rows(shuffled[b * size_here : (b + 1) * size_here]), group, ends, cached)
                 skip = 0
             if not some:
-                raise ValueError(f"there are too few windows ({len(self)}) for {multiple} processes; give more data")
+                raise ValueError(f"there are too few windows ({len(self)}) for {multiple} processes; use more data")
             epoch += 1
 
     def _gather(
@@ -147,13 +174,35 @@ class Windows:
 
 
 def fit_scaling(ds: xr.Dataset, layout: Layout) -> Layout:
-    """The layout with the mean and standard deviation of each channel, computed in one streamed pass."""
+    """Compute the mean and standard deviation of each channel in one streamed pass.
+
+    Parameters
+    ----------
+    ds
+        The training data.
+    layout
+        Variables and axes.
+
+    Returns
+    -------
+    Layout
+        The layout with this scaling.
+
+    Examples
+    --------
+    >>> from xsda.labels.layout import Layout
+    >>> from xsda.training.windows import fit_scaling
+    >>> ds = xr.Dataset({"x": ("time", [1.0, 3.0])}, {"time": [0.0, 1.0]})
+    >>> scaled = fit_scaling(ds, Layout.of(ds))
+    >>> scaled.variables[0].mean, scaled.variables[0].std
+    ((2.0,), (1.0,))
+    """
     windows = Windows(ds, layout, 1)
     count, total, square = 0, np.zeros(layout.channels), np.zeros(layout.channels)
     shift: np.ndarray | None = None
     for piece in windows.pieces:
         values = np.moveaxis(windows.values(piece), 2, 0).reshape(layout.channels, -1)
-        shift = values.mean(1) if shift is None else shift  # keeps the squares from cancelling
+        shift = values.mean(1) if shift is None else shift  # avoids cancellation in the squares
         count += values.shape[1]
         total += (values - shift[:, None]).sum(1)
         square += np.square(values - shift[:, None]).sum(1)
@@ -168,13 +217,36 @@ def fit_scaling(ds: xr.Dataset, layout: Layout) -> Layout:
 
 
 def split(ds: xr.Dataset, layout: Layout, window: int) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
-    """Training, validation and test parts, 80/10/10: by trajectory where there are ten or more, otherwise in time."""
+    """Split data 80/10/10 into training, validation and test parts.
+
+    Parameters
+    ----------
+    ds
+        The data.
+    layout
+        Variables and axes.
+    window
+        Number of states that each part must have at least.
+
+    Returns
+    -------
+    training, validation, test : Dataset
+        Parts by trajectory if there are ten or more, otherwise in time.
+
+    Examples
+    --------
+    >>> from xsda.labels.layout import Layout
+    >>> from xsda.training.windows import split
+    >>> ds = xr.Dataset({"x": ("time", np.arange(20.0))}, {"time": np.arange(20.0)})
+    >>> [part.sizes["time"] for part in split(ds, Layout.of(ds), 2)]
+    [16, 2, 2]
+    """
     dim = next((d for d in SAMPLE_DIMS if ds.sizes.get(d, 0) >= 10), layout.time)
     n = ds.sizes[dim]
     if dim == layout.time and n // 10 < window:
         raise ValueError(
             f"{n} time steps are too few for an 80/10/10 split with window={window}; "
-            "give a longer Dataset, a smaller window, or validation=... yourself"
+            "use a longer Dataset or a smaller window, or pass validation=..."
         )
     a, b = n * 8 // 10, n * 9 // 10
     return ds.isel({dim: slice(0, a)}), ds.isel({dim: slice(a, b)}), ds.isel({dim: slice(b, n)})

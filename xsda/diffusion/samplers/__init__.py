@@ -1,4 +1,4 @@
-"""Samplers of the reverse process; every one works with every denoiser, guided or not."""
+"""Samplers of the reverse process. Every sampler works with every denoiser, guided or not."""
 
 from xsda.diffusion.samplers.ancestral import DDIM, DDPM, PredictorCorrector
 from xsda.diffusion.samplers.dpm import DPMpp2M, DPMpp2MSDE

@@ -20,7 +20,15 @@ from xsda.diffusion.samplers.sampler import Draw, Sampler, predict, time_posteri
 
 @dataclass(frozen=True, kw_only=True)
 class DDIM(Sampler):
-    """DDIM; first order. ``eta`` between 0 (deterministic) and 1 (ancestral)."""
+    """DDIM, a sampler of first order.
+
+    Parameters
+    ----------
+    eta
+        From 0 (deterministic) to 1 (ancestral sampling).
+    steps, grid, corrections, tau, bounded, resampling
+        As for ``Sampler``.
+    """
 
     steps: int = 64
     eta: float = 0.0
@@ -43,7 +51,13 @@ class DDIM(Sampler):
 
 @dataclass(frozen=True, kw_only=True)
 class DDPM(DDIM):
-    """Ancestral sampling: draw x_s from its law given x_t and the estimate of x_0."""
+    """Ancestral sampling: draw x_s from its distribution given x_t and the estimate of x_0.
+
+    Parameters
+    ----------
+    steps, grid, corrections, tau, bounded, resampling, eta
+        As for ``DDIM``.
+    """
 
     steps: int = 256
     eta: float = 1.0
@@ -51,7 +65,13 @@ class DDPM(DDIM):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorCorrector(DDIM):
-    """The sampler of the SDA paper: deterministic steps uniform in t, each followed by unbounded Langevin corrections."""
+    """The sampler of the SDA paper: deterministic steps uniform in t, each followed by unbounded Langevin corrections.
+
+    Parameters
+    ----------
+    steps, grid, corrections, tau, bounded, resampling, eta
+        As for ``DDIM``.
+    """
 
     steps: int = 256
     grid: str = "linear"

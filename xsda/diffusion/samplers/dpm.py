@@ -1,10 +1,11 @@
 r"""DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095), as an ODE and as an SDE.
 
-With lambda = log(alpha / sigma), h the step in it and D the denoised state extrapolated linearly from two evaluations,
+With lambda = log(alpha / sigma), its step h, and the denoised state D extrapolated linearly from two evaluations,
 
-.. math:: x_s = \tfrac{\sigma_s}{\sigma_t} e^{-\eta h} x_t + \alpha_s (1 - e^{-(1+\eta) h}) D + \sigma_s \sqrt{1 - e^{-2\eta h}}\, z
+.. math:: x_s = \tfrac{\sigma_s}{\sigma_t} e^{-\eta h} x_t + \alpha_s (1 - e^{-(1+\eta) h}) D
+   + \sigma_s \sqrt{1 - e^{-2\eta h}}\, z
 
-with eta = 0 for the ODE and 1 for the SDE. One evaluation a step, second order.
+with eta = 0 for the ODE and 1 for the SDE. It is of second order and takes one evaluation per step.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from xsda.diffusion.schedules import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class DPMpp2M(Sampler):
-    """DPM-Solver++(2M): deterministic, second order, one evaluation a step."""
+    """DPM-Solver++(2M): deterministic, second order, one evaluation per step.
+
+    Parameters
+    ----------
+    steps, grid, corrections, tau, bounded, resampling
+        As for ``Sampler``.
+    """
 
     def transition(
         self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
@@ -33,7 +40,13 @@ class DPMpp2M(Sampler):
 
 @dataclass(frozen=True, kw_only=True)
 class DPMpp2MSDE(Sampler):
-    """DPM-Solver++(2M) of the reverse SDE: fresh noise at every step forgets earlier errors."""
+    """DPM-Solver++(2M) of the reverse SDE: new noise at every step damps earlier errors.
+
+    Parameters
+    ----------
+    steps, grid, corrections, tau, bounded, resampling
+        As for ``Sampler``.
+    """
 
     def transition(
         self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
@@ -45,7 +58,35 @@ class DPMpp2MSDE(Sampler):
 def multistep(
     schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor, memory: dict[str, Any], *, stochastic: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and standard deviation of x_s, and the weight that the denoised state ``x0`` has in the mean."""
+    """Compute one transition of DPM-Solver++(2M).
+
+    Parameters
+    ----------
+    schedule
+        The diffusion process.
+    x, x0
+        State at time ``t`` and its denoised estimate.
+    t, s
+        Times before and after the transition, s < t.
+    memory
+        The previous evaluation, which is updated.
+    stochastic
+        Whether to follow the SDE (True) or the ODE (False).
+
+    Returns
+    -------
+    mean, spread, weight : Tensor
+        Mean and standard deviation of x_s, and the weight of ``x0`` in the mean.
+
+    Examples
+    --------
+    >>> from xsda.diffusion.samplers.dpm import multistep
+    >>> schedule, x = xsda.diffusion.VE(), torch.ones(1, 1)
+    >>> t, s = torch.tensor(0.6), torch.tensor(0.5)
+    >>> mean, _, weight = multistep(schedule, x, torch.ones(1, 1), t, s, {}, stochastic=False)
+    >>> mean, bool(0 < weight < 1)
+    (tensor([[1.]]), True)
+    """
     h = schedule.log_snr(s) - schedule.log_snr(t)
     slope = torch.zeros_like(x0)
     if "x0" in memory:

@@ -1,14 +1,14 @@
-r"""The reverse process: from noise to a sample, with any denoiser, guided or not.
+r"""The reverse process, from noise to a sample, with any denoiser.
 
-A sampler walks a decreasing grid of times; every transition costs one or two evaluations of the denoiser, and the last
-evaluation returns E[x_0 | x_t] at the smallest noise. After each transition, ``corrections`` Langevin steps may repair
-what the transition, or an approximate guidance, got wrong:
+A sampler follows a decreasing grid of times. Every transition costs one or two evaluations of the denoiser, and the
+last evaluation returns E[x_0 | x_t] at the smallest noise. After each transition, ``corrections`` Langevin steps can
+reduce errors of the transition or of an approximate guidance:
 
 .. math:: x \leftarrow x - \delta\, \sigma\, \hat\varepsilon + \sqrt{2\delta}\, \sigma z,
    \qquad \delta = \tau / \max(1, \overline{\hat\varepsilon^2}).
 
-The bound on delta matters: with the usual tau / mean(eps^2), well-observed numbers, whose eps is small, receive steps
-far too large and an inflated spread.
+The bound on delta matters. Well-observed numbers have a small eps, so the usual tau / mean(eps^2) makes their steps far
+too large and inflates their spread.
 """
 
 from __future__ import annotations
@@ -32,15 +32,35 @@ GRIDS = ("log_snr", "centered", "linear", "karras")
 
 
 class NonFiniteSampleError(FloatingPointError):
-    """A member of the ensemble turned NaN or infinite."""
+    """A member of the ensemble became NaN or infinite."""
 
 
 def time_grid(schedule: Schedule, steps: int, grid: str = "log_snr", *, dtype: torch.dtype = torch.float64) -> Tensor:
-    """``steps`` decreasing times from 1 to 0.
+    """Make a decreasing grid of times from 1 to 0.
 
-    "log_snr": uniform in log(sigma / alpha); "centered": the same but up to four times denser around noise as large as
-    the (standardised) data, where observations decide between different futures; "linear": uniform in t; "karras":
-    uniform in (sigma / alpha)^(1/7).
+    Parameters
+    ----------
+    schedule
+        The diffusion process.
+    steps
+        Number of times.
+    grid
+        "log_snr": uniform in log(sigma / alpha). "centered": the same, but up to four times denser where the noise is
+        as large as the (standardised) data; there the observations decide between different futures. "linear": uniform
+        in t. "karras": uniform in (sigma / alpha)^(1/7).
+    dtype
+        Precision of the times.
+
+    Returns
+    -------
+    Tensor
+        Times, (steps,).
+
+    Examples
+    --------
+    >>> from xsda.diffusion.samplers import time_grid
+    >>> time_grid(xsda.diffusion.VE(), 3, "linear")
+    tensor([1.0000, 0.5000, 0.0000], dtype=torch.float64)
     """
     if steps < 2:
         raise ValueError(f"steps={steps} must be at least 2")
@@ -66,7 +86,7 @@ def time_grid(schedule: Schedule, steps: int, grid: str = "log_snr", *, dtype: t
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
-    """Base of all samplers.
+    """Base class of all samplers.
 
     Parameters
     ----------
@@ -75,13 +95,14 @@ class Sampler(ABC):
     grid
         Spacing of the times: "log_snr", "centered", "linear" or "karras"; see ``time_grid``.
     corrections
-        Langevin corrections after each transition; each costs one evaluation.
+        Number of Langevin corrections after each transition. Each costs one evaluation.
     tau
         Size of a correction.
     bounded
-        Bound the corrections as above; False gives the usual rule.
+        Bound the size of the corrections (see the introduction of this module). ``False`` gives the usual rule.
     resampling
-        Repeat every transition so many times, going back by adding noise in between (the time travel of RePaint).
+        Number of times that every transition is repeated, going back by adding noise in between (the time travel of
+        RePaint).
     """
 
     steps: int = 32
@@ -92,15 +113,15 @@ class Sampler(ABC):
     resampling: int = 0
 
     evaluations_per_step: ClassVar[int] = 1
-    notes: ClassVar[tuple[str, ...]] = ()  # what ``sample`` notes of each member
+    notes: ClassVar[tuple[str, ...]] = ()  # names of what ``sample`` records about each member
 
     @property
     def population(self) -> int:
-        """Members that depend on each other and are sampled together; more than one if they are weighted particles."""
+        """Number of members that depend on each other; more than one for weighted particles."""
         return 1
 
     def complaint(self, notes: Mapping[str, Tensor]) -> str | None:
-        """What the user should know about what was noted."""
+        """Return a warning for the user about ``notes``, or None."""
         return None
 
     def __post_init__(self) -> None:
@@ -121,7 +142,7 @@ class Sampler(ABC):
     def transition(
         self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
     ) -> Tensor:
-        """One transition from time ``t`` to the smaller time ``s``; ``memory`` lasts for one trajectory."""
+        """Move from time ``t`` to the smaller time ``s``; ``memory`` lasts for one trajectory."""
 
     def integrate(
         self,
@@ -132,7 +153,26 @@ class Sampler(ABC):
         *,
         callback: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Carry x from ``times[0]`` to ``times[-1]``."""
+        """Carry x from ``times[0]`` to ``times[-1]``.
+
+        Parameters
+        ----------
+        denoiser
+            The denoiser, guided or not.
+        x
+            States at ``times[0]``, (batch, ...).
+        times
+            Decreasing times.
+        draw
+            Function that returns standard normal numbers in the shape of ``x``.
+        callback
+            Called with the number of each step.
+
+        Returns
+        -------
+        Tensor
+            States at ``times[-1]``.
+        """
         memory: dict[str, Any] = {}
         for i, (t, s) in enumerate(pairwise(times)):
             before = dict(memory)
@@ -141,11 +181,11 @@ class Sampler(ABC):
                     x, memory = _back(denoiser.schedule, x, s, t, draw), dict(before)
                 x = self.transition(denoiser, x, t, s, draw, memory)
                 if "x0" in before:
-                    # a multistep method extrapolates from where it first was at t: added noise is no slope
+                    # a multistep method extrapolates from its first state at t: added noise is not part of its path
                     before.setdefault("arrived", memory["x0"])
                 for _ in range(self.corrections):
                     x0, eps = predict(denoiser, x, s)
-                    # a multistep method extrapolates from here: the noise of the corrections is not part of its path
+                    # a multistep method extrapolates from here: the noise of corrections is not part of its path
                     memory.setdefault("arrived", x0)
                     x = langevin(denoiser.schedule, x, eps, s, draw, self.tau, bounded=self.bounded)
             check_finite(x, i, len(times), draw)
@@ -161,9 +201,23 @@ class Sampler(ABC):
         callback: Callable[[int], None] | None = None,
         notes: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Draw samples: noise at t = 1 carried to t = 0, then denoised.
+        """Draw samples: start from noise at t = 1, integrate to t = 0, and denoise.
 
-        ``draw()`` gives standard normal numbers; ``notes`` receives what the sampler knows of each member (see ``TDS``).
+        Parameters
+        ----------
+        denoiser
+            The denoiser, guided or not.
+        draw
+            Function that returns standard normal numbers (batch, ...), such as ``MemberNoise``.
+        callback
+            Called with the number of each step.
+        notes
+            Receives what the sampler records about each member (see ``TDS``).
+
+        Returns
+        -------
+        Tensor
+            Samples, (batch, ...).
         """
         z = draw()
         times = time_grid(denoiser.schedule, self.steps, self.grid).to(z.device)
@@ -178,7 +232,7 @@ class Sampler(ABC):
 
     @property
     def evaluations(self) -> int:
-        """Denoiser evaluations that one call of ``sample`` makes."""
+        """Number of evaluations of the denoiser in one call of ``sample``."""
         return (self.steps - 1) * (self.evaluations_per_step + self.corrections) * (self.resampling + 1) + 1
 
     def __str__(self) -> str:
@@ -191,13 +245,41 @@ def _default(cls: type[Sampler], name: str) -> Any:
 
 
 def _back(schedule: Schedule, x: Tensor, s: Tensor, t: Tensor, draw: Draw) -> Tensor:
-    """From time ``s`` to the larger time ``t``: what the noising process does."""
+    """Go from time ``s`` to the larger time ``t`` by adding noise."""
     step = schedule.alpha(t) / schedule.alpha(s)
     return step.to(x) * x + torch.sqrt(schedule.sigma(t) ** 2 - (step * schedule.sigma(s)) ** 2).to(x) * draw()
 
 
 def langevin(schedule: Schedule, x: Tensor, eps: Tensor, t: Tensor, draw: Draw, tau: float, *, bounded: bool) -> Tensor:
-    """One Langevin step at time ``t``, with ``eps`` = E[eps | x_t]; each member has its own step size."""
+    """Make one Langevin step at time ``t``.
+
+    Parameters
+    ----------
+    schedule
+        The diffusion process.
+    x, eps
+        States and E[eps | x_t], (batch, ...).
+    t
+        Time.
+    draw
+        Function that returns standard normal numbers in the shape of ``x``.
+    tau
+        Size of the step.
+    bounded
+        Whether to bound the size of the step. Each member has its own size.
+
+    Returns
+    -------
+    Tensor
+        New states.
+
+    Examples
+    --------
+    >>> from xsda.diffusion.samplers import langevin
+    >>> x, t = torch.ones(1, 4), torch.tensor(0.5)
+    >>> langevin(xsda.diffusion.VE(), x, torch.zeros(1, 4), t, lambda: torch.zeros(1, 4), 0.1, bounded=True)
+    tensor([[1., 1., 1., 1.]])
+    """
     mean_square = eps.flatten(1).square().mean(1)
     delta = tau / (mean_square.clamp(min=1) if bounded else mean_square)
     delta = delta.reshape(-1, *(1,) * (x.ndim - 1))
@@ -206,20 +288,55 @@ def langevin(schedule: Schedule, x: Tensor, eps: Tensor, t: Tensor, draw: Draw, 
 
 
 def check_finite(x: Tensor, step: int, steps: int, draw: Draw) -> None:
-    """Raise if a member is not finite, naming it and the step."""
+    """Raise if a member is not finite.
+
+    Parameters
+    ----------
+    x
+        States (batch, ...).
+    step, steps
+        Number of this step, and of all steps.
+    draw
+        Source of the noise, which knows the numbers of the members.
+
+    Examples
+    --------
+    >>> from xsda.diffusion.samplers.sampler import check_finite
+    >>> check_finite(torch.zeros(2, 3), 0, 10, None)
+    """
     bad = ~torch.isfinite(x.flatten(1)).all(1)
     if bool(bad.any()):
         names = getattr(draw, "members", list(range(len(x))))
         members = [names[i] for i in torch.nonzero(bad).flatten().tolist()]
         raise NonFiniteSampleError(
-            f"member {', '.join(map(str, members[:8]))} became non-finite at step {step + 1} of {steps}. "
-            "Try more steps, corrections (sampler=DPMpp2MSDE(steps=128, corrections=1)), the default guidance ('auto'), or check "
-            "that sigma is not far smaller than the observations deserve."
+            f"member {', '.join(map(str, members[:8]))} became non-finite at step {step + 1} of {steps}. Try more "
+            "steps, corrections (sampler=DPMpp2MSDE(steps=128, corrections=1)) or the default guidance ('auto'), and "
+            "check that sigma is not far too small for the observations."
         )
 
 
 def time_posterior(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Coefficients of x_s given x_t and x_0 (s < t): mean = a x_t + b x_0, and the variance."""
+    """Return the distribution of x_s given x_t and x_0, for s < t.
+
+    Parameters
+    ----------
+    schedule
+        The diffusion process.
+    t, s
+        Times.
+
+    Returns
+    -------
+    a, b, variance : Tensor
+        The mean is a x_t + b x_0.
+
+    Examples
+    --------
+    >>> from xsda.diffusion.samplers.sampler import time_posterior
+    >>> a, b, variance = time_posterior(xsda.diffusion.VE(), torch.tensor(0.5), torch.tensor(0.4))
+    >>> round(float(a + b), 5)
+    1.0
+    """
     alpha_t, sigma_t, alpha_s, sigma_s = schedule.alpha(t), schedule.sigma(t), schedule.alpha(s), schedule.sigma(s)
     step = alpha_t / alpha_s
     variance = sigma_t**2 - (step * sigma_s) ** 2
@@ -227,6 +344,31 @@ def time_posterior(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Te
 
 
 def predict(denoiser: Denoiser, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """(E[x_0 | x_t], E[eps | x_t]) from one evaluation."""
+    """Return (E[x_0 | x_t], E[eps | x_t]) from one evaluation.
+
+    Parameters
+    ----------
+    denoiser
+        The denoiser.
+    x
+        Noisy states.
+    t
+        Time.
+
+    Returns
+    -------
+    x0, eps : Tensor
+        Estimates of the clean state and of the noise.
+
+    Examples
+    --------
+
+    >>> from xsda.diffusion.samplers.sampler import predict
+    >>> from xsda.priors.exact import GaussianDenoiser
+    >>> normal = GaussianDenoiser.of(torch.zeros(1, 2), torch.eye(2)[None], torch.ones(1), (2, 1))
+    >>> x0, eps = predict(normal, torch.zeros(1, 2, 1), torch.tensor(0.5))
+    >>> x0.flatten()
+    tensor([0., 0.])
+    """
     x0 = denoiser(x, t)
     return x0, noise_estimate(denoiser.schedule, x, x0, t)

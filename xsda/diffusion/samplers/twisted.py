@@ -1,16 +1,17 @@
-r"""Twisted sequential Monte Carlo, TDS (Wu et al. 2023, arXiv 2306.17775).
+r"""Twisted sequential Monte Carlo, TDS (Wu et al. 2023, arXiv 2306.17775): weights correct approximate guidance.
 
-Every guidance is an approximation; weights undo it. A population of particles follows the guided reverse process
-q(x_s | x_t), and each particle is weighted by
+A population of particles follows the guided reverse process q(x_s | x_t), and each particle has the weight
 
-.. math:: w_s = w_t \frac{p(x_s | x_t)\, \hat p(y | x_s)}{q(x_s | x_t)\, \hat p(y | x_t)},
+.. math:: w_s = w_t \frac{p(x_s | x_t)\, \hat p(y | x_s)}{q(x_s | x_t)\, \hat p(y | x_t)}.
 
-with p the unguided process of the same sampler (that of DPM-Solver++(2M) as an SDE) and p_hat an estimate of the
-likelihood (Gaussian, with the denoiser's own error added), replaced by the true one at the end. Populations are resampled (systematically) when their effective
-size falls below ``threshold``. As particles grow the result is exact for any H, any law of errors and any prior, up to the
-steps of the unguided sampler. Each population is independent of the others; its particles become members. They share
-ancestors, and where observations tell much many of them: then the spread is too small, and some may be copies. A whole
-population is evaluated at once, which is what large fields need memory for.
+Here p is the unguided process of the same sampler, DPM-Solver++(2M) as an SDE. p_hat is an estimate of the likelihood,
+which uses the error of the denoiser; at the end the true likelihood replaces it. A population is resampled
+(systematically) when its effective size falls below ``threshold``. With more particles the result converges to the
+exact posterior for any H, any law of errors and any prior, up to the step size of the unguided sampler.
+
+Populations are independent of each other. The particles of a population become members. They share ancestors, and if
+the observations are informative they share many of them. The spread is then too small, and some members may be copies.
+A whole population is evaluated at once, which takes memory for large fields.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from xsda.diffusion.schedules import Schedule
 
 @runtime_checkable
 class Twistable(Protocol):
-    """What TDS asks of a guided denoiser (``xsda.guidance.GuidedDenoiser``)."""
+    """What TDS needs of a guided denoiser (``xsda.guidance.GuidedDenoiser``)."""
 
     schedule: Schedule
     likelihood: Any
@@ -45,12 +46,16 @@ class Twistable(Protocol):
 class TDS(DPMpp2MSDE):
     """Weighted particles around any guidance.
 
+    Use it to check an approximate guidance, or for few observations of strongly nonlinear quantities.
+
     Parameters
     ----------
     particles
-        Particles in a population. They become members; ask for a multiple of them.
+        Number of particles in a population. They become members, so ask for a multiple of them.
     threshold
-        Resample when the effective sample size is below this share of the particles.
+        Resample if the effective sample size is below this fraction of the particles.
+    steps, grid
+        As for ``Sampler``.
     """
 
     steps: int = 64
@@ -69,8 +74,9 @@ class TDS(DPMpp2MSDE):
         if size >= 0.1 * self.particles:
             return None
         return (
-            f"the weights of TDS gathered on {size:.1f} of {self.particles} particles. Members share ancestors, some may be copies of "
-            "each other, and their spread is too small. Use more particles, fewer or less precise observations, or another sampler"
+            f"the effective sample size of TDS fell to {size:.1f} of {self.particles} particles. Members share "
+            "ancestors, some may be copies of each other, and their spread is too small. Use more particles, fewer or "
+            "less precise observations, or another sampler"
         )
 
     def __post_init__(self) -> None:
@@ -78,9 +84,9 @@ class TDS(DPMpp2MSDE):
         if isinstance(self.particles, bool) or not isinstance(self.particles, int) or self.particles < 2:
             raise ValueError(f"particles={self.particles!r} must be an integer of at least 2")
         if not 0 < self.threshold <= 1:
-            raise ValueError(f"threshold={self.threshold} must lie between 0 and 1: it is a share of the particles")
+            raise ValueError(f"threshold={self.threshold} must lie between 0 and 1: it is a fraction of the particles")
         if self.corrections or self.resampling:
-            raise ValueError("TDS takes no corrections and no resampling: the weights correct what guidance gets wrong")
+            raise ValueError("TDS takes no corrections and no resampling, because the weights correct the guidance")
 
     def sample(
         self,
@@ -90,14 +96,18 @@ class TDS(DPMpp2MSDE):
         callback: Callable[[int], None] | None = None,
         notes: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """As every sampler; the batch holds whole populations. Notes the least ``effective_sample_size`` on the way."""
+        """Draw samples; the batch holds whole populations.
+
+        ``notes`` receives the smallest ``effective_sample_size`` of each population. The parameters are those of
+        ``Sampler.sample``.
+        """
         if not isinstance(denoiser, Twistable):
             raise ValueError(
-                "TDS weighs particles by observations: it samples posteriors only; choose another sampler here"
+                "TDS weights particles by observations, so it samples posteriors only; choose another sampler here"
             )
         z = draw()
         if len(z) % self.particles:
-            raise ValueError(f"a batch of {len(z)} does not divide into populations of {self.particles} particles")
+            raise ValueError(f"a batch of {len(z)} cannot be divided into populations of {self.particles} particles")
         schedule = denoiser.schedule
         times = time_grid(schedule, self.steps, self.grid).to(z.device)
         x = z * torch.sqrt(schedule.alpha(times[0]) ** 2 + schedule.sigma(times[0]) ** 2).to(z)
@@ -115,7 +125,7 @@ class TDS(DPMpp2MSDE):
             mean, spread, weight = multistep(schedule, x, x0, t, s, memory, stochastic=True)
             shift, noise = weight * change / spread, draw()
             x = mean + spread * (shift + noise)
-            # log p / q of the step: the unguided mean is ``shift`` away, in units of the spread
+            # log p / q of the step, whose unguided mean is ``shift`` away in units of the spread
             log_w = log_w - (shift * (shift / 2 + noise)).flatten(1).sum(1)
             earlier = evidence
             check_finite(x, i, len(times), draw)
@@ -131,15 +141,15 @@ class TDS(DPMpp2MSDE):
         return x0[chosen]
 
     def _resample(self, log_w: Tensor, draw: Any, least: Tensor, always: bool = False) -> tuple[Tensor, Tensor]:
-        """Indices of the particles that live on, and their log weights; each population on its own."""
+        """Return the indices of the particles that survive, and their log weights, for each population."""
         log_w = log_w.reshape(-1, self.particles)
         weight = log_w.softmax(1)
         size = 1 / weight.square().sum(1)
         torch.minimum(least, size.to(least), out=least)
-        uniform = draw.uniform().reshape(log_w.shape).to(weight)  # drawn in any case: populations stay independent
+        uniform = draw.uniform().reshape(log_w.shape).to(weight)  # always drawn, so that populations stay independent
         points = (torch.arange(self.particles).to(weight) + uniform[:, :1]) / self.particles
         index = torch.searchsorted(weight.cumsum(1), points).clamp(max=self.particles - 1)
-        index = torch.gather(index, 1, uniform.argsort(1))  # shuffled: neighbours would be siblings
+        index = torch.gather(index, 1, uniform.argsort(1))  # shuffled, because neighbours would be siblings
         poor = ((size < self.threshold * self.particles) | always)[:, None]
         own = torch.arange(self.particles).to(index)
         start = self.particles * torch.arange(len(index)).to(index)[:, None]

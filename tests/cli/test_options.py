@@ -1,0 +1,200 @@
+"""Options of a draw have one home, ``SamplingOptions``; what is typed arrives at the library unchanged."""
+
+import dataclasses
+import inspect
+
+import click
+import numpy as np
+import pytest
+import xarray as xr
+from click.testing import CliRunner
+
+import xsda
+from xsda import assimilation
+from xsda.accessor import SdaAccessor
+from xsda.cli.ensembles import assimilate, sample
+from xsda.cli.program import program
+from xsda.cli.shared import descriptions
+from xsda.cli.values import law, settings, standard_deviation
+from xsda.sampling import draw
+from xsda.sampling.options import SamplingOptions
+
+DEFAULTS = {f.name: f.default for f in dataclasses.fields(SamplingOptions)}
+ELSEWHERE = {"ds", "self", "obs", "model", "derived"}  # --grid, OBSERVATIONS, --model; functions cannot be typed
+OF_COMMANDS = {"observations", "models", "grid", "out", "overwrite"}
+
+
+def of_function(function):
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.name not in ELSEWHERE}
+
+
+def of_command(command):
+    context = click.Context(command)
+    return {p.name: p.get_default(context) for p in command.params if p.name not in OF_COMMANDS}
+
+
+def drawn(options):
+    return {name: value for name, value in options.items() if name in DEFAULTS}
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(program, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("options", [
+    of_function(xsda.assimilate), of_function(SdaAccessor.assimilate), of_command(assimilate),
+], ids=["function", "accessor", "command"])  # fmt: skip
+def test_names_and_defaults_of_assimilate(options):
+    assert drawn(options) == DEFAULTS
+
+
+@pytest.mark.parametrize("options", [
+    of_function(xsda.sample), of_function(SdaAccessor.sample), {k: v for k, v in of_command(sample).items() if k != "length"},
+], ids=["function", "accessor", "command"])  # fmt: skip
+def test_names_and_defaults_of_sample(options):
+    assert options == {k: v for k, v in DEFAULTS.items() if k not in ("guidance", "redraw")}
+
+
+def test_the_command_has_every_argument_of_the_function():
+    assert set(of_command(assimilate)) == set(of_function(xsda.assimilate))
+
+
+@pytest.mark.parametrize("command", [assimilate, sample])
+def test_help_of_the_draw_is_that_of_the_dataclass(command):
+    texts = descriptions(SamplingOptions)
+    assert set(texts) == set(DEFAULTS)
+    for option in command.params:
+        if option.name in DEFAULTS and option.name not in ("members", "chunks", "progress"):
+            assert option.help.startswith(texts[option.name])
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A truth, and observations of it in two files."""
+    truth = xsda.systems.Lorenz63().simulate(length=32, seed=3)
+    truth.to_netcdf(tmp_path / "truth.nc")
+    for name, variable in (("buoys", "x"), ("ships", "y")):
+        obs = truth.sda.observe(truth.isel(time=slice(None, None, 4))[[variable]], sigma=0.5, seed=4)
+        obs.to_netcdf(tmp_path / f"{name}.nc")
+    (0.5 * xr.ones_like(xr.load_dataset(tmp_path / "buoys.nc"))).to_netcdf(tmp_path / "errors.nc")
+    return tmp_path
+
+
+def spied(monkeypatch, module, name):
+    """Arguments of the last call of a function, which gets an empty result."""
+    seen = {}
+
+    def spy(*arguments, **options):
+        seen.update(options, arguments=arguments)
+        return xr.Dataset()
+
+    monkeypatch.setattr(module, name, spy)
+    return seen
+
+
+DRAW = {
+    "members": ("4:9", range(4, 9)), "sampler": ("heun", "heun"), "steps": ("7", 7), "seed": ("5", 5), "chunks": ("2", 2),
+    "batch": ("3", 3), "device": ("cpu", "cpu"), "precision": ("float64", "float64"),
+}  # fmt: skip
+GUIDED = {**DRAW, "guidance": ("mmps", "mmps"), "redraw": ("0", 0)}
+
+
+def typed(options):
+    return [word for name, (text, _) in options.items() for word in (f"--{name}", text)]
+
+
+def test_every_option_of_assimilate_arrives(files, monkeypatch):
+    seen = spied(monkeypatch, assimilation, "assimilate")
+    call(
+        "assimilate", files / "buoys.nc", files / "ships.nc", "--model", "lorenz63", "--out", files / "a.nc", "--quiet",
+        "--sigma", "buoys/x=0.5", "--sigma", "ships/y=2", "--likelihood", "buoys/x=huber", "--correlation", "x/time=0.1",
+        "--correlation", "y/time=6h", "--background", files / "truth.nc", "--background-sigma", "3", *typed(GUIDED),
+    )  # fmt: skip
+    grid, obs, prior = seen.pop("arguments")
+    assert grid.sizes["time"] == 29
+    assert (list(obs), prior.name) == (["buoys", "ships"], "lorenz63")
+    xr.testing.assert_identical(seen.pop("background"), xr.load_dataset(files / "truth.nc"))
+    assert seen == {
+        "sigma": {"buoys": {"x": 0.5}, "ships": {"y": 2.0}}, "likelihood": {"buoys": {"x": "huber"}},
+        "correlation": {"x": {"time": 0.1}, "y": {"time": "6h"}}, "background_sigma": 3.0, "progress": False,
+        **{name: value for name, (_, value) in GUIDED.items()},
+    }  # fmt: skip
+
+
+def test_every_option_of_sample_arrives(files, monkeypatch):
+    seen = spied(monkeypatch, draw, "sample")
+    call("sample", "--model", "lorenz63", "--length", 20, "--out", files / "a.nc", "--progress", *typed(DRAW))
+    grid, prior = seen.pop("arguments")
+    np.testing.assert_allclose(grid.time, 0.025 * np.arange(20))
+    assert prior.name == "lorenz63"
+    assert seen == {"progress": True, **{name: value for name, (_, value) in DRAW.items()}}
+
+
+def test_sigma_in_a_file(files):
+    common = (
+        "assimilate",
+        files / "buoys.nc",
+        "--model",
+        "lorenz63",
+        "--members",
+        2,
+        "--steps",
+        4,
+        "--redraw",
+        0,
+        "--out",
+    )
+    call(*common, files / "a.nc", "--sigma", files / "errors.nc")
+    call(*common, files / "b.nc", "--sigma", "0.5")
+    call(*common, files / "c.nc", "--sigma", "2")
+    a, b, c = (xr.load_dataset(files / f"{n}.nc") for n in "abc")
+    np.testing.assert_allclose(a.x, b.x, rtol=1e-4, atol=1e-3)
+    assert abs(a.x - c.x).max() > 0.1
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_samples_are_those_of_the_library_whatever_the_chunks(files, suffix):
+    command = (
+        "sample",
+        "--model",
+        "lorenz63",
+        "--grid",
+        files / "truth.nc",
+        "--members",
+        "3:8",
+        "--steps",
+        4,
+        "--seed",
+        2,
+    )
+    call(*command, "--chunks", 2, "--out", files / f"a{suffix}")
+    same = xsda.sample(
+        xr.load_dataset(files / "truth.nc"), "lorenz63", members=range(3, 8), steps=4, seed=2, progress=False
+    )
+    written = (
+        xr.open_zarr(files / "a.zarr", consolidated=False) if suffix == ".zarr" else xr.load_dataset(files / "a.nc")
+    )
+    assert written.member.values.tolist() == [3, 4, 5, 6, 7]
+    np.testing.assert_allclose(written.x, same.x, rtol=1e-4, atol=1e-3)
+
+
+def test_values_that_name_parts():
+    assert settings(["a=1", "b/c=x", "b/d=[2]"], "--set") == {"a": 1, "b": {"c": "x", "d": [2]}}
+    assert standard_deviation(("u=1", "s/v=2"), "--sigma") == {"u": 1.0, "s": {"v": 2.0}}
+    assert (standard_deviation((), "--sigma"), standard_deviation(("1e-3",), "--sigma")) == (None, 1e-3)
+    assert (law(()), law(("huber",)), law(("x=huber",))) == (None, "huber", {"x": "huber"})
+
+
+@pytest.mark.parametrize("pairs", [["a"], ["=1"], ["a/=1"], ["a=1", "a=2"], ["a=1", "a/b=2"], ["a/b=1", "a=2"]])
+def test_settings_that_contradict_each_other(pairs):
+    with pytest.raises(ValueError, match="--set"):
+        settings(pairs, "--set")
+
+
+@pytest.mark.parametrize("values", [("a",), ("x=a",), ("1", "2"), ("x=[1]",)])
+def test_standard_deviations_that_are_no_numbers(values):
+    with pytest.raises(ValueError, match=r"--sigma .*number"):
+        standard_deviation(values, "--sigma")

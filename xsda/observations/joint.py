@@ -1,0 +1,183 @@
+"""From observed variables to one likelihood: scaled, whitened and put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from xsda.labels.grid import Grid
+from xsda.likelihood.laws import ErrorLaw
+from xsda.likelihood.likelihood import Group, Likelihood
+from xsda.likelihood.whitening import Whitener, Whitening
+from xsda.observations.correlation import whitener
+from xsda.observations.footprints import Footprints
+from xsda.observations.operator import (
+    Derived,
+    ObservationOperator,
+    VariableOperator,
+    check_differentiable,
+    derived_offset,
+)
+from xsda.observations.read import Observed, read, units_of
+from xsda.observations.sources import Sources
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """One observed variable in standard deviations of the prior."""
+
+    operator: VariableOperator
+    pick: np.ndarray
+    y: np.ndarray
+    std: np.ndarray
+    law: ErrorLaw
+    whitener: Whitener | None
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The values of one observed variable in the user's terms: where they are, and how they were scaled."""
+
+    name: str
+    units: str
+    shape: tuple[int, ...]
+    coords: dict[str, tuple[tuple[int, ...], np.ndarray]]  # axes of the variable, and values along them
+    pick: np.ndarray
+    y: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, observed: Observed, scaled: Scaled, mean: np.ndarray, scale: np.ndarray) -> Labels:
+        """Of what was observed and scaled."""
+        da = observed.da
+        axes = {str(n): tuple(da.dims.index(d) for d in c.dims) for n, c in da.coords.items()}
+        coords = {n: (a, np.asarray(da[n].values)) for n, a in axes.items()}
+        units = "" if da.attrs.get("units") in (None, "1") else str(da.attrs["units"])
+        return cls(observed.name, units, da.shape, coords, observed.pick, scaled.y, mean, scale)
+
+    def describe(self, index: int, predicted: float) -> str:
+        """One value, where it is, and what members have there."""
+        place = self.pick[index]
+        axes = np.unravel_index(place, self.shape) if self.shape else ()
+        where = ", ".join(f"{n} {_text(v[tuple(axes[a] for a in own)])}" for n, (own, v) in self.coords.items())
+        value, seen = (v * self.scale[place] + self.mean[place] for v in (self.y[index], predicted))
+        return (
+            f"{self.name} = {value:.5g} {self.units}".rstrip() + f" at {where}, where they have {seen:.5g} on average"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class JointLabels:
+    """Those of all observed variables together."""
+
+    parts: tuple[Labels, ...]
+
+    def describe(self, index: int, predicted: float) -> str:
+        """One value of all, where it is, and what members have there."""
+        for part in self.parts:
+            if index < len(part.y):
+                return part.describe(index, predicted)
+            index -= len(part.y)
+        raise IndexError(index)
+
+
+def _text(value: Any) -> str:
+    if np.issubdtype(np.asarray(value).dtype, np.datetime64):
+        return str(np.datetime_as_string(value, unit="s"))
+    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def compile_observations(
+    grid: Grid, obs: Sources, sigma: Any = None, derived: Mapping[str, Derived] | None = None, **options: Any
+) -> Likelihood:
+    """The likelihood of labelled observations; ``options`` are those of ``read``."""
+    return join(grid, read(obs, units_of(grid), sigma=sigma, derived=derived, **options))
+
+
+def join(grid: Grid, observed: Sequence[Observed]) -> Likelihood:
+    """The likelihood of all observed variables together."""
+    if not any(len(o.pick) for o in observed):
+        raise ValueError(
+            "all observations are missing (NaN); there is nothing to assimilate. For samples of the prior use ds.sda.sample"
+        )
+    pairs = [_scaled(grid, o) for o in observed if len(o.pick)]
+    parts, labels = [p for p, _ in pairs], JointLabels(tuple(label for _, label in pairs))
+    operator = ObservationOperator(grid.layout, grid.names, [p.operator for p in parts], [p.pick for p in parts])
+    y, std = (
+        torch.as_tensor(np.concatenate(a), dtype=torch.float32) for a in ([p.y for p in parts], [p.std for p in parts])
+    )
+    ends = np.cumsum([0, *(len(p.y) for p in parts)]).tolist()
+    spans = zip(parts, ends[:-1], ends[1:], strict=True)
+    blocks = [(a, b, std[a:b].clone(), p.whitener) for p, a, b in spans if p.whitener is not None]
+    groups = tuple(Group(len(p.y), p.operator.name, p.law) for p in parts)
+    whitening = Whitening(blocks) if blocks else None
+    if whitening is not None:
+        y = whitening.whiten(y[None])[0]
+        for start, stop, _, _ in blocks:
+            std[start:stop] = 1
+    found = [Footprints.of(p.operator, p.pick, grid.shape) for p in parts]
+    footprints = None if None in found else tuple(f for f in found if f is not None)
+    return Likelihood(
+        operator,
+        y,
+        std,
+        linear=operator.linear,
+        groups=groups,
+        whitening=whitening,
+        footprints=footprints,
+        places=labels,
+    )
+
+
+def _scaled(grid: Grid, observed: Observed) -> tuple[Scaled, Labels]:
+    if observed.source == "background":
+        observed = _on_the_grid(grid, observed)
+    op, pick = observed.compile(grid), observed.pick
+    if op.derived is not None:
+        check_differentiable(op, grid)
+        op.offset = derived_offset(op, grid)
+    mean, scale = _scaling(grid, op, observed.da)
+    white = None if observed.correlation is None else whitener(observed.da, pick, observed.correlation)
+    y = (observed.law.limited(observed.values) - mean[pick]) / scale[pick]
+    scaled = Scaled(op, pick, y, observed.errors / scale[pick], observed.law, white)
+    return scaled, Labels.of(observed, scaled, mean, scale)
+
+
+def _on_the_grid(grid: Grid, observed: Observed) -> Observed:
+    """A background over all times of the grid, if it has none; raises where it is not on the grid's points."""
+    da = observed.da
+    absent = {d: grid.template[d] for d in grid.core_dims if d not in da.dims and d not in da.coords}
+    if absent:  # a climatology holds at all times
+        assert observed.std is not None
+        std = xr.DataArray(observed.std, dims=da.dims).expand_dims({d: c.size for d, c in absent.items()})
+        da = da.expand_dims(absent).assign_attrs(da.attrs)
+        values = np.asarray(da.values, dtype=np.float64).ravel()
+        observed = replace(
+            observed, ds=observed.ds.assign({observed.name: da}), std=std.values, pick=np.flatnonzero(~np.isnan(values))
+        )
+    if not all(g.stencil.trivial for g in observed.compile(grid, quietly=True).gathers):
+        raise ValueError(
+            f"the background's {observed.name!r} lies between the points of the grid, or averages them; put it on the grid "
+            "first: background.interp_like(grid)"
+        )
+    return observed
+
+
+def _scaling(grid: Grid, op: VariableOperator, da: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """What is subtracted from each observed value, and what it is divided by: H of a constant is that constant."""
+    if op.channels is None:
+        if op.offset is None:
+            return np.zeros(da.size), np.ones(da.size)
+        return op.apply(op.offset[None]).reshape(-1).numpy().astype(np.float64), np.ones(da.size)
+    length, _, *sizes = grid.shape
+    seen = []
+    for constant in (grid.layout.mean[op.channels], grid.layout.std[op.channels]):
+        field = torch.as_tensor(constant).reshape(1, 1, -1, *(1,) * len(sizes)).expand(1, length, -1, *sizes)
+        seen.append(op.apply(field if op.channel_dim is not None else field[:, :, 0]).reshape(-1).numpy())
+    return seen[0], seen[1]
