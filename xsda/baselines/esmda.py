@@ -60,7 +60,7 @@ class ESMDA(Method):
             a = self.iterations**0.5
             s, d, e = (torch.cat(parts, 1) for parts in (anomalies, innovations, noise))
             x = x + (weights(s / a, d / a + e) @ split(x.flatten(1))[1]).reshape(x.shape)
-            check_finite(x, f"update {number + 1} of the initial ensemble")
+            check_finite(x, f"update {number + 1} of the initial ensemble", cycle.forecast.label(cycle.start))
         for k, state in _run(cycle, x):
             yield "smoothed", k, state
 
@@ -74,7 +74,7 @@ def _run(cycle: Cycle, x: Tensor) -> Iterator[tuple[int, Tensor]]:
     """All times and the states that follow from the initial ones."""
     for k in range(len(cycle)):
         x = carried(cycle, x, k)
-        check_finite(x, f"the forecast to {cycle.forecast.text(float(cycle.times[k]))}")
+        cycle.check_finite(x, k, "forecast")
         yield k, x
 
 

@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from xsda.baselines.cycle import Cycle, check_finite
+from xsda.baselines.cycle import Cycle
 from xsda.baselines.enkf import observed
 from xsda.baselines.inflation import AdaptiveInflation, Inflation, as_inflation
 from xsda.baselines.method import Event, Method, rotated, split
 from xsda.baselines.network import Batch
-from xsda.systems import MarkovChain
 
 
 @dataclass(eq=False)
@@ -69,7 +68,7 @@ class Window:
             if k in self.errors:
                 x = x + self.errors[k]
             if checked:
-                check_finite(x, f"the forecast to {cycle.forecast.text(float(cycle.times[k]))}")
+                cycle.check_finite(x, k, "forecast")
             yield k, x
 
     def last(self, cycle: Cycle, stop: int) -> Tensor:
@@ -119,7 +118,7 @@ class SlidingWindow(Method):
             done = k + 1
             window.fresh[k] = batch
             x = self.assimilate(cycle, window, k, x)
-            check_finite(x, f"the analysis at {cycle.forecast.text(float(cycle.times[k]))}")
+            cycle.check_finite(x, k, "analysis")
             yield "analysis", k, x
         for i, x in window.states(cycle, len(cycle) - 1):
             if i >= 0:
@@ -230,11 +229,10 @@ class IEnKS(SlidingWindow):
 
 def check_deterministic(method: Method, cycle: Cycle) -> None:
     """Raise if the system has noise."""
-    step = cycle.forecast.forecast.step
-    if isinstance(step, MarkovChain) and step.noise:
-        name = type(step).__name__
+    name, noise = cycle.forecast.name, cycle.forecast.noise
+    if noise:
         raise ValueError(
-            f"{name} has transition noise (noise={step.noise:g}), and {type(method).__name__} needs forecasts that follow from "
+            f"{name} has transition noise (noise={noise:g}), and {type(method).__name__} needs forecasts that follow from "
             f"where they start; use {name}(..., noise=0), or a method that takes noise: ETKF as a filter, EnKS as a smoother"
         )
 

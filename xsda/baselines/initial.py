@@ -15,7 +15,6 @@ from xsda.labels.axes import axis_numbers, is_datelike
 from xsda.labels.cf import check_units
 from xsda.labels.grid import Grid
 from xsda.labels.layout import SAMPLE_DIMS, sample_dim
-from xsda.systems import MarkovChain
 
 
 def initial_ensemble(
@@ -29,12 +28,7 @@ def initial_ensemble(
     start, least = float(grid.numbers(time)[0]), method.least
     noted: dict[str, float] = {}
     if initial is None:
-        if not isinstance(forecast.step, MarkovChain):
-            raise ValueError(
-                "initial=... is needed: an ensemble over 'member', or a long run over time to draw states from"
-            )
-        ds = forecast.step.simulate(1, _count(members, least), seed=seed)
-        return forecast.step.to_tensor(ds)[:, 0], start, noted
+        return forecast.climate(_count(members, least), seed), start, noted
     if isinstance(initial, xr.Dataset):
         ds = _single(initial, grid)
         if time in ds.dims:

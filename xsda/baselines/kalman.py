@@ -17,11 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xsda.baselines.bound import Leg
 from xsda.baselines.cycle import Cycle
 from xsda.baselines.method import Event, Method, split
-from xsda.baselines.model import _steps
 from xsda.baselines.simple import centred
-from xsda.systems import MarkovChain
 
 DENSE = 4000  # numbers of a state whose covariance is held as a matrix
 Normal = tuple[Tensor, Tensor]  # mean (numbers,) and covariance (numbers, numbers)
@@ -37,14 +36,14 @@ class KalmanFilter(Method):
     """
 
     def check(self, cycle: Cycle) -> None:
-        size, step = math.prod(cycle.grid.shape[1:]), cycle.forecast.forecast.step
+        size = math.prod(cycle.grid.shape[1:])
         if size > DENSE:
             raise ValueError(
                 f"a state has {size} numbers, and {type(self).__name__} holds covariances as matrices, for at most {DENSE}; use LETKF"
             )
-        if isinstance(step, MarkovChain) and type(step).transition is not MarkovChain.transition:
+        if not cycle.forecast.gaussian:
             raise ValueError(
-                f"{type(step).__name__} has a transition of its own, whose covariance {type(self).__name__} does not know; use ETKF"
+                f"{cycle.forecast.name} has a transition of its own, whose covariance {type(self).__name__} does not know; use ETKF"
             )
 
     def run(self, cycle: Cycle, x: Tensor) -> Iterator[Event]:
@@ -111,32 +110,27 @@ class LinearSystem:
 
     def __init__(self, cycle: Cycle, x: Tensor):
         self.cycle, self.x = cycle, x
-        self.known: dict[tuple[int, float], tuple[Tensor, Tensor, Tensor]] = {}
+        self.known: dict[tuple[Leg, ...], tuple[Tensor, Tensor, Tensor]] = {}
 
     def __call__(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
         forecast, times = self.cycle.forecast, self.cycle.times
         before, stop = self.cycle.start if k == 0 else float(times[k - 1]), float(times[k])
-        zero = self.x.new_zeros(self.x[0].numel(), self.x[0].numel())
-        if before == stop:
-            return zero + torch.eye(len(zero), dtype=zero.dtype), zero[0], zero
-        step, dt = forecast.forecast.step, forecast.dt
-        if not isinstance(step, MarkovChain) or dt is None:
-            return *self._affine(before, stop), zero
-        whole, rest = _steps(stop - before, dt)
-        key = whole, round(rest / dt, 4)
-        if key not in self.known:
-            self.known[key] = self._composed(whole, rest, dt, step.noise**2)
-        return self.known[key]
+        legs = () if before == stop else tuple(forecast.legs(before, stop))
+        if not forecast.autonomous:
+            return self._composed(legs)
+        if legs not in self.known:
+            self.known[legs] = self._composed(legs)
+        return self.known[legs]
 
-    def _composed(self, whole: int, rest: float, dt: float, variance: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Whole steps and a part of one, each followed by its noise."""
-        parts = [(dt, *self._affine(0.0, dt))] * whole if whole else []
-        parts += [(rest, *self._affine(0.0, rest))] if rest else []
+    def _composed(self, legs: tuple[Leg, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """One leg after another, each followed by its noise."""
         one = torch.eye(self.x[0].numel(), dtype=self.x.dtype)
         matrix, offset, noise = one, 0 * one[0], 0 * one
-        for length, f, c in parts:
+        each = {p: self._affine(p.start, p.stop) for p in dict.fromkeys(legs)}
+        for leg in legs:
+            f, c = each[leg]
             matrix, offset = f @ matrix, f @ offset + c
-            noise = f @ noise @ f.T + variance * length / dt * one
+            noise = f @ noise @ f.T + leg.variance * one
         return matrix, offset, noise
 
     def _affine(self, start: float, stop: float) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,8 @@ class LETKF(EnsembleFilter):
 
     localization: float | Mapping[str, float]
 
+    local = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         given = self.localization

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from xsda.baselines.cycle import Cycle, check_finite
+from xsda.baselines.cycle import Cycle
 from xsda.baselines.inflation import Inflation, as_inflation
 from xsda.baselines.network import Batch
 
@@ -53,7 +53,7 @@ class Filter(Method):
             batch = cycle.batch(k)
             if batch is not None:
                 x = self.update(cycle, k, x, batch)
-                check_finite(x, f"the analysis at {cycle.forecast.text(float(cycle.times[k]))}")
+                cycle.check_finite(x, k, "analysis")
             yield "analysis", k, x
 
     @abstractmethod
@@ -75,6 +75,8 @@ class EnsembleFilter(Filter):
 
     inflation: float | Inflation = 1.0
     rotate: bool = False
+
+    local: ClassVar[bool] = False  # whether each grid point has its own combination of the members
 
     def __post_init__(self) -> None:
         as_inflation(self.inflation)  # raises if it is none

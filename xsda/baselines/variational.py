@@ -26,7 +26,7 @@ import xarray as xr
 from torch import Tensor
 
 from xsda.arguments import choose
-from xsda.baselines.cycle import Cycle, check_finite
+from xsda.baselines.cycle import Cycle
 from xsda.baselines.ienks import SlidingWindow, Window, carried, check_count, check_tolerance
 from xsda.baselines.method import Event, Filter, split
 from xsda.baselines.minimise import minimise, solve
@@ -67,13 +67,12 @@ class ThreeDVar(Filter):
         root = square_root(self.climatology, cycle.grid, self.scale)
         for k in range(first, len(cycle)):
             x = cycle.advance(x, k) if len(x) > 1 else carried(cycle, x, k)
-            text = cycle.forecast.text(float(cycle.times[k]))
-            check_finite(x, f"the forecast to {text}")
+            cycle.check_finite(x, k, "forecast")
             yield "forecast", k, x
             batch = cycle.batch(k)
             if batch is not None:
                 x = self._analysis(cycle, k, x, batch, root)
-                check_finite(x, f"the analysis at {text}")
+                cycle.check_finite(x, k, "analysis")
             yield "analysis", k, x
 
     def update(self, cycle: Cycle, k: int, x: Tensor, batch: Batch) -> Tensor:
