@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xsda.baselines.method import Method
 from xsda.baselines.model import Forecast
-from xsda.labels.axes import axis_numbers, is_datelike
+from xsda.labels.axes import axis_numbers, check_calendar
 from xsda.labels.cf import check_units
 from xsda.labels.grid import Grid
 from xsda.labels.layout import SAMPLE_DIMS, sample_dim
@@ -72,12 +72,7 @@ def _start(ds: xr.Dataset, grid: Grid) -> float:
     time = grid.core_dims[0]
     if time not in ds.coords:
         return float(grid.numbers(time)[0])
-    if is_datelike(ds[time]) != (grid.origin is not None):
-        kinds = ("a plain number", "a date"), ("plain numbers", "dates")
-        raise ValueError(
-            f"the {time!r} of the initial ensemble is {kinds[0][is_datelike(ds[time])]}, the grid's are "
-            f"{kinds[1][grid.origin is not None]}; make them alike, or leave it out: .drop_vars({time!r})"
-        )
+    check_calendar(ds[time], grid.origin is not None, "the grid's time axis")
     return float(axis_numbers(ds[time].expand_dims("_"), grid.origin)[0])
 
 
