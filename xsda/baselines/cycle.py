@@ -21,8 +21,8 @@ TO = {"forecast": "to", "analysis": "at"}  # for messages
 class Cycle:
     """The times to go through, in the numbers of the grid, with what is observed at each.
 
-    ``start`` is when the initial ensemble is valid; ``notes`` collects what methods tell of each time, and ``memory`` holds
-    the last of each (at first: what an earlier run told of the initial ensemble).
+    ``start`` is when the initial ensemble is valid. ``notes`` holds the numbers that methods note at each time, and ``memory`` the
+    last of each (at first those of an earlier run that ended with the initial ensemble).
     """
 
     grid: Grid

@@ -1,4 +1,4 @@
-r"""How far observations are from grid points, and what they count for there.
+r"""Distances from observations to grid points, and the weight that observations have there.
 
 Distances are in the units of the coordinates, around the ring on periodic axes; on (latitude, longitude) they are great
 circles in kilometres. The taper of Gaspari & Cohn (1999, eq. 4.10) stands for a Gaussian of standard deviation ``length``:
@@ -19,7 +19,7 @@ from xsda.labels.grid import Grid
 from xsda.observations.compile import grid_axis
 
 EARTH = 6371.0  # km
-LEAST = 1e-3  # what counts less is left out
+LEAST = 1e-3  # smaller weights are dropped
 HALF = (10 / 3) ** 0.5
 
 
@@ -35,7 +35,7 @@ def gaspari_cohn(distance: np.ndarray) -> np.ndarray:
 class Metric:
     """Distances on a grid in units of the localization length.
 
-    ``localization``: one length, or one per dimension of the grid, in its units (dimensions that are left out do not count).
+    ``localization``: one length, or one per dimension of the grid, in its units (dimensions that it does not name have no localization).
     """
 
     def __init__(self, grid: Grid, localization: float | Mapping[str, float]):

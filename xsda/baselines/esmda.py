@@ -1,8 +1,8 @@
 r"""The ensemble smoother with multiple data assimilation (Emerick & Reynolds 2013).
 
-All observations of the run update the initial ensemble at once, several times, each time with their error variances multiplied
-by the number of times a; for linear forecasts this is the same as once, for nonlinear ones it is a sequence of smaller steps.
-With anomalies A of the initial ensemble, scaled anomalies S of all that it predicts, n = members - 1 and standard normal
+All observations of the run update the initial ensemble together. This is repeated a times, with the error variances multiplied by
+a. For linear forecasts the result is that of one update; for nonlinear forecasts the updates are smaller steps.
+With anomalies A of the initial ensemble, scaled anomalies S of what it predicts of the observations, n = members - 1 and standard normal
 perturbations e, each time
 
 .. math:: x \leftarrow x + (R^{-1/2}(y - H(x)) + \sqrt{a}\,e)\, S' (S S' + n a)^{-1} A .
@@ -25,14 +25,15 @@ from xsda.baselines.network import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class ESMDA(Method):
-    """All observations at once, several times with larger errors: for runs that are short beside the error growth.
+    """Ensemble smoother with multiple data assimilation: it improves the initial ensemble with all observations.
 
-    The system must be deterministic. "smoothed" is the run from the last initial ensemble, "forecast" that from the first.
+    Use it for runs that are short compared with the time in which errors grow. The system must be deterministic. The stage
+    "forecast" is the run from the first initial ensemble, "smoothed" the run from the last. The cost is ``iterations + 1`` runs.
 
     Parameters
     ----------
     iterations
-        How often the observations are assimilated, with their error variances multiplied by as much.
+        How many times the observations are assimilated; their error variances are multiplied by the same number.
     """
 
     iterations: int = 4

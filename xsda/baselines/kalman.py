@@ -28,11 +28,12 @@ Normal = tuple[Tensor, Tensor]  # mean (numbers,) and covariance (numbers, numbe
 
 @dataclass(frozen=True, kw_only=True)
 class KalmanFilter(Method):
-    """Exact for linear systems and observations, from mean and covariance of the initial ensemble (Kalman 1960).
+    """The Kalman filter: exact for linear systems and observations (Kalman 1960).
 
-    The matrix of the system is found by stepping unit vectors, without noise; a function instead of one of ``xsda.systems`` is
-    taken to have none. Members have exactly the mean of each time, and exactly its covariance if there are more of them than
-    numbers in a state; all times share their random numbers.
+    It starts from the mean and covariance of the initial ensemble. It finds the matrix of the system by stepping unit vectors. A
+    function instead of one of ``xsda.systems`` is assumed to have no noise. The members have exactly the mean of each time, and
+    exactly its covariance if there are more members than numbers in a state. All times use the same random numbers. Memory and
+    time grow with the square and the cube of the numbers in a state.
     """
 
     def check(self, cycle: Cycle) -> None:
@@ -55,10 +56,11 @@ class KalmanFilter(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class RTSSmoother(KalmanFilter):
-    """Exact for linear systems and observations, from all observations (Rauch, Tung & Striebel 1965).
+    """The Rauch-Tung-Striebel smoother: exact for linear systems and observations (Rauch et al. 1965).
 
-    Smoothed members are whole trajectories, sampled backwards in time (Fruehwirth-Schnatter 1994), with exact means and
-    covariances as in ``KalmanFilter``. The covariances of all times are kept in memory.
+    It uses the observations of all times. The smoothed members are whole trajectories, drawn backwards in time
+    (Fruehwirth-Schnatter 1994), and have exact means and covariances as in ``KalmanFilter``. The covariances of all times are kept
+    in memory.
     """
 
     stages = ("forecast", "analysis", "smoothed")
@@ -106,7 +108,7 @@ def filtered(cycle: Cycle, x: Tensor) -> Iterator[tuple[Tensor, Normal, Normal]]
 
 
 class LinearSystem:
-    """What leads to the k-th time: the matrix F, the offset c and the covariance Q of the noise."""
+    """The step to the k-th time: its matrix F, offset c and noise covariance Q."""
 
     def __init__(self, cycle: Cycle, x: Tensor):
         self.cycle, self.x = cycle, x

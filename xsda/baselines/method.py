@@ -20,14 +20,14 @@ STAGES = ("forecast", "analysis", "smoothed")
 
 
 class Method(ABC):
-    """A way through a cycle. Results do not depend on anything but its arguments and the seed."""
+    """A way through a cycle. Its results depend only on its arguments and the seed."""
 
     least: ClassVar[int] = 2  # members
     stages: ClassVar[tuple[str, ...]] = ("forecast", "analysis")
 
     @property
     def remembers(self) -> tuple[str, ...]:
-        """Which of the numbers it notes it needs to go on from the last of them."""
+        """Which of the numbers that it notes it needs at the next time."""
         return ()
 
     @abstractmethod
@@ -35,7 +35,7 @@ class Method(ABC):
         """Go through the times from the initial ensemble ``x``, yielding each stage of each time once, in order."""
 
     def check(self, cycle: Cycle) -> None:
-        """Raise if this method cannot do what the observations ask."""
+        """Raise if this method cannot be used with the model or the observations."""
         return None
 
 
@@ -63,14 +63,14 @@ class Filter(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleFilter(Filter):
-    """A Kalman filter of ensembles: an analysis, between what inflation does before and after it.
+    """An ensemble Kalman filter: an analysis, with inflation before or after it.
 
     Parameters
     ----------
     inflation
-        Factor on the anomalies of the analysis, or ``RTPS``, ``RTPP``, ``AdaptiveInflation``.
+        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or ``AdaptiveInflation()``.
     rotate
-        Whether the anomalies are rotated at random after each analysis, with mean and covariance left as they are.
+        Whether the anomalies are rotated at random after each analysis. Mean and covariance stay the same.
     """
 
     inflation: float | Inflation = 1.0

@@ -1,4 +1,4 @@
-r"""Gauss-Newton for :math:`|w|^2 + |y - g(w)|^2`, one minimum a member.
+r"""Gauss-Newton for the minimum of :math:`|w|^2 + |y - g(w)|^2`, for each member.
 
 Each step solves :math:`(1 + G' G)\,\delta w = G'(y - g) - w`: with the tangent-linear G as a matrix, or by conjugate gradients,
 which need only products with it and its adjoint. A step that would raise the cost is halved.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-DENSE = 2**16  # numbers in as many copies of the states as there are observations: if there are more, no matrix is made
+DENSE = 2**16  # a matrix is made if one copy of the states for each observation holds at most so many numbers
 INNER = 1e-3  # relative residual at which conjugate gradients stop: the next step sees what is left
 Linear = Callable[[Tensor], Tensor]
 Predicted = Callable[[Tensor], Tensor]  # controls (member, control) -> scaled observations (member, M)
@@ -20,7 +20,7 @@ Predicted = Callable[[Tensor], Tensor]  # controls (member, control) -> scaled o
 def minimise(
     predicted: Predicted, w: Tensor, target: Tensor, iterations: int, tolerance: float, numbers: int
 ) -> tuple[Tensor, int]:
-    """The minima, one a member, and how many iterations they took.
+    """The minimum of each member, and the number of iterations.
 
     ``w``: where to start, (member, control); ``target``: (member, M); ``numbers``: of a state. They stop when w moves by less
     than ``tolerance`` (root mean square).

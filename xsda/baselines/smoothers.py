@@ -1,8 +1,8 @@
 r"""Ensemble Kalman smoothers around any of the ensemble filters.
 
-EnKS (Evensen & van Leeuwen 2000): the analysis of a filter that sees the whole state makes members of members,
-:math:`x^a = X x^f` with a matrix X (member, member) whose rows add up to one. The same X, from what is observed later, improves
-the states of earlier times.
+EnKS (Evensen & van Leeuwen 2000): the analysis of a filter that sees the whole state combines members:
+:math:`x^a = X x^f` with a matrix X (member, member) whose rows add up to one. Applied to earlier states, the same X improves them
+with the later observations.
 
 Rauch-Tung-Striebel (Raanes 2016): backwards in time, with the anomalies A of the analysis and :math:`A_{f+}` of the forecast that
 starts from it, :math:`x^s = x^a + (x^s_+ - x^f_+)\, A_{f+}^{-1} A`, rows being members and the inverse a pseudo-inverse. Where the filter makes
@@ -35,17 +35,17 @@ WIDE = 2.0  # times the variance of the analysis: more cannot come from later ob
 
 @dataclass(frozen=True, kw_only=True)
 class EnKS(Method):
-    """The ensemble Kalman smoother: each observation also improves the states before it.
+    """The ensemble Kalman smoother: each observation also improves the states before it (Evensen & van Leeuwen 2000).
 
-    Inflation is not applied to earlier states. Ensembles within ``lag`` are kept in memory.
+    Inflation is not applied to earlier states. The ensembles within ``lag`` are kept in memory.
 
     Parameters
     ----------
     filter
-        What makes the analyses: ``EnKF``, ``DEnKF``, ``ETKF``, ``EAKF`` or ``EnKFN``. Covariances over time are not localized, so
-        that ``LETKF`` will not do.
+        The filter that makes the analyses: ``EnKF``, ``DEnKF``, ``ETKF``, ``EAKF`` or ``EnKFN``. ``LETKF`` cannot be used,
+        because covariances over time are not localized; use it in ``EnRTS``.
     lag
-        How many later observation times a state is improved by (default: all).
+        How many later observation times improve a state (default: all).
     """
 
     filter: EnsembleFilter = field(default_factory=ETKF)
@@ -57,7 +57,7 @@ class EnKS(Method):
         _check_filter(self.filter)
         if self.filter.local:
             raise TypeError(
-                "EnKS takes filters that make one combination of members for the whole state, and LETKF makes another at each point; "
+                "EnKS needs a filter that makes one combination of members for the whole state, and LETKF makes one at each point; "
                 "use EnRTS(filter=LETKF(...)), or ETKF in EnKS"
             )
         lag = self.lag
@@ -99,14 +99,15 @@ class EnKS(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class EnRTS(Method):
-    """The ensemble Rauch-Tung-Striebel smoother: a pass back in time over the ensembles of a filter.
+    """The ensemble Rauch-Tung-Striebel smoother: a pass backwards in time over the ensembles of a filter (Raanes 2016).
 
-    It needs only what a filter forecasts and analyses, so that any ensemble filter will do. All ensembles are kept in memory.
+    It can be used with any ensemble filter. With ``LETKF`` the pass has a small ridge, which vanishes as members are added. All
+    ensembles are kept in memory.
 
     Parameters
     ----------
     filter
-        What makes the analyses.
+        The filter that makes the analyses.
     decay
         Share of the correction that is passed back at each forecast. A value below 1, such as 0.9, damps chance correlations.
     """
@@ -130,7 +131,7 @@ class EnRTS(Method):
 
     def run(self, cycle: Cycle, x: Tensor) -> Iterator[Event]:
         states: list[Tensor] = []
-        changes: list[list[Change]] = []  # what led to each time, in order
+        changes: list[list[Change]] = []  # the steps to each time, in order
         for k in range(len(cycle)):
             before, x = x, cycle.advance(x, k)
             changes.append([Change(before, x, self.decay, local=self.filter.local)])
@@ -141,7 +142,7 @@ class EnRTS(Method):
             yield "analysis", k, x
             states.append(x)
         wide = 1.0
-        turned = torch.eye(len(x), dtype=x.dtype)  # by all rotations after a time, so that members stay trajectories
+        turned = torch.eye(len(x), dtype=x.dtype)  # all rotations after a time, so that a member is one trajectory
         for k in range(len(states) - 1, 0, -1):
             for change in reversed(changes.pop()):
                 x = change.undone(x)
@@ -153,7 +154,7 @@ class EnRTS(Method):
             yield "smoothed", k, x
 
     def _analysis(self, cycle: Cycle, k: int, x: Tensor, batch: Batch, changes: list[Change]) -> Tensor:
-        """As the filter's ``update``, telling what is done to the members before and after the analysis."""
+        """The filter's ``update``; it adds to ``changes`` what is done to the members before and after the analysis."""
         inflation = as_inflation(self.filter.inflation)
         prior = inflation.before(cycle, k, x, batch)
         posterior = self.filter.analyse(prior, batch, cycle, k)
@@ -169,7 +170,10 @@ class EnRTS(Method):
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A forecast or inflation, which made ``after`` of ``before``; or a rotation of the members."""
+    """A forecast or inflation, which turned ``before`` into ``after``; or a rotation of the members.
+
+    ``local``: whether increments may be other than combinations of the members, so that the regression needs a ridge.
+    """
 
     before: Tensor
     after: Tensor
@@ -178,7 +182,7 @@ class Change:
     local: bool = False
 
     def undone(self, x: Tensor) -> Tensor:
-        """The members before it, if those after it are ``x``: by regression."""
+        """The members before the change, by regression, given the members ``x`` after it."""
         if self.turn is not None:
             return _combined(self.turn.T, x)
         if self.before is self.after:
