@@ -300,11 +300,11 @@ REFUSED = {
     ),
     "dates": (
         lambda: Grid.match(Layout.of(globe()), globe().assign_coords(time=np.arange(5))).check_time(),
-        "'time' holds plain numbers, the prior's time axis dates",
+        "'time' holds plain numbers, the prior's time axis holds dates",
     ),
     "numbers": (
         lambda: Grid.match(Layout.of(series()), series().assign_coords(time=globe().time)).check_time(),
-        "'time' holds dates, the prior's time axis plain numbers",
+        "'time' holds dates, the prior's time axis holds plain numbers",
     ),
 }
 

@@ -211,7 +211,7 @@ REFUSED = {
         lambda: obs().assign_coords(time=[0.0, 1.0]),
         1,
         ValueError,
-        "'time' holds plain numbers, the grid's 'time' dates",
+        "'time' holds plain numbers, the grid's 'time' holds dates",
     ),
     "another calendar": (
         lambda: globe().assign_coords(time=CALENDAR),

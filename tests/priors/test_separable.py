@@ -273,7 +273,7 @@ def test_factors_that_do_not_fit(change, message):
         (lambda d: d, 21, "use at least 42 states, or a smaller length"),
         (lambda d: d, 0, "length=0 must be a positive integer"),
         (lambda d: d.assign(q=d.q * 0 + 0.1), 4, r"\['q'\] are constant"),
-        (lambda d: d.expand_dims(trajectory=2, member=2), 4, "stack them into one"),
+        (lambda d: d.expand_dims(trajectory=2, member=2), 4, "expected at most one of them"),
         (lambda d: d.assign(q=d.q.expand_dims(member=2)), 4, "'T' lacks the dimension 'member'"),
     ],
 )

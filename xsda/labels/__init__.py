@@ -1,4 +1,4 @@
-"""Labelled data and tensors: axes, units, the layout of a prior and the grid of a user."""
+"""Converts between labelled Datasets and tensors: axes, units, the layout of a prior and the grid of a user."""
 
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Axis, Layout, Variable

@@ -1,4 +1,4 @@
-"""Which dimension is time, which are space, and what their coordinates are worth as numbers."""
+"""Finds the time and space dimensions of a Dataset and turns their coordinates into numbers."""
 
 from __future__ import annotations
 
@@ -26,19 +26,22 @@ def is_datelike(coord: xr.DataArray) -> bool:
 
 
 def axis_numbers(coord: xr.DataArray, origin: Any = None) -> np.ndarray:
-    """Coordinate values in double precision; dates become seconds since ``origin`` (default: the first), lags seconds."""
+    """Return coordinate values in double precision.
+
+    Dates become seconds since ``origin`` (default: the first date). Time differences become seconds.
+    """
     values = np.asarray(coord.values)
     if is_datelike(coord):
         origin = values.flat[0] if origin is None else origin
         try:
             if values.dtype.kind == "M":
                 if not isinstance(origin, np.datetime64):
-                    raise TypeError("numpy would read the origin's calendar as its own")
+                    raise TypeError("numpy ignores the calendar of the origin")
                 return (values - origin) / np.timedelta64(1, "s")
             return np.vectorize(lambda d: (d - origin).total_seconds(), otypes=[float])(values)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"the dates of {coord.name!r} ({type(values.flat[0]).__name__}) and those of the grid "
+                f"the dates of {coord.name!r} ({type(values.flat[0]).__name__}) and of the grid "
                 f"({type(origin).__name__}) belong to different calendars; convert one with .convert_calendar"
             ) from error
     if values.dtype.kind == "m":
@@ -50,30 +53,34 @@ def axis_numbers(coord: xr.DataArray, origin: Any = None) -> np.ndarray:
 
 
 def _kind(values: np.ndarray) -> str:
-    """What a coordinate holds that is neither numbers nor dates, and what to do."""
+    """Say what a coordinate holds instead of numbers or dates, and what to do."""
     first = values.flat[0] if values.size else None
     if isinstance(first, str):
         return f"text such as {first!r}, expected numbers or dates; convert dates with pd.to_datetime"
     if getattr(first, "tzinfo", None) is not None:
-        return "dates with a time zone, which xarray does not take; use .tz_convert('UTC').tz_localize(None) of the pandas index"
+        return (
+            "dates with a time zone, which xarray does not support; use .tz_convert('UTC').tz_localize(None) of the "
+            "pandas index"
+        )
     return f"{values.dtype}, expected numbers or dates"
 
 
 def check_calendar(coord: xr.DataArray, dates: bool, whose: str) -> None:
-    """Raise unless a time coordinate holds dates, or plain numbers, as the other side does."""
+    """Raise unless a time coordinate holds dates if ``dates`` is true, and plain numbers otherwise."""
     if is_datelike(coord) == dates:
         return
     kinds = ("plain numbers", "dates")
     hint = ""
     if coord.dtype.kind in "OUS" and coord.size and isinstance(coord.values.flat[0], str):
-        hint = f". These are texts: use .assign_coords({coord.name}=pd.to_datetime(...)) first"
+        hint = f". These are strings: use .assign_coords({coord.name}=pd.to_datetime(...)) first"
     raise ValueError(
-        f"{str(coord.name)!r} holds {kinds[is_datelike(coord)]}, {whose} {kinds[dates]}; make them alike{hint}"
+        f"{str(coord.name)!r} holds {kinds[is_datelike(coord)]}, {whose} holds {kinds[dates]}; convert one of "
+        f"them{hint}"
     )
 
 
 def axis_text(value: float, origin: Any = None) -> str:
-    """A position on an axis as the user wrote it: a number, or a date."""
+    """Write a position on an axis as a number, or as a date if ``origin`` is a date."""
     if origin is None or not np.isfinite(value):
         return f"{value:g}"
     if isinstance(origin, np.datetime64):
@@ -82,7 +89,7 @@ def axis_text(value: float, origin: Any = None) -> str:
 
 
 def check_sorted(values: np.ndarray, name: str) -> None:
-    """Raise unless every grid point has a position and they ascend or descend."""
+    """Raise unless the coordinates of a grid are finite and strictly ascending or descending."""
     if not np.isfinite(values).all():
         raise ValueError(f"the coordinate {name!r} of the grid holds NaN or NaT; every grid point needs a position")
     steps = np.diff(values)
@@ -93,21 +100,21 @@ def check_sorted(values: np.ndarray, name: str) -> None:
 
 
 def uniform_step(values: np.ndarray, name: str) -> float:
-    """The step of an evenly spaced axis; raises if it is not."""
+    """Return the step of an axis; raise if the axis is not evenly spaced."""
     steps = np.diff(values)
     step = float(np.median(steps))
     if not np.isfinite(steps).all() or np.abs(steps - step).max() > 1e-3 * abs(step):
         raise ValueError(
             f"the axis {name!r} must be evenly spaced; its steps lie between {steps.min():g} and {steps.max():g}. "
-            "Put the trajectory on a regular axis (observations may lie anywhere)."
+            "Interpolate the trajectory to a regular axis (observations may lie anywhere)."
         )
     return step
 
 
 def find_axes(ds: xr.Dataset, prefer: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
-    """The time dimension and the space dimensions (y before x) of a Dataset.
+    """Find the time dimension and the space dimensions (y before x) of a Dataset.
 
-    Names in ``prefer`` (time first, then space) win; then CF attributes, then customary names and dates.
+    The names in ``prefer`` (time first, then space) come first, then CF attributes, then customary names and dates.
     """
     dims = [str(d) for d in ds.dims]
     if prefer and all(name in dims for name in prefer):
@@ -130,7 +137,7 @@ def find_axes(ds: xr.Dataset, prefer: Sequence[str] = ()) -> tuple[str, tuple[st
 
 
 def _cf_axes(ds: xr.Dataset) -> dict[str, str]:
-    """CF axes with exactly one dimension each; importing cf_xarray only where attributes exist."""
+    """Find CF axes with exactly one dimension each; cf_xarray is only imported if there are CF attributes."""
     if not any({"axis", "standard_name", "units"} & set(ds[d].attrs) for d in ds.dims if d in ds.coords):
         return {}
     import cf_xarray  # noqa: F401  (registers ds.cf)
@@ -145,7 +152,7 @@ def _cf_axes(ds: xr.Dataset) -> dict[str, str]:
 
 
 def own_period(ds: xr.Dataset, dim: str, spacing: float) -> float | None:
-    """The period of an axis that says so itself: its attribute ``period``, or longitudes all around the globe."""
+    """Return the attribute ``period``, or 360 for longitudes around the whole globe; otherwise None."""
     if dim not in ds.coords:
         return None
     attrs, span = ds[dim].attrs, spacing * ds.sizes[dim]
@@ -158,16 +165,16 @@ TIME_FEATURES = ("hour_of_day", "day_of_year")
 
 
 def check_time_features(features: Sequence[str], dates: bool) -> None:
-    """Raise unless every feature is known and the time axis holds dates."""
+    """Raise unless every time feature is known and the time axis holds dates."""
     for name in features:
         if name not in TIME_FEATURES:
             raise ValueError(f"time feature {name!r} is unknown; choose among {TIME_FEATURES}")
     if features and not dates:
-        raise ValueError(f"time features {tuple(features)} need a time axis of dates")
+        raise ValueError(f"time features {tuple(features)} need a time axis of dates; this one holds plain numbers")
 
 
 def time_feature_waves(time: xr.DataArray, features: Sequence[str]) -> np.ndarray:
-    """Sine and cosine of each feature, (time, 2 * features)."""
+    """Return sine and cosine of each time feature, (time, 2 * features)."""
     date = time.dt
     hours = date.hour + date.minute / 60
     phases = {"hour_of_day": hours / 24, "day_of_year": (date.dayofyear - 1 + hours / 24) / 365.25}

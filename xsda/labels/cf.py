@@ -1,4 +1,4 @@
-"""What CF attributes say: units, latitude and longitude, cell bounds, cell methods and standard errors."""
+"""Reads CF attributes: units, latitude and longitude, cell bounds, cell methods and standard errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _is(coord: xr.DataArray, standard: Sequence[str], units: Sequence[str], name
 
 @lru_cache(maxsize=256)
 def _unit(text: str) -> Any:
-    """A unit of pint; None if it cannot be read."""
+    """Parse a unit with pint; None if that fails."""
     from cf_xarray.units import units  # also reads m s**-1, m s-1, degC
 
     try:
@@ -44,9 +44,9 @@ def _unit(text: str) -> Any:
 
 @lru_cache(maxsize=256)
 def unit_scale(came: str, expected: str) -> tuple[float, float] | None:
-    """(factor, offset) of the line that turns numbers in one unit into another; None if there is none.
+    """Return (factor, offset) of the linear conversion from one unit to another; None if there is none.
 
-    Units that cannot be read are the same if they are spelled alike.
+    Units that cannot be parsed only convert to units with the same spelling.
 
     Examples
     --------
@@ -68,30 +68,33 @@ def unit_scale(came: str, expected: str) -> tuple[float, float] | None:
     registry = a._REGISTRY
     try:
         zero, one, two = (float(registry.Quantity(v, a).to(b).magnitude) for v in (0.0, 1.0, 2.0))
-    except Exception:  # of other dimensions, or not proportional
+    except Exception:  # different dimensions, or no linear relation
         return None
     factor = one - zero
     if not np.isclose(two - one, factor, rtol=1e-9, atol=0):
-        return None  # a logarithmic unit
-    digits = 12 if zero else 15  # an offset takes digits from the factor
+        return None  # logarithmic units
+    digits = 12 if zero else 15  # with an offset, one - zero loses digits to cancellation
     return float(f"{factor:.{digits}g}"), float(f"{zero:.14g}")
 
 
 def find_scale(name: str, came: Any, expected: Any, whose: str) -> tuple[float, float]:
-    """(factor, offset) from the unit ``came`` to ``expected``; nothing to do where one is not known; raises if there is none."""
+    """Return (factor, offset) from the unit ``came`` to ``expected``; raise if there is no conversion.
+
+    If one of the units is not known, numbers are left as they are: (1, 0).
+    """
     if not came or not expected:
         return 1.0, 0.0
     found = unit_scale(str(came), str(expected))
     if found is None:
         raise ValueError(
-            f"{name!r} is in {came!r}, {whose} in {expected!r}, and one cannot be converted to the other; correct the attribute "
-            "units"
+            f"{name!r} is in {came!r}, {whose} in {expected!r}, and one cannot be converted to the other; correct the "
+            "attribute units"
         )
     return found
 
 
 def in_units(da: xr.DataArray, expected: Any, whose: str) -> xr.DataArray:
-    """The values converted to the unit ``expected``, if both units are known and differ."""
+    """Convert values to the unit ``expected``, if both units are known and differ."""
     factor, offset = find_scale(str(da.name), da.attrs.get("units"), expected, whose)
     if (factor, offset) == (1.0, 0.0):
         return da
@@ -99,26 +102,26 @@ def in_units(da: xr.DataArray, expected: Any, whose: str) -> xr.DataArray:
 
 
 def check_units(name: str, came: Any, expected: Any, whose: str) -> None:
-    """Raise unless both units are the same, however they are spelled, where both are known."""
+    """Raise if both units are known and differ in more than spelling."""
     if find_scale(name, came, expected, whose) != (1.0, 0.0):
-        raise ValueError(f"{name!r} is in {came!r}, {whose} in {expected!r}; convert it, and set its attribute units")
+        raise ValueError(f"{name!r} is in {came!r}, {whose} in {expected!r}; convert it and set its attribute units")
 
 
 def cell_method(da: xr.DataArray, names: set[str]) -> str | None:
-    """What the attribute cell_methods says of a dimension with these names."""
+    """Return the cell method of a dimension with one of these names; None if there is none."""
     methods = re.findall(r"((?:\w+:\s+)+)(\w+)", str(da.attrs.get("cell_methods", "")))
     return next((method for dims, method in methods if names & set(re.findall(r"\w+", dims))), None)
 
 
 def cell_bounds(ds: xr.Dataset, coord: xr.DataArray) -> xr.DataArray | None:
-    """The bounds that a coordinate names, over its dimensions and one of size 2; None if it names none."""
+    """Return the bounds of a coordinate, over its dimensions and one of size 2; None if it names none."""
     name = coord.attrs.get("bounds")
     if name is None:
         return None
     if name not in ds.variables:
         raise ValueError(
-            f"the coordinate {coord.name!r} names its bounds {name!r}, which are not in the Dataset; add them (they say "
-            "over which cells the averages are), or delete the attribute cell_methods to select instead"
+            f"the coordinate {coord.name!r} names its bounds {name!r}, which are not in the Dataset; add them (the "
+            "cells of the averages), or delete the attribute cell_methods to select grid points"
         )
     bounds = ds[name]
     extra = [d for d in bounds.dims if d not in coord.dims]
@@ -130,7 +133,7 @@ def cell_bounds(ds: xr.Dataset, coord: xr.DataArray) -> xr.DataArray | None:
 
 
 def standard_error(ds: xr.Dataset, da: xr.DataArray) -> xr.DataArray | None:
-    """The ancillary variable with the standard name ``<name> standard_error``, if there is one."""
+    """Return the ancillary variable with the standard name ``<name> standard_error``; None if there is none."""
     own = da.attrs.get("standard_name", da.name)
     listed = str(da.attrs.get("ancillary_variables", "")).split()
     for v in ds.data_vars.values():
@@ -140,7 +143,7 @@ def standard_error(ds: xr.Dataset, da: xr.DataArray) -> xr.DataArray | None:
 
 
 def helper_variables(ds: xr.Dataset) -> set[str]:
-    """Variables that describe others: cell bounds, ancillary variables, standard errors."""
+    """Names of variables that describe others: cell bounds, standard errors, ancillary variables, map projections."""
     helpers = {str(c.attrs["bounds"]) for c in ds.variables.values() if "bounds" in c.attrs}
     for v in ds.data_vars.values():
         helpers.update(str(v.attrs.get("ancillary_variables", "")).split())

@@ -1,8 +1,7 @@
-"""From labelled Datasets to tensors and back.
+"""Converts labelled Datasets to tensors and back.
 
-A ``Grid`` is a prior's layout bound to a user's Dataset; it knows the user's own dimension names, coordinates and
-orientation. Inside, a trajectory is a tensor (..., time, channel, *space) of standardised numbers with every axis
-ascending; outside, it is what the user gave.
+A ``Grid`` is the layout of a prior matched with a user's Dataset. It keeps the user's dimension names, coordinates,
+units and orientation. Tensors are (..., time, channel, *space), standardised, with ascending axes.
 """
 
 from __future__ import annotations
@@ -29,12 +28,16 @@ from xsda.labels.axes import (
 )
 from xsda.labels.layout import SAMPLE_DIMS, Layout, Variable
 
-RESOLVED = 1e-3  # steps of single precision, in standard deviations, that are fine enough for a result
+RESOLVED = 1e-3  # single precision is enough if its steps are smaller than this, in standard deviations
 
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """One variable of a tensor (..., time, channel, *space), as the user has it: units, dimensions, orientation, dtype."""
+    """Extracts one variable from a tensor, in the user's units, order of dimensions, orientation and dtype.
+
+    ``channels`` are its channels, and ``single`` is true if it has no channel dimension. ``dims`` and ``shape`` are
+    those of the result. ``order`` permutes (time, [channel], *space) to ``dims``; the axes ``flipped`` descend.
+    """
 
     name: str
     channels: slice
@@ -48,7 +51,7 @@ class Field:
     shape: tuple[int, ...]
 
     def __call__(self, values: Any, dtype: Any = None) -> Any:
-        """The values (*outer, *dims) of this variable from standardised ones (numpy or dask), in double precision."""
+        """Return the variable (*outer, *dims) from standardised values in double precision (numpy or dask)."""
         inner = len(self.dims) + self.single  # time, channel and space
         outer = (slice(None),) * (values.ndim - inner)
         scale = (-1, *(1,) * (inner - 2))
@@ -61,7 +64,7 @@ class Field:
 
 
 def _dtype(source: xr.DataArray | None, v: Variable) -> np.dtype:
-    """That of the user's variable; where there is none, single precision if that resolves the variable."""
+    """The dtype of the user's variable; without one, single precision if that resolves the variable."""
     if source is not None:
         return np.result_type(source.dtype, np.float32)
     coarse = any(np.spacing(np.float32(abs(m))) > RESOLVED * s for m, s in zip(v.mean, v.std, strict=True))
@@ -70,10 +73,27 @@ def _dtype(source: xr.DataArray | None, v: Variable) -> np.dtype:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A layout bound to a user's Dataset.
+    """A layout matched with a user's Dataset.
 
-    ``dims`` maps the prior's dimension names (time, then space) to the user's; ``names`` maps variables likewise. The layout is in
-    the user's units; ``converted`` says what was converted.
+    Parameters
+    ----------
+    layout
+        The layout, in the user's units.
+    template
+        The user's Dataset.
+    dims
+        The user's dimension names by the prior's, time first.
+    names
+        The user's variable names by the prior's.
+    converted
+        Messages about converted units, for ``history``.
+
+    Examples
+    --------
+    >>> from xsda.labels import Grid, Layout
+    >>> grid = Grid.match(Layout.of(weather), weather)
+    >>> grid.shape, grid.to_tensor(weather).shape
+    ((3, 1, 4, 5), torch.Size([4, 3, 1, 4, 5]))
     """
 
     layout: Layout
@@ -84,9 +104,13 @@ class Grid:
 
     @classmethod
     def match(cls, layout: Layout, ds: xr.Dataset) -> Grid:
+        """Match a layout with a Dataset by names, standard names and axes; raise if they do not fit."""
         names = {v.name: _match_variable(v, ds) for v in layout.variables}
         if len(set(names.values())) < len(names):
-            raise ValueError(f"the prior's variables {list(names)} cannot be told apart in the Dataset; use its names")
+            raise ValueError(
+                f"several of the prior's variables {list(names)} match one variable of the Dataset; rename its "
+                "variables"
+            )
         time, space = find_axes(ds, prefer=(layout.time, *(a.name for a in layout.space)))
         if len(space) != len(layout.space):
             raise ValueError(
@@ -104,7 +128,7 @@ class Grid:
         ]
         grid = cls(own, ds, dims, names, tuple(converted))
         for name in grid.core_dims:
-            grid.numbers(name)  # raises if the coordinate is not usable
+            grid.numbers(name)  # raises if the coordinate cannot be used
         for v in layout.variables:
             if names[v.name] in ds:
                 _check_variable(v, ds[names[v.name]], grid.core_dims)
@@ -112,17 +136,17 @@ class Grid:
 
     @property
     def core_dims(self) -> tuple[str, ...]:
-        """The user's names of (time, *space)."""
+        """The user's names of the dimensions (time, *space)."""
         return tuple(self.dims.values())
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(time, channel, *space)."""
+        """The shape of one trajectory, (time, channel, *space)."""
         time, *space = self.core_dims
         return (self.template.sizes[time], self.layout.channels, *(self.template.sizes[d] for d in space))
 
     def numbers(self, dim: str) -> np.ndarray:
-        """The coordinate of one of the user's dimensions, ascending, as numbers (dates: seconds since the first)."""
+        """Return a coordinate of the user as ascending numbers (dates: seconds since the first)."""
         values = self._raw_numbers(dim)
         return values[::-1] if self.descends(dim) else values
 
@@ -143,22 +167,26 @@ class Grid:
         return time.values[0] if is_datelike(time) else None
 
     def descends(self, dim: str) -> bool:
+        """Whether the user's coordinate descends."""
         if dim not in self.template.coords or self.template.sizes[dim] < 2:
             return False
         values = self._raw_numbers(dim)
         return bool(values[1] < values[0])
 
     def period(self, dim: str) -> float | None:
-        """The length of the ring that a space axis of the user's grid is; None if it is no ring."""
-        points = self.numbers(dim)
+        """The length of the ring along a space axis of the user's grid; None if the axis is not periodic."""
         axis = self.layout.space[self.core_dims[1:].index(dim)]
-        if axis.period is None or len(points) < 2:
+        if axis.period is None or self.template.sizes[dim] < 2:
             return axis.period
-        spacing = float(np.median(np.diff(points)))
-        return own_period(self.template, dim, spacing) or spacing * len(points)
+        spacing = self._spacing(dim)
+        return own_period(self.template, dim, spacing) or spacing * self.template.sizes[dim]
+
+    def _spacing(self, dim: str) -> float:
+        """The median distance between grid points."""
+        return float(np.median(np.diff(self.numbers(dim))))
 
     def stack(self, ds: xr.Dataset) -> np.ndarray:
-        """The values of the variables as one array (..., time, channel, *space), in their own units, double precision."""
+        """Stack the variables into one array (..., time, channel, *space), in their units and in double precision."""
         parts = []
         time, *space = self.core_dims
         for v in self.layout.variables:
@@ -169,27 +197,32 @@ class Grid:
         return np.concatenate(parts, axis=parts[0].ndim - len(space) - 1)
 
     def to_tensor(self, ds: xr.Dataset) -> Tensor:
-        """Standardised values (..., time, channel, *space) in single precision."""
+        """Convert a Dataset to standardised values (..., time, channel, *space) in single precision."""
         return self.standardise(self.stack(ds))
 
     def standardise(self, values: np.ndarray) -> Tensor:
-        """What ``stack`` gave, in standard deviations from the mean of each channel, in single precision."""
+        """Standardise what ``stack`` returned: deviations from the mean over the standard deviation."""
         shape = (-1, *(1,) * len(self.layout.space))
         scaled = (values - self.layout.mean.reshape(shape)) / self.layout.std.reshape(shape)
         return torch.as_tensor(scaled, dtype=torch.float32)
 
     def context(self) -> Tensor | None:
-        """What the network reads beside the state, (1, time or 1, context channel, *space), or None."""
+        """Return static fields and time features for the network, (1, time or 1, context channel, *space).
+
+        None if the prior has neither.
+        """
         time, *space = self.core_dims
         sizes = self.shape[2:]
         parts = []
         for v in self.layout.context:
             if v.name not in self.template:
-                raise KeyError(f"the prior needs the static field {v.name!r} in the grid; add it as a variable")
+                raise KeyError(
+                    f"the prior needs the static field {v.name!r}, which the grid lacks; add it as a variable"
+                )
             if set(self.template[v.name].dims) != set(space):
                 raise ValueError(
-                    f"the static field {v.name!r} has the dimensions {self.template[v.name].dims}, expected {tuple(space)}; select "
-                    "one entry of the others"
+                    f"the static field {v.name!r} has the dimensions {self.template[v.name].dims}, expected "
+                    f"{tuple(space)}; select one entry of the others"
                 )
             field = self.orient(self.template[v.name]).transpose(*space).values
             if not np.isfinite(field).all():
@@ -205,13 +238,13 @@ class Grid:
         return torch.as_tensor(np.concatenate(parts, axis=1)[None], dtype=torch.float32)
 
     def orient(self, da: xr.DataArray) -> xr.DataArray:
-        """Turn descending space axes around (its own inverse)."""
+        """Reverse descending space axes; applied twice it gives back the original."""
         flips = {d: slice(None, None, -1) for d in self.core_dims[1:] if self.descends(d) and d in da.dims}
         return da.isel(flips) if flips else da
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """How each variable comes out of a tensor of standardised numbers."""
+        """One ``Field`` for each variable."""
         time, *space = self.core_dims
         sizes = {d: self.template.sizes[d] for d in self.core_dims}
         found = []
@@ -230,11 +263,14 @@ class Grid:
         return tuple(found)
 
     def to_dataset(self, values: Any, outer: Mapping[str, xr.DataArray]) -> xr.Dataset:
-        """Label standardised values (*outer, time, channel, *space), of their precision, in the user's terms."""
+        """Convert standardised values (*outer, time, channel, *space) to a Dataset like the user's.
+
+        The precision is that of the values; ``outer`` holds the coordinates of the outer dimensions.
+        """
         return self.label([field(values, values.dtype) for field in self.fields], outer)
 
     def label(self, arrays: Sequence[Any], outer: Mapping[str, xr.DataArray]) -> xr.Dataset:
-        """Label what ``fields`` gave, one numpy or dask array (*outer, ...) for each variable."""
+        """Make a Dataset of the arrays that ``fields`` returned (numpy or dask), with the user's coordinates."""
         space = self.core_dims[1:]
         data = {}
         for v, field, array in zip(self.layout.variables, self.fields, arrays, strict=True):
@@ -254,38 +290,39 @@ class Grid:
         return out
 
     def check_spacing(self) -> list[str]:
-        """Differences from the training grid that may make the network inaccurate, as phrases."""
+        """Describe differences from the training grid that may make the network inaccurate."""
         notes = []
         for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
-            x = self.numbers(dim)
-            spacing = float(np.median(np.diff(x))) if len(x) > 1 else axis.spacing
+            size = self.template.sizes[dim]
+            spacing = self._spacing(dim) if size > 1 else axis.spacing
             if dim in self.template.coords and abs(spacing - axis.spacing) > 1e-3 * abs(axis.spacing):
                 notes.append(f"spacing {spacing:g} along {dim!r} where the prior was trained with {axis.spacing:g}")
-            if len(x) != axis.size:
-                notes.append(f"{len(x)} points along {dim!r} where the prior was trained with {axis.size}")
+            if size != axis.size:
+                notes.append(f"{size} points along {dim!r} where the prior was trained with {axis.size}")
         return notes
 
     def check_rings(self) -> None:
-        """Raise where the grid is a part of a ring, whose ends a network would join."""
+        """Raise if the grid covers only part of a ring: the network would join its ends."""
         for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
             if axis.period is None or dim not in self.template.coords or self.template.sizes[dim] < 2:
                 continue
-            x = self.numbers(dim)
-            spacing = float(np.median(np.diff(x)))
+            spacing = self._spacing(dim)
+            covered = spacing * self.template.sizes[dim]
             period = own_period(self.template, dim, spacing) or axis.period
-            if spacing * len(x) < period - 0.5 * spacing:
+            if covered < period - 0.5 * spacing:
                 raise ValueError(
-                    f"{dim!r} covers {spacing * len(x):.4g} of a ring of length {period:.4g}: this prior knows the whole ring, whose "
-                    "ends meet. Sample or assimilate on all of it (observations may lie anywhere), and select a part of the result"
+                    f"{dim!r} covers {covered:.4g} of a ring of length {period:.4g}, but this prior needs the whole "
+                    "ring; sample or assimilate on all of it (observations may lie anywhere), and select a part of "
+                    "the result"
                 )
 
     def check_time(self) -> None:
-        """Raise unless the time step is the prior's."""
+        """Raise unless the grid has the time step of the prior, and dates if the prior needs them."""
         dim = self.core_dims[0]
         time = self.template[dim]
         if self.layout.time_features and not (dim in self.template.coords and is_datelike(time)):
             raise ValueError(
-                f"this prior reads the date ({', '.join(self.layout.time_features)}); {dim!r} must hold dates"
+                f"this prior reads the date ({', '.join(self.layout.time_features)}), so {dim!r} must hold dates"
             )
         if self.layout.dt is None or self.template.sizes[dim] < 2 or dim not in self.template.coords:
             return
@@ -295,11 +332,12 @@ class Grid:
             unit = " s" if self.layout.dates else ""
             raise ValueError(
                 f"the time step of the grid is {step:g}{unit}, the prior was trained with {self.layout.dt:g}{unit}; "
-                "put the grid on that step (observations may lie at any time)"
+                "use that step (observations may lie at any time)"
             )
 
 
 def _match_variable(v: Variable, ds: xr.Dataset) -> str:
+    """Find the user's variable by name, then by standard name."""
     if v.name in ds.data_vars or len(ds.data_vars) == 0:
         return v.name
     wanted = v.attrs.get("standard_name")
@@ -307,12 +345,13 @@ def _match_variable(v: Variable, ds: xr.Dataset) -> str:
     if len(found) == 1:
         return found[0]
     raise KeyError(
-        f"the prior's variable {v.name!r} is not in the Dataset, which has {list(ds.data_vars)}; {choose(v.name, ds.data_vars)}"
+        f"the prior's variable {v.name!r} is not in the Dataset, which has {list(ds.data_vars)}; "
+        f"{choose(v.name, ds.data_vars)}"
     )
 
 
 def _check_variable(v: Variable, da: xr.DataArray, core: Sequence[str]) -> None:
-    """Raise unless a variable of the grid has the prior's dimensions, units and channels."""
+    """Raise unless a variable of the grid has the dimensions and channels of the prior."""
     expected = (*core, *([v.channel_dim] if v.channel_dim else []))
     if {*da.dims} - {*SAMPLE_DIMS} != {*expected}:
         raise ValueError(f"variable {da.name!r} of the grid has the dimensions {da.dims}, the prior expects {expected}")
@@ -321,6 +360,6 @@ def _check_variable(v: Variable, da: xr.DataArray, core: Sequence[str]) -> None:
     own = da[v.channel_dim].values.tolist() if v.channel_dim in da.coords else []
     if da.sizes[v.channel_dim] != v.channels or (own and v.labels and own != list(v.labels)):
         raise ValueError(
-            f"variable {da.name!r} of the grid has {v.channel_dim} = {own or da.sizes[v.channel_dim]}, the prior was trained "
-            f"with {list(v.labels) or v.channels}; use .sel({v.channel_dim}=...) to pick them in that order"
+            f"variable {da.name!r} of the grid has {v.channel_dim} = {own or da.sizes[v.channel_dim]}, the prior was "
+            f"trained with {list(v.labels) or v.channels}; use .sel({v.channel_dim}=...) to select them in that order"
         )

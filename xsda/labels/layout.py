@@ -1,6 +1,7 @@
-"""The layout of a prior's world: which variables, how scaled, on which axes.
+"""Defines the layout of a prior: its variables, their scaling, and its axes.
 
-Bound to a user's Dataset it becomes a ``Grid`` (``xsda.labels.grid``), which turns labelled Datasets into tensors and back.
+A layout that is matched with a user's Dataset becomes a ``Grid`` (``xsda.labels.grid``), which converts labelled
+Datasets to tensors and back.
 """
 
 from __future__ import annotations
@@ -30,7 +31,21 @@ SAMPLE_DIMS = ("trajectory", "member")
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable: one channel, or one channel per entry of ``channel_dim``. ``mean`` and ``std`` per channel."""
+    """One variable of a prior: a single channel, or one channel for each entry of ``channel_dim``.
+
+    Parameters
+    ----------
+    name
+        Name of the variable.
+    mean, std
+        Mean and standard deviation of each channel.
+    channel_dim
+        The dimension of its channels, such as pressure levels; None for a single channel.
+    labels
+        Coordinates along ``channel_dim``.
+    attrs
+        Attributes ``units``, ``standard_name`` and ``long_name``.
+    """
 
     name: str
     mean: tuple[float, ...] = (0.0,)
@@ -46,7 +61,19 @@ class Variable:
 
 @dataclass(frozen=True)
 class Axis:
-    """A space axis as the prior knows it; ``period`` is the length of the ring if it is one."""
+    """A space axis of a prior.
+
+    Parameters
+    ----------
+    name
+        Name of the dimension.
+    size
+        Number of points.
+    spacing
+        Distance between points.
+    period
+        Length of the ring; None if the axis is not periodic.
+    """
 
     name: str
     size: int
@@ -56,24 +83,31 @@ class Axis:
 
 @dataclass(frozen=True)
 class Layout:
-    """The shape of a prior's world.
+    """Variables, scaling and axes of a prior.
 
     Parameters
     ----------
     variables
-        One entry per variable, in channel order.
+        The variables, in the order of their channels.
     space
-        Space axes in tensor order.
+        Space axes, in the order of the tensor.
     time
         Name of the time dimension.
     dt
-        Time step: in seconds where time is a date, in the units of the coordinate otherwise.
+        Time step, in seconds for dates and in the units of the coordinate otherwise.
     dates
         Whether the prior was trained on dates.
     context
-        Static fields that the network reads beside the state, scaled like variables.
+        Static fields that the network reads in addition to the state, scaled like variables.
     time_features
-        What the network is told of the date: any of "hour_of_day", "day_of_year".
+        Functions of the date that the network reads: any of "hour_of_day", "day_of_year".
+
+    Examples
+    --------
+    >>> from xsda.labels import Layout
+    >>> layout = Layout.of(weather)
+    >>> layout.names, [axis.name for axis in layout.space], layout.dt
+    (('t2m',), ['lat', 'lon'], 21600.0)
     """
 
     variables: tuple[Variable, ...]
@@ -96,15 +130,35 @@ class Layout:
         sample_dims: Sequence[str] = SAMPLE_DIMS,
         even: bool = True,
     ) -> Layout:
-        """Read a layout off a Dataset; the scaling is left at mean 0 and standard deviation 1.
+        """Derive a layout from a Dataset, with mean 0 and standard deviation 1.
 
-        The time axis must be evenly spaced, as a prior's is, unless ``even`` is False: then there is no time step.
+        Parameters
+        ----------
+        ds
+            Trajectories.
+        periodic
+            Names of periodic dimensions.
+        space
+            Names of the space dimensions. Default: found by attributes and names.
+        context
+            Names of static fields.
+        time_features
+            Time features, as above.
+        sample_dims
+            Dimensions along which there are several trajectories.
+        even
+            Whether the time axis must be evenly spaced. If not, the layout has no time step.
+
+        Returns
+        -------
+        Layout
+            The layout. Helper variables, such as cell bounds and standard errors, are left out.
         """
         time, found = find_axes(ds)
         dims = tuple(space) if space is not None else found
         for name in (*dims, *periodic):
             if name in periodic and name in ds.dims and name not in dims:
-                raise ValueError(f"periodic={name!r} is not a space dimension here; pass space=({name!r},) as well")
+                raise ValueError(f"periodic={name!r} is not a space dimension; pass space=({name!r},) as well")
             if name not in ds.dims:
                 raise ValueError(
                     f"no dimension {name!r} in the Dataset, which has {tuple(ds.sizes)}; {choose(name, ds.dims)}"
@@ -149,7 +203,7 @@ class Layout:
         return np.concatenate([v.std for v in self.variables])
 
     def scaled(self, mean: Sequence[float], std: Sequence[float]) -> Layout:
-        """The same layout with this mean and standard deviation for each channel."""
+        """Return the layout with this mean and standard deviation for each channel."""
         variables, start = [], 0
         for v in self.variables:
             part = slice(start, start + v.channels)
@@ -158,7 +212,7 @@ class Layout:
         return replace(self, variables=tuple(variables))
 
     def in_units(self, units: Mapping[str, Any]) -> Layout:
-        """The same layout with variables in these units, where both are known and differ."""
+        """Return the layout with its variables in these units, where both units are known and differ."""
         variables = []
         for v in self.variables:
             wanted = units.get(v.name)
@@ -170,7 +224,7 @@ class Layout:
         return replace(self, variables=tuple(variables))
 
     def slices(self) -> dict[str, slice]:
-        """The channels of each variable."""
+        """Return the channels of each variable."""
         out, start = {}, 0
         for v in self.variables:
             out[v.name] = slice(start, start + v.channels)
@@ -191,25 +245,28 @@ class Layout:
 
 
 def sample_dim(ds: xr.Dataset) -> str | None:
-    """The dimension along which a Dataset holds several trajectories, if it does."""
+    """Return the dimension along which a Dataset holds several trajectories; None if it holds one."""
     found = [d for d in SAMPLE_DIMS if d in ds.dims]
     if len(found) > 1:
-        raise ValueError(f"the data have the dimensions {found}; stack them into one, .stack(trajectory={found})")
+        raise ValueError(
+            f"the data have the dimensions {found}, expected at most one of them; use .stack(trajectory={found})"
+        )
     return found[0] if found else None
 
 
 def _variable(da: xr.DataArray, core: Sequence[str], sample_dims: Sequence[str]) -> Variable:
+    """Describe one variable, not yet scaled."""
     lacking = [d for d in core if d not in da.dims]
     if lacking:
         raise ValueError(
-            f"variable {da.name!r} lacks the dimension {lacking[0]!r} of the trajectory; drop it, or pass it as context=... "
-            "if it is a static field"
+            f"variable {da.name!r} lacks the dimension {lacking[0]!r} of the trajectory; drop it, or pass it as "
+            "context=... if it is a static field"
         )
     extra = [str(d) for d in da.dims if d not in {*core, *sample_dims}]
     if len(extra) > 1:
         raise ValueError(
-            f"variable {da.name!r} has the dimensions {extra} beside time and space; at most one (its channels) is "
-            "possible. Mark space dimensions with the attribute axis='X' / 'Y', or pass space=(...)."
+            f"variable {da.name!r} has the dimensions {extra} in addition to time and space, where only one (its "
+            "channels) is possible. Mark space dimensions with the attribute axis='X' / 'Y', or pass space=(...)."
         )
     attrs = {k: str(da.attrs[k]) for k in KEPT_ATTRS if k in da.attrs}
     if not extra:
@@ -220,6 +277,7 @@ def _variable(da: xr.DataArray, core: Sequence[str], sample_dims: Sequence[str])
 
 
 def _context(ds: xr.Dataset, name: str, space: Sequence[str]) -> Variable:
+    """Describe a static field, with its own mean and standard deviation."""
     if name not in ds:
         raise KeyError(f"context field {name!r} is not in the Dataset; {choose(name, ds.data_vars)}")
     if set(ds[name].dims) != set(space):

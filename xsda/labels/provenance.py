@@ -1,4 +1,4 @@
-"""What a result says of where it comes from."""
+"""Writes the attributes of results: conventions, history, settings and version."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from xsda.version import __version__
 
 
 def describe(ds: xr.Dataset, grid: Grid, attrs: Mapping[str, Any]) -> xr.Dataset:
-    """Attributes and encodings of a result."""
+    """Add attributes and encodings to a result, and return it."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     line = f"{now} xsda {__version__}: " + ", ".join(f"{k}={v}" for k, v in attrs.items())
     lines = [line, *(f"{now} xsda {__version__}: {text}" for text in grid.converted)]
     history = "\n".join([*lines, *filter(None, [grid.template.attrs.get("history")])])
-    own = {k: v for k, v in grid.template.attrs.items() if k != "title"}  # the title names what the grid came from
+    own = {k: v for k, v in grid.template.attrs.items() if k != "title"}  # the title describes the data of the grid
     ds.attrs = {
         **own,
         "Conventions": "CF-1.11",
