@@ -21,8 +21,8 @@ TO = {"forecast": "to", "analysis": "at"}  # for messages
 class Cycle:
     """The times to go through, in the numbers of the grid, with what is observed at each.
 
-    ``start`` is when the initial ensemble is valid. ``notes`` holds the numbers that methods note at each time, and ``memory`` the
-    last of each (at first those of an earlier run that ended with the initial ensemble).
+    ``start`` is when the initial ensemble is valid. ``notes`` holds the numbers that methods note at each time, and
+    ``memory`` the last of each (at first those of an earlier run that ended with the initial ensemble).
     """
 
     grid: Grid
@@ -75,9 +75,9 @@ def check_finite(x: Tensor, what: str, time: Any) -> None:
         return
     bad = (~torch.isfinite(x).flatten(1).all(1)).nonzero().flatten().tolist()
     raise ForecastError(
-        f"{what} made member {', '.join(map(str, bad[:5]))}{' ...' if len(bad) > 5 else ''} of {len(x)} non-finite; more inflation or "
-        "members, a shorter time step, or a better initial ensemble may help. What was computed before is in the exception's "
-        ".partial",
+        f"{what} made member {', '.join(map(str, bad[:5]))}{' ...' if len(bad) > 5 else ''} of {len(x)} non-finite; "
+        "more inflation or members, a shorter time step, or a better initial ensemble may help. What was computed "
+        "before is in the exception's .partial",
         members=tuple(bad),
         time=time,
     )

@@ -1,8 +1,8 @@
 r"""Ensemble Kalman filters that see the whole state at once.
 
-With anomalies A (member, numbers), those of the scaled observations :math:`S = R^{-1/2} H(A)`, the scaled innovation of the
-mean d and n = members - 1, every filter moves the mean by :math:`d\,S' (S S' + n)^{-1} A`. The filters differ in how they update
-the anomalies.
+With anomalies A (member, numbers), those of the scaled observations :math:`S = R^{-1/2} H(A)`, the scaled innovation of
+the mean d and n = members - 1, every filter moves the mean by :math:`d\,S' (S S' + n)^{-1} A`. The filters differ in
+how they update the anomalies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class EnKF(EnsembleFilter):
     Parameters
     ----------
     inflation
-        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or ``AdaptiveInflation()``.
+        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or
+        ``AdaptiveInflation()``.
     rotate
         Whether the anomalies are rotated at random after each analysis. Mean and covariance stay the same.
     """
@@ -49,7 +50,8 @@ class DEnKF(EnsembleFilter):
     Parameters
     ----------
     inflation
-        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or ``AdaptiveInflation()``.
+        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or
+        ``AdaptiveInflation()``.
     rotate
         Whether the anomalies are rotated at random after each analysis. Mean and covariance stay the same.
     """
@@ -69,7 +71,8 @@ class ETKF(EnsembleFilter):
     Parameters
     ----------
     inflation
-        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or ``AdaptiveInflation()``.
+        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or
+        ``AdaptiveInflation()``.
     rotate
         Whether the anomalies are rotated at random after each analysis. Mean and covariance stay the same.
 
@@ -91,13 +94,14 @@ class ETKF(EnsembleFilter):
 class EAKF(EnsembleFilter):
     """Ensemble adjustment Kalman filter: one observation after another (Anderson 2001; Whitaker & Hamill 2002).
 
-    Observations with correlated errors are made independent first. The result is that of the other square-root filters, and the
-    time grows with the number of observations.
+    Observations with correlated errors are made independent first. The result is that of the other square-root filters,
+    and the time grows with the number of observations.
 
     Parameters
     ----------
     inflation
-        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or ``AdaptiveInflation()``.
+        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or
+        ``AdaptiveInflation()``.
     rotate
         Whether the anomalies are rotated at random after each analysis. Mean and covariance stay the same.
     """
@@ -127,10 +131,11 @@ class EnKFN(EnsembleFilter):
     Parameters
     ----------
     certainty
-        The factor c. A larger value trusts the spread of the ensemble more and inflates less. Use 1 for strongly nonlinear
-        forecasts, 2 for weakly nonlinear ones.
+        The factor c. A larger value trusts the spread of the ensemble more and inflates less. Use 1 for strongly
+        nonlinear forecasts, 2 for weakly nonlinear ones.
     inflation
-        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or ``AdaptiveInflation()``.
+        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or
+        ``AdaptiveInflation()``.
     rotate
         Whether the anomalies are rotated at random after each analysis. Mean and covariance stay the same.
     """

@@ -1,9 +1,9 @@
 r"""The ensemble smoother with multiple data assimilation (Emerick & Reynolds 2013).
 
-All observations of the run update the initial ensemble together. This is repeated a times, with the error variances multiplied by
-a. For linear forecasts the result is that of one update; for nonlinear forecasts the updates are smaller steps.
-With anomalies A of the initial ensemble, scaled anomalies S of what it predicts of the observations, n = members - 1 and standard normal
-perturbations e, each time
+All observations of the run update the initial ensemble together. This is repeated a times, with the error variances
+multiplied by a. For linear forecasts the result is that of one update; for nonlinear forecasts the updates are smaller
+steps. With anomalies A of the initial ensemble, scaled anomalies S of what it predicts of the observations, n = members
+- 1 and standard normal perturbations e, each time
 
 .. math:: x \leftarrow x + (R^{-1/2}(y - H(x)) + \sqrt{a}\,e)\, S' (S S' + n a)^{-1} A .
 """
@@ -27,8 +27,9 @@ from xsda.baselines.network import Batch
 class ESMDA(Method):
     """Ensemble smoother with multiple data assimilation: it improves the initial ensemble with all observations.
 
-    Use it for runs that are short compared with the time in which errors grow. The system must be deterministic. The stage
-    "forecast" is the run from the first initial ensemble, "smoothed" the run from the last. The cost is ``iterations + 1`` runs.
+    Use it for runs that are short compared with the time in which errors grow. The system must be deterministic. The
+    stage "forecast" is the run from the first initial ensemble, "smoothed" the run from the last. The cost is
+    ``iterations + 1`` runs.
 
     Parameters
     ----------

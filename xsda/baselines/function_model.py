@@ -26,8 +26,8 @@ class FunctionModel:
     def __init__(self, step: Callable[..., Any], *, tensors: bool, fixed: bool):
         if isinstance(step, torch.nn.Module) and not tensors:
             raise TypeError(
-                f"{type(step).__name__} is a network and takes tensors; use xsda.baselines.Forecast(network, dt='6h', tensors=True), "
-                "dt being the length of its step"
+                f"{type(step).__name__} is a network and takes tensors; use xsda.baselines.Forecast(network, dt='6h', "
+                "tensors=True), dt being the length of its step"
             )
         _check_call(step, fixed)
         self.step, self.tensors = step, tensors
@@ -59,8 +59,9 @@ class BoundFunction(BoundForecast):
         if rest:
             unit = "" if self.origin is None else " s"
             raise ValueError(
-                f"the forecast from {self.text(start)} to {self.text(stop)} is not a whole number of steps of {self.dt:g}{unit}; put "
-                "grid and observations on the steps, use a shorter dt, or a function step(ds, start, stop) without dt"
+                f"the forecast from {self.text(start)} to {self.text(stop)} is not a whole number of steps of "
+                f"{self.dt:g}{unit}; put grid and observations on the steps, use a shorter dt, or a function step(ds, "
+                "start, stop) without dt"
             )
         for _ in range(whole):
             x = self._called(x, start, ())
@@ -95,8 +96,8 @@ class BoundTensorFunction(BoundFunction):
             )
         if x.requires_grad and torch.is_grad_enabled() and not new.requires_grad:
             raise ForecastError(
-                "4D-Var differentiates the forecast step, and PyTorch finds no gradient in the tensor that it returned; leave out "
-                ".detach(), .numpy() and torch.no_grad"
+                "4D-Var differentiates the forecast step, and PyTorch finds no gradient in the tensor that it "
+                "returned; leave out .detach(), .numpy() and torch.no_grad"
             )
         return new.to(x)
 
@@ -123,8 +124,8 @@ def _check_call(step: Any, fixed: bool) -> None:
         found = next((m for m in step.modules() if m.training and isinstance(m, moody)), None)
         if found is not None:
             raise ValueError(
-                f"the network is in training mode and has {type(found).__name__}, so that its forecasts depend on chance or on the "
-                "other members; call .eval() first"
+                f"the network is in training mode and has {type(found).__name__}, so that its forecasts depend on "
+                "chance or on the other members; call .eval() first"
             )
         step = step.forward
     try:

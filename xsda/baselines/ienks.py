@@ -1,13 +1,14 @@
 r"""Windows that slide along the observations, and the iterative ensemble Kalman smoother in them.
 
-A window starts ``lag`` observation times before the one that is assimilated, and slides by one. Each observation is assimilated
-once: it corrects the states at the start of the window, and a forecast carries the correction to later times. In the span of the
-background ensemble at the start, x = mean + w A, the iterative smoother (Bocquet & Sakov 2014) minimises with Gauss-Newton
+A window starts ``lag`` observation times before the one that is assimilated, and slides by one. Each observation is
+assimilated once: it corrects the states at the start of the window, and a forecast carries the correction to later
+times. In the span of the background ensemble at the start, x = mean + w A, the iterative smoother (Bocquet & Sakov
+2014) minimises with Gauss-Newton
 
 .. math:: (M-1)\,w w' + |R^{-1/2}(y - H(x(w)))|^2
 
-with sensitivities from the ensemble itself: :math:`S = T^{-1} Y`, Y being the scaled anomalies of the observed ensemble that
-starts from mean + (w + T) A, with :math:`T = (S S' / (M-1) + 1)^{-1/2}` of the iteration before.
+with sensitivities from the ensemble itself: :math:`S = T^{-1} Y`, Y being the scaled anomalies of the observed ensemble
+that starts from mean + (w + T) A, with :math:`T = (S S' / (M-1) + 1)^{-1/2}` of the iteration before.
 """
 
 from __future__ import annotations
@@ -149,17 +150,18 @@ def _passed(k: int, x: Tensor, observed: bool) -> Iterator[Event]:
 class IEnKS(SlidingWindow):
     """Iterative ensemble Kalman smoother, for strongly nonlinear forecasts and observations (Bocquet & Sakov 2014).
 
-    The system must be deterministic. The stage "smoothed" is the estimate of a time when it leaves the window; "analysis" uses
-    only observations up to its time. Each iteration costs one forecast of the ensemble through the window.
+    The system must be deterministic. The stage "smoothed" is the estimate of a time when it leaves the window;
+    "analysis" uses only observations up to its time. Each iteration costs one forecast of the ensemble through the
+    window.
 
     Parameters
     ----------
     lag
-        Length of the window, in observation times. 1 is the iterative ensemble Kalman filter. 0 is the maximum likelihood
-        ensemble filter: it iterates only over observations that are nonlinear functions of the state.
+        Length of the window, in observation times. 1 is the iterative ensemble Kalman filter. 0 is the maximum
+        likelihood ensemble filter: it iterates only over observations that are nonlinear functions of the state.
     iterations, tolerance
-        Gauss-Newton stops after this many iterations, or when the mean moves by less than ``tolerance`` standard deviations
-        of the background (root mean square over its directions).
+        Gauss-Newton stops after this many iterations, or when the mean moves by less than ``tolerance`` standard
+        deviations of the background (root mean square over its directions).
     inflation
         Factor on the anomalies after each observation time, or ``RTPS(0.9)`` or ``RTPP(0.5)``.
     rotate
@@ -233,8 +235,9 @@ def check_deterministic(method: Method, cycle: Cycle) -> None:
     name, noise = cycle.forecast.name, cycle.forecast.noise
     if noise:
         raise ValueError(
-            f"{name} has transition noise (noise={noise:g}), and {type(method).__name__} needs forecasts that follow from "
-            f"where they start; use {name}(..., noise=0), or a method that takes noise: ETKF as a filter, EnKS as a smoother"
+            f"{name} has transition noise (noise={noise:g}), and {type(method).__name__} needs forecasts that follow "
+            f"from where they start; use {name}(..., noise=0), or a method that takes noise: ETKF as a filter, EnKS as "
+            "a smoother"
         )
 
 

@@ -1,8 +1,9 @@
 r"""Inflation: what keeps the spread of an ensemble from collapsing.
 
-Factor: anomalies of the analysis times a number. RTPS (Whitaker & Hamill 2012): their standard deviation s_a is relaxed to
-that of the forecast, s_a + c (s_f - s_a), for each number of the state. RTPP (Zhang et al. 2004): the anomalies themselves are relaxed.
-Adaptive: the factor :math:`\lambda` on the forecast's covariance is estimated from the innovations,
+Factor: anomalies of the analysis times a number. RTPS (Whitaker & Hamill 2012): their standard deviation s_a is relaxed
+to that of the forecast, s_a + c (s_f - s_a), for each number of the state. RTPP (Zhang et al. 2004): the anomalies
+themselves are relaxed. Adaptive: the factor :math:`\lambda` on the forecast's covariance is estimated from the
+innovations,
 :math:`\hat\lambda = (d'R^{-1}d - M) / tr(HBH'R^{-1})`, and filtered in time (Miyoshi 2011).
 """
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 class Inflation:
     """What is done to an ensemble before and after its analysis. This base class does nothing.
 
-    Derive from it for an inflation of your own: ``before`` gets the forecast and returns it inflated, ``after`` gets the forecast and
-    the analysis and returns the analysis inflated.
+    Derive from it for an inflation of your own: ``before`` gets the forecast and returns it inflated, ``after`` gets
+    the forecast and the analysis and returns the analysis inflated.
     """
 
     remembers: ClassVar[tuple[str, ...]] = ()  # which of the numbers that it notes it needs at the next time
@@ -99,7 +100,8 @@ class RTPP(Inflation):
 class AdaptiveInflation(Inflation):
     """One factor on the variance of the forecast, estimated from the innovations (Miyoshi 2011).
 
-    Use it where the right inflation is not known. The factor of each time is in the coordinate ``inflation`` of the result.
+    Use it where the right inflation is not known. The factor of each time is in the coordinate ``inflation`` of the
+    result.
 
     Parameters
     ----------

@@ -38,8 +38,8 @@ def initial_ensemble(
             start, noted = _start(ds, grid), _noted(ds, method)
     else:
         raise TypeError(
-            f"initial must be a Dataset, got {type(initial).__name__}; to start from a prior, draw an ensemble from it: "
-            f"initial=ds.isel({time}=[0]).sda.sample(prior, members=20)"
+            f"initial must be a Dataset, got {type(initial).__name__}; to start from a prior, draw an ensemble from "
+            f"it: initial=ds.isel({time}=[0]).sda.sample(prior, members=20)"
         )
     ds = ds.drop_vars(time, errors="ignore").expand_dims(time)
     x = torch.as_tensor(grid.stack(ds.transpose("member", time, ...))[:, 0])
@@ -60,8 +60,8 @@ def _single(initial: xr.Dataset, grid: Grid) -> xr.Dataset:
         raise KeyError(f"the initial ensemble lacks the variable {missing[0]!r}; it has {list(initial.data_vars)}")
     if time not in initial.dims and "member" not in initial.dims:
         raise ValueError(
-            f"initial has the dimensions {tuple(initial.dims)}; expected an ensemble over 'member', or states over {time!r} to "
-            "draw it from"
+            f"initial has the dimensions {tuple(initial.dims)}; expected an ensemble over 'member', or states over "
+            f"{time!r} to draw it from"
         )
     _check_place(initial, grid)
     return initial
@@ -103,7 +103,8 @@ def _check_place(ds: xr.Dataset, grid: Grid) -> None:
         strange = [d for d in ds[name].dims if d not in {time, *inner, *SAMPLE_DIMS}]
         if strange:
             raise ValueError(
-                f"the initial ensemble has the dimension {strange[0]!r}, which the grid lacks; use .isel({strange[0]}=...)"
+                f"the initial ensemble has the dimension {strange[0]!r}, which the grid lacks; use "
+                f".isel({strange[0]}=...)"
             )
     for name in grid.names.values():
         check_units(name, ds[name].attrs.get("units"), template[name].attrs.get("units"), "the grid")

@@ -4,7 +4,8 @@ With x -> F x + c and noise of covariance Q from one time to the next, and G = R
 
 .. math:: P_f = F P F' + Q, \qquad K = P_f G' (G P_f G' + 1)^{-1}, \qquad P = (1 - K G) P_f (1 - K G)' + K K'.
 
-The smoother goes back in time with :math:`J = P F' P_f^{-1}`: its mean is :math:`m + J (m^s_+ - m_{f+})`, its covariance
+The smoother goes back in time with :math:`J = P F' P_f^{-1}`: its mean is :math:`m + J (m^s_+ - m_{f+})`, its
+covariance
 :math:`P + J (P^s_+ - P_{f+}) J'`, + being the time after (Rauch et al. 1965).
 """
 
@@ -30,21 +31,23 @@ Normal = tuple[Tensor, Tensor]  # mean (numbers,) and covariance (numbers, numbe
 class KalmanFilter(Method):
     """The Kalman filter: exact for linear systems and observations (Kalman 1960).
 
-    It starts from the mean and covariance of the initial ensemble. It finds the matrix of the system by stepping unit vectors. A
-    function instead of one of ``xsda.systems`` is assumed to have no noise. The members have exactly the mean of each time, and
-    exactly its covariance if there are more members than numbers in a state. All times use the same random numbers. Memory and
-    time grow with the square and the cube of the numbers in a state.
+    It starts from the mean and covariance of the initial ensemble. It finds the matrix of the system by stepping unit
+    vectors. A function instead of one of ``xsda.systems`` is assumed to have no noise. The members have exactly the
+    mean of each time, and exactly its covariance if there are more members than numbers in a state. All times use the
+    same random numbers. Memory and time grow with the square and the cube of the numbers in a state.
     """
 
     def check(self, cycle: Cycle) -> None:
         size = math.prod(cycle.grid.shape[1:])
         if size > DENSE:
             raise ValueError(
-                f"a state has {size} numbers, and {type(self).__name__} holds covariances as matrices, for at most {DENSE}; use LETKF"
+                f"a state has {size} numbers, and {type(self).__name__} holds covariances as matrices, for at most "
+                f"{DENSE}; use LETKF"
             )
         if not cycle.forecast.gaussian:
             raise ValueError(
-                f"{cycle.forecast.name} has a transition of its own, whose covariance {type(self).__name__} does not know; use ETKF"
+                f"{cycle.forecast.name} has a transition of its own, whose covariance {type(self).__name__} does not "
+                "know; use ETKF"
             )
 
     def run(self, cycle: Cycle, x: Tensor) -> Iterator[Event]:
@@ -59,8 +62,8 @@ class RTSSmoother(KalmanFilter):
     """The Rauch-Tung-Striebel smoother: exact for linear systems and observations (Rauch et al. 1965).
 
     It uses the observations of all times. The smoothed members are whole trajectories, drawn backwards in time
-    (Fruehwirth-Schnatter 1994), and have exact means and covariances as in ``KalmanFilter``. The covariances of all times are kept
-    in memory.
+    (Fruehwirth-Schnatter 1994), and have exact means and covariances as in ``KalmanFilter``. The covariances of all
+    times are kept in memory.
     """
 
     stages = ("forecast", "analysis", "smoothed")
@@ -150,8 +153,8 @@ def affine(function: Callable[[Tensor], Tensor], x: Tensor, what: str) -> tuple[
     off = float((came - expected).abs().max() / (came.abs().max() + offset.abs().max()).clamp(min=1e-300))
     if not off < 1e-8:
         raise ValueError(
-            f"{what} is not linear in the state (off by {off:.1g} of its size), and a Kalman filter without an ensemble is for "
-            "linear systems and observations only; use ETKF or ParticleFilter"
+            f"{what} is not linear in the state (off by {off:.1g} of its size), and a Kalman filter without an "
+            "ensemble is for linear systems and observations only; use ETKF or ParticleFilter"
         )
     return matrix, offset[0]
 

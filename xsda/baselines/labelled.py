@@ -1,7 +1,7 @@
 """Tensors to labelled ensembles of one time and back, as fast as xarray allows.
 
-A Dataset is expensive to build and cheap to copy. The first one is built with all its labels; later ones are copies of it with
-other values.
+A Dataset is expensive to build and cheap to copy. The first one is built with all its labels; later ones are copies of
+it with other values.
 """
 
 from __future__ import annotations
@@ -63,19 +63,20 @@ class Labeller:
         assert given is not None
         if not isinstance(new, xr.Dataset):
             raise ForecastError(
-                f"the forecast step must return an xarray.Dataset such as the one it got, not {type(new).__name__}; for functions "
-                "of tensors use Forecast(step, tensors=True)"
+                f"the forecast step must return an xarray.Dataset such as the one it got, not {type(new).__name__}; "
+                "for functions of tensors use Forecast(step, tensors=True)"
             )
         for name in self.names:
             if name not in new.variables:
                 raise ForecastError(
-                    f"the forecast step lost the variable {name!r}; it returned {list(new.data_vars)}, {self.names} were expected"
+                    f"the forecast step lost the variable {name!r}; it returned {list(new.data_vars)}, {self.names} "
+                    "were expected"
                 )
             old, now = given.variables[name], new.variables[name]
             if (now.dims, now.shape) != (old.dims, old.shape) and dict(now.sizes) != dict(old.sizes):
                 raise ForecastError(
-                    f"the forecast step turned {name!r} of the sizes {dict(old.sizes)} into {dict(now.sizes)}; return all "
-                    "members, at the new time only, on the same grid"
+                    f"the forecast step turned {name!r} of the sizes {dict(old.sizes)} into {dict(now.sizes)}; return "
+                    "all members, at the new time only, on the same grid"
                 )
             for d in old.dims:
                 labels, others = given.variables.get(d), new.variables.get(d)

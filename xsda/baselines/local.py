@@ -1,8 +1,8 @@
 r"""The local ensemble transform Kalman filter (Hunt et al. 2007, physics/0511236).
 
-Each grid point has its own analysis, from the observations near it. Their error variances are divided by a taper of the distance.
-Grid points are solved in batches: with symmetric square roots of (member, member) matrices, or of (observation, observation)
-matrices where there are fewer observations than members.
+Each grid point has its own analysis, from the observations near it. Their error variances are divided by a taper of the
+distance. Grid points are solved in batches: with symmetric square roots of (member, member) matrices, or of
+(observation, observation) matrices where there are fewer observations than members.
 """
 
 from __future__ import annotations
@@ -31,16 +31,19 @@ Block = tuple[Tensor, Tensor, Tensor]  # grid points, observations that count th
 class LETKF(EnsembleFilter):
     """Local ensemble transform Kalman filter: each grid point is analysed with the observations near it.
 
-    Use it for fields, where the ensemble is much smaller than the state. The errors of the observations must be independent.
+    Use it for fields, where the ensemble is much smaller than the state. The errors of the observations must be
+    independent.
 
     Parameters
     ----------
     localization
-        Length over which observations act: the standard deviation of the Gaussian that the taper approximates, in the units of
-        the coordinates (kilometres on latitude and longitude). Beyond 3.65 lengths an observation has no effect. A mapping such
-        as ``{"lat": 5.0, "lon": 8.0}`` gives one length for each dimension, in its own units (degrees).
+        Length over which observations act: the standard deviation of the Gaussian that the taper approximates, in the
+        units of the coordinates (kilometres on latitude and longitude). Beyond 3.65 lengths an observation has no
+        effect. A mapping such as ``{"lat": 5.0, "lon": 8.0}`` gives one length for each dimension, in its own units
+        (degrees).
     inflation
-        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or ``AdaptiveInflation()``.
+        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or
+        ``AdaptiveInflation()``.
     rotate
         Whether the anomalies are rotated at random after each analysis. Mean and covariance stay the same.
 
@@ -65,8 +68,8 @@ class LETKF(EnsembleFilter):
         for value in given.values() if isinstance(given, Mapping) else (given,):
             if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value > 0:
                 raise ValueError(
-                    f"localization={given!r} must be positive: it is a length in the units of the coordinates (kilometres on "
-                    "latitude and longitude), or one for each dimension"
+                    f"localization={given!r} must be positive: it is a length in the units of the coordinates "
+                    "(kilometres on latitude and longitude), or one for each dimension"
                 )
 
     def analyse(self, x: Tensor, batch: Batch, cycle: Cycle, k: int) -> Tensor:

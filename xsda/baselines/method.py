@@ -68,7 +68,8 @@ class EnsembleFilter(Filter):
     Parameters
     ----------
     inflation
-        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or ``AdaptiveInflation()``.
+        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or
+        ``AdaptiveInflation()``.
     rotate
         Whether the anomalies are rotated at random after each analysis. Mean and covariance stay the same.
     """

@@ -38,15 +38,17 @@ class Forecast:
     Parameters
     ----------
     step
-        One of ``xsda.systems``; or a function ``step(ds, start, stop)``. The function takes a Dataset with the dimensions
-        ``(member, *space)`` that is valid at ``start``, and returns the same at ``stop``. Both times are as on the time axis of
-        the grid.
+        One of ``xsda.systems``; or a function ``step(ds, start, stop)``. The function takes a Dataset with the
+        dimensions ``(member, *space)`` that is valid at ``start``, and returns the same at ``stop``. Both times are as
+        on the time axis of the grid.
     dt
-        Length of one step on the time axis: a number, or a duration such as "6h". A function is then ``step(ds)``, and is called
-        as often as needed. Default: the system's own ``dt``; it must be given where the time axis holds dates.
+        Length of one step on the time axis: a number, or a duration such as "6h". A function is then ``step(ds)``, and
+        is called as often as needed. Default: the system's own ``dt``; it must be given where the time axis holds
+        dates.
     tensors
-        Whether ``step`` takes tensors ``(member, channel, *space)`` instead of Datasets: in physical units, on ascending axes,
-        with the channels in the order of the variables. Use it for a PyTorch emulator, and for 4D-Var, which differentiates.
+        Whether ``step`` takes tensors ``(member, channel, *space)`` instead of Datasets: in physical units, on
+        ascending axes, with the channels in the order of the variables. Use it for a PyTorch emulator, and for 4D-Var,
+        which differentiates.
 
     Examples
     --------

@@ -1,15 +1,15 @@
 r"""Ridge regression of an earlier ensemble on a later one, for the smoother of a local filter.
 
-A is the forecast ensemble and B the analysis ensemble that it started from, both as anomalies (member, numbers). The smoother
-needs the matrix G of the regression :math:`B \approx A G`. With about as many members N as numbers in a state, the smallest
-singular values of A are chance, and the inverse of A multiplies whatever lies along them. The increments of a local analysis do
-lie along them, because they are not combinations of the members. A ridge damps these directions:
+A is the forecast ensemble and B the analysis ensemble that it started from, both as anomalies (member, numbers). The
+smoother needs the matrix G of the regression :math:`B \approx A G`. With about as many members N as numbers in a state,
+the smallest singular values of A are chance, and the inverse of A multiplies whatever lies along them. The increments
+of a local analysis do lie along them, because they are not combinations of the members. A ridge damps these directions:
 
 .. math:: G = A' (A A' + \lambda)^{-1} B, \qquad \lambda = c\, s^2 / N,
 
-where s is the largest singular value of A. The error of a covariance that is estimated from N members falls as 1 / N, relative
-to its largest eigenvalue, and so does the ridge: with many members the regression is exact. Numbers are counted in units of
-their own spread, so that the result does not depend on units.
+where s is the largest singular value of A. The error of a covariance that is estimated from N members falls as 1 / N,
+relative to its largest eigenvalue, and so does the ridge: with many members the regression is exact. Numbers are
+counted in units of their own spread, so that the result does not depend on units.
 """
 
 from __future__ import annotations

@@ -70,9 +70,10 @@ class Climatology(FreeRun):
 class OptimalInterpolation(Filter):
     """Optimal interpolation: a Gaussian climate and the observations of one time, without forecasts (Gandin 1963).
 
-    The members of the stage "forecast" are Gaussian draws with the covariance of the climate and exactly its mean. The members of
-    the analysis are these, updated with perturbed observations. Their mean is exactly that of the posterior, and their covariance
-    is unbiased. A single member is the mean. A derived quantity is used through its covariances with the state in the climate.
+    The members of the stage "forecast" are Gaussian draws with the covariance of the climate and exactly its mean. The
+    members of the analysis are these, updated with perturbed observations. Their mean is exactly that of the posterior,
+    and their covariance is unbiased. A single member is the mean. A derived quantity is used through its covariances
+    with the state in the climate.
 
     Parameters
     ----------

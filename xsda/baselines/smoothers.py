@@ -4,11 +4,11 @@ EnKS (Evensen & van Leeuwen 2000): the analysis of a filter that sees the whole 
 :math:`x^a = X x^f` with a matrix X (member, member) whose rows add up to one. Applied to earlier states, the same X improves them
 with the later observations.
 
-Rauch-Tung-Striebel (Raanes 2016): backwards in time, with the anomalies A of the analysis and :math:`A_{f+}` of the forecast that
-starts from it, :math:`x^s = x^a + (x^s_+ - x^f_+)\, A_{f+}^{-1} A`, rows being members and the inverse a pseudo-inverse. Where the filter makes
-one combination of members for the whole state, the increment :math:`x^s_+ - x^f_+ = W A_{f+}` is one too: the pseudo-inverse
-projects W, which makes it no larger, however small the singular values are. Where each grid point has its own combination it is
-none, and the inverse has a ridge (``regression.py``).
+Rauch-Tung-Striebel (Raanes 2016): backwards in time, with the anomalies A of the analysis and :math:`A_{f+}` of the
+forecast that starts from it, :math:`x^s = x^a + (x^s_+ - x^f_+)\, A_{f+}^{-1} A`, rows being members and the inverse a
+pseudo-inverse. Where the filter makes one combination of members for the whole state, the increment :math:`x^s_+ -
+x^f_+ = W A_{f+}` is one too: the pseudo-inverse projects W, which makes it no larger, however small the singular values
+are. Where each grid point has its own combination it is none, and the inverse has a ridge (``regression.py``).
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class EnKS(Method):
     Parameters
     ----------
     filter
-        The filter that makes the analyses: ``EnKF``, ``DEnKF``, ``ETKF``, ``EAKF`` or ``EnKFN``. ``LETKF`` cannot be used,
-        because covariances over time are not localized; use it in ``EnRTS``.
+        The filter that makes the analyses: ``EnKF``, ``DEnKF``, ``ETKF``, ``EAKF`` or ``EnKFN``. ``LETKF`` cannot be
+        used, because covariances over time are not localized; use it in ``EnRTS``.
     lag
         How many later observation times improve a state (default: all).
     """
@@ -57,8 +57,8 @@ class EnKS(Method):
         _check_filter(self.filter)
         if self.filter.local:
             raise TypeError(
-                "EnKS needs a filter that makes one combination of members for the whole state, and LETKF makes one at each point; "
-                "use EnRTS(filter=LETKF(...)), or ETKF in EnKS"
+                "EnKS needs a filter that makes one combination of members for the whole state, and LETKF makes one at "
+                "each point; use EnRTS(filter=LETKF(...)), or ETKF in EnKS"
             )
         lag = self.lag
         if lag is not None and (isinstance(lag, bool) or not isinstance(lag, int) or lag < 1):
@@ -101,15 +101,16 @@ class EnKS(Method):
 class EnRTS(Method):
     """The ensemble Rauch-Tung-Striebel smoother: a pass backwards in time over the ensembles of a filter (Raanes 2016).
 
-    It can be used with any ensemble filter. With ``LETKF`` the pass has a small ridge, which vanishes as members are added. All
-    ensembles are kept in memory.
+    It can be used with any ensemble filter. With ``LETKF`` the pass has a small ridge, which vanishes as members are
+    added. All ensembles are kept in memory.
 
     Parameters
     ----------
     filter
         The filter that makes the analyses.
     decay
-        Share of the correction that is passed back at each forecast. A value below 1, such as 0.9, damps chance correlations.
+        Share of the correction that is passed back at each forecast. A value below 1, such as 0.9, damps chance
+        correlations.
     """
 
     filter: EnsembleFilter = field(default_factory=ETKF)
@@ -240,8 +241,9 @@ def _warn_wide(ratio: float) -> None:
     """Warn if a smoothed ensemble is wider than the filter's."""
     if ratio > WIDE:
         warnings.warn(
-            f"at some time the smoothed ensemble has {ratio:.3g} times the variance of the analysis, but later observations can only "
-            "reduce it: chance correlations were passed back; use EnRTS(decay=0.9), more inflation, or another number of members",
+            f"at some time the smoothed ensemble has {ratio:.3g} times the variance of the analysis, but later "
+            "observations can only reduce it: chance correlations were passed back; use EnRTS(decay=0.9), more "
+            "inflation, or another number of members",
             RuntimeWarning,
             stacklevel=2,
         )

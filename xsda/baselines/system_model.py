@@ -32,8 +32,8 @@ class SystemModel:
         _check_state(self.system, grid)
         if dt is None and grid.origin is not None:
             raise ValueError(
-                f"the time axis holds dates, and {self.title} counts time in its own unit; say how long one of its steps lasts: "
-                "xsda.baselines.Forecast(system, dt='6h')"
+                f"the time axis holds dates, and {self.title} counts time in its own unit; say how long one of its "
+                "steps lasts: xsda.baselines.Forecast(system, dt='6h')"
             )
         return BoundSystem(self.system, grid, self.system.dt if dt is None else dt)
 
@@ -67,8 +67,8 @@ def _part(system: MarkovChain, share: float) -> MarkovChain:
     """The same system with a step shorter by the factor ``share``."""
     if not isinstance(system, DiscreteODE):
         raise ValueError(
-            f"{type(system).__name__} makes whole steps, and {share:.3g} of one is left until the next time; put grid and "
-            "observations on its steps"
+            f"{type(system).__name__} makes whole steps, and {share:.3g} of one is left until the next time; put grid "
+            "and observations on its steps"
         )
     part = copy.copy(system)
     part.dt, part.noise = share * system.dt, system.noise * math.sqrt(share)

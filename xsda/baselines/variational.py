@@ -1,17 +1,17 @@
 r"""3D-Var and 4D-Var.
 
-The covariance of the background is a share of the climate's, :math:`B = s\,C = L' L`. L holds the anomalies of the climatology,
-divided by :math:`\sqrt{n - 1}`, where there are fewer of them than numbers in a state, and a matrix square root otherwise. With
-states x = background + w L and the scaled observations g(w) that they predict, the minimum of
+The covariance of the background is a share of the climate's, :math:`B = s\,C = L' L`. L holds the anomalies of the
+climatology, divided by :math:`\sqrt{n - 1}`, where there are fewer of them than numbers in a state, and a matrix square
+root otherwise. With states x = background + w L and the scaled observations g(w) that they predict, the minimum of
 
 .. math:: J(w) = |w|^2 + |R^{-1/2} y - g(w)|^2
 
-is found by Gauss-Newton (Courtier et al. 1994). In the weak-constraint form (Tremolet 2006) w also holds the model errors of the
-window.
+is found by Gauss-Newton (Courtier et al. 1994). In the weak-constraint form (Tremolet 2006) w also holds the model
+errors of the window.
 
-Each member is a minimisation of its own, with its own background and perturbed observations (and model errors): an ensemble of
-data assimilations. Its members differ from each other as the analysis differs from the truth, whatever B is (Zagar et al. 2005),
-if the initial ensemble, R and the model error are right.
+Each member is a minimisation of its own, with its own background and perturbed observations (and model errors): an
+ensemble of data assimilations. Its members differ from each other as the analysis differs from the truth, whatever B is
+(Zagar et al. 2005), if the initial ensemble, R and the model error are right.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class ThreeDVar(Filter):
     Parameters
     ----------
     climatology
-        A long run: states over time, and over "member" or "trajectory" if there are several. Chance correlations of a short
-        one are not tapered.
+        A long run: states over time, and over "member" or "trajectory" if there are several. Chance correlations of a
+        short one are not tapered.
     scale
         The background's error covariance in units of the climate's.
     iterations, tolerance
-        For observations of derived quantities: Gauss-Newton stops after this many iterations, or when the analysis moves by
-        less than ``tolerance`` standard deviations of the background (root mean square).
+        For observations of derived quantities: Gauss-Newton stops after this many iterations, or when the analysis
+        moves by less than ``tolerance`` standard deviations of the background (root mean square).
     """
 
     climatology: xr.Dataset = field(repr=False)
@@ -101,25 +101,27 @@ class ThreeDVar(Filter):
 class FourDVar(SlidingWindow):
     """4D-Var: the run of the model that fits best, in a window that slides by one observation time (Courtier et al. 1994).
 
-    Each observation is assimilated once, and the first ``lag`` of them together. At the start of a window the background is the
-    analysis of the window before; its covariance, and that of the model errors, stay the same. The stage "smoothed" is the
-    estimate of a time when it leaves the window. The noise of the system is left out. The forecast must be differentiable.
+    Each observation is assimilated once, and the first ``lag`` of them together. At the start of a window the
+    background is the analysis of the window before; its covariance, and that of the model errors, stay the same. The
+    stage "smoothed" is the estimate of a time when it leaves the window. The noise of the system is left out. The
+    forecast must be differentiable.
 
     Parameters
     ----------
     climatology
-        A long run: states over time, and over "member" or "trajectory" if there are several. Chance correlations of a short
-        one are not tapered.
+        A long run: states over time, and over "member" or "trajectory" if there are several. Chance correlations of a
+        short one are not tapered.
     scale
         The background's error covariance in units of the climate's. Use less for longer windows.
     lag
         Length of the window, in observation times.
     iterations, tolerance
-        Gauss-Newton stops after this many iterations, or when the controls move by less than ``tolerance`` (root mean square).
-        Controls are the states at the start, in standard deviations of the background, and the model errors in theirs.
+        Gauss-Newton stops after this many iterations, or when the controls move by less than ``tolerance`` (root mean
+        square). Controls are the states at the start, in standard deviations of the background, and the model errors in
+        theirs.
     model_error
-        Standard deviation of the model error between two observation times: a number, or a mapping by variable. This is the
-        weak-constraint form. Default: the model has no error.
+        Standard deviation of the model error between two observation times: a number, or a mapping by variable. This is
+        the weak-constraint form. Default: the model has no error.
     """
 
     climatology: xr.Dataset = field(repr=False)
@@ -139,8 +141,8 @@ class FourDVar(SlidingWindow):
     def check(self, cycle: Cycle) -> None:
         if self.lag and not cycle.forecast.differentiable:
             raise TypeError(
-                "4D-Var differentiates the forecast, and a step on Datasets cannot be; pass one of xsda.systems, or a function of "
-                "torch tensors: xsda.baselines.Forecast(step, tensors=True)"
+                "4D-Var differentiates the forecast, and a step on Datasets cannot be; pass one of xsda.systems, or a "
+                "function of torch tensors: xsda.baselines.Forecast(step, tensors=True)"
             )
         self._model_error(cycle.grid)
 
