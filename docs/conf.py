@@ -63,3 +63,14 @@ autodoc_mock_imports = ["matplotlib"]
 docs = Path(__file__).parent
 for notebook in (docs.parent / "examples").glob("*.ipynb"):
     shutil.copy(notebook, docs / "notebooks")
+
+
+def escape_stars(app, what, name, obj, options, lines):
+    """``*space`` in a shape is not the start of emphasised text."""
+    for i, line in enumerate(lines):
+        parts = line.split("``")
+        lines[i] = "``".join(part if k % 2 else part.replace("*space", "\\*space") for k, part in enumerate(parts))
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", escape_stars)

@@ -12,6 +12,7 @@ import pytest
 
 from xsda.cli.program import program
 
+pytestmark = pytest.mark.docs
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(<!-- skip -->\s*\n)?```(python|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -1,7 +1,7 @@
 """Score-based data assimilation on labelled data: from a prior and observations to a posterior ensemble.
 
-``import xsda`` registers the accessor ``ds.sda`` on every xarray Dataset. The command ``xsda`` imports only what it needs,
-so that ``xsda --help`` answers at once.
+``import xsda`` registers the accessor ``ds.sda`` on every xarray Dataset. The command ``xsda`` imports only what it
+needs, so that ``xsda --help`` answers at once.
 """
 
 import os

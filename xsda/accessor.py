@@ -1,4 +1,7 @@
-"""``ds.sda``: the package at hand on any Dataset or DataArray. Every method is one call of the function of the same name."""
+"""``ds.sda``: the package at hand on any Dataset or DataArray.
+
+Every method is one call of the function of the same name.
+"""
 
 from __future__ import annotations
 
@@ -162,7 +165,10 @@ class SdaAccessor:
         cmap: Any = None,
         ax: Any = None,
     ) -> Any:
-        """Picture of this ensemble, or trajectory, with truth and observations; ``help(xsda.plot.ensemble)`` has the parameters."""
+        """Picture of this ensemble, or trajectory, with truth and observations.
+
+        ``help(xsda.plot.ensemble)`` has the parameters.
+        """
         from xsda.plot import ensemble
 
         return ensemble(

@@ -149,8 +149,8 @@ def _seconds_untouched(path: Path) -> float:
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file or folder; raise at once if another run holds it, and name that run.
 
-    The operating system releases the lock when a process ends, however it ends. There is no lock where none is possible,
-    such as in a folder that cannot be written.
+    The operating system releases the lock when a process ends, however it ends. There is no lock where none is
+    possible, such as in a folder that cannot be written.
     """
     folder, name = (path, ".") if path.is_dir() else (path.parent, f".{path.name}.")
     place, owner = folder / f"{name}lock", folder / f"{name}owner"

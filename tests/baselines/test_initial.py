@@ -45,7 +45,7 @@ def test_a_date(kind):
     grid = ens.expand_dims(time=[date(5), date(6)])
     assert drawn(ens.assign_coords(time=date(3)), grid)[1] == -2 * 86400.0
     with pytest.raises(
-        ValueError, match="the 'time' of the initial ensemble is a plain number, the grid's are dates; make"
+        ValueError, match="'time' holds plain numbers, the grid's time axis dates; make"
     ):
         drawn(ens.assign_coords(time=3.0), grid)
     with pytest.raises(

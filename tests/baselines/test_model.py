@@ -208,6 +208,76 @@ def test_what_comes_back_is_checked(name):
     with pytest.raises(ForecastError, match=match) as caught:
         filter(ds, ds, lambda e, a, b: step(e), method=ETKF(), initial=initial, sigma=1.0, progress=False)
     assert caught.value.partial.sizes["time"] == 1  # the first analysis, labelled
+    if "non-finite" in match:
+        assert caught.value.members == ((2,) if name == "one NaN" else (0, 1, 2, 3))
+        assert caught.value.time == 1.0
+    else:
+        assert caught.value.members == ()
+        assert caught.value.time == 0.0
+
+
+def test_labels_are_built_once():
+    """A Dataset costs a millisecond to build, and a tenth of it to copy."""
+    grid = grid_of(field((0.0, 1.0)))
+    x = torch.as_tensor(np.random.default_rng(1).normal(size=(3, *grid.shape[1:])))
+    seen = []
+
+    def step(ens, start, stop):
+        seen.append(ens)
+        return ens + 1
+
+    bound = Forecast(step).bind(grid)
+    new = bound(x, 0.0, 0.25)
+    built = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Grid, "label", lambda *args: built.append(args))
+        newer = bound(new, 0.25, 1.0)
+    assert not built
+    torch.testing.assert_close(newer, x + 2)
+    assert [float(ens.time) for ens in seen] == [0.0, 0.25]
+    xr.testing.assert_allclose(seen[1].drop_vars("time"), seen[0].drop_vars("time") + 1)
+    for name in ("u", "q"):  # a copy shares nothing that a step could change for others
+        assert not np.shares_memory(seen[0][name].values, seen[1][name].values)
+    assert bound(x[:2], 0.0, 1.0).shape == x[:2].shape
+
+
+def transposed(ds):
+    return ds.transpose(*reversed(ds.u.dims), ...)
+
+
+WAYS = {
+    "another order": transposed,
+    "single precision": lambda ds: ds.astype("float32"),
+    "integers": lambda ds: ds.round().astype(int),
+    "dask": lambda ds: ds.chunk(member=1, lat=2),
+    "coordinates of other kinds": lambda ds: ds.assign_coords(lat=ds.lat.astype("float32"), height=2.0),
+    "without labels": lambda ds: ds.drop_vars(["lat", "member"]),
+    "without an index": lambda ds: ds.drop_indexes("lat"),
+    "other variables": lambda ds: ds.assign(speed=abs(ds.u))[["speed", "q", "u"]],
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_ways_to_return_an_ensemble(name):
+    grid = grid_of(field((0.0, 1.0)))
+    x = torch.as_tensor(np.random.default_rng(1).integers(-9, 9, (3, *grid.shape[1:])).astype(float))
+    bound = Forecast(lambda ds, start, stop: WAYS[name](ds)).bind(grid)
+    for _ in range(2):  # built, and copied
+        new = bound(x, 0.0, 1.0)
+        assert new.dtype == torch.float64
+        torch.testing.assert_close(new, x, **EXACT)
+
+
+def test_what_a_model_says_of_itself():
+    """The name in results, its variables, and the climate to start from."""
+    system = Lorenz96(n=6)
+    model, function = Forecast(system), Forecast(transposed, dt=1.0)
+    assert (model.name, model.variables) == (repr(system), ("u",))
+    assert (function.name, function.variables) == ("transposed", None)
+    drawn = system.to_tensor(system.simulate(1, 5, seed=3))[:, 0]
+    torch.testing.assert_close(model.climate(5, 3), drawn, **EXACT)
+    with pytest.raises(ValueError, match=r"initial=\.\.\. is needed"):
+        function.climate(5, 3)
 
 
 # --- functions of tensors ---

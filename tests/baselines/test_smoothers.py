@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from helpers import Ring, ensemble, kalman, moments, rts
 
 from xsda.baselines import EAKF, ETKF, LETKF, RTPS, AdaptiveInflation, DEnKF, EnKF, EnKFN, filter
 from xsda.baselines.kalman import RTSSmoother
+from xsda.baselines.regression import ridge_share
 from xsda.baselines.smoothers import EnKS, EnRTS
 from xsda.systems import DampedSpring, Lorenz96
 
@@ -170,3 +172,62 @@ def test_filters_that_will_not_do():
     for lag in (0, 2.5, True):
         with pytest.raises(ValueError, match="must be an integer of at least 1"):
             EnKS(lag=lag)
+
+
+def lorenz_ensemble(members, sites=40, seed=0):
+    """A Lorenz-96 trajectory, every second site observed, and an ensemble around its first state."""
+    system = Lorenz96(n=sites)
+    truth = system.simulate(60, seed=seed + 1)
+    obs = truth.sda.observe(truth.isel(x=slice(None, None, 2)), sigma=1.0, seed=seed + 2)
+    noise = np.random.default_rng(seed).normal(size=(members, sites))
+    return system, truth, obs, xr.DataArray(noise, dims=("member", "x")) + truth.isel(time=0, drop=True)
+
+
+@pytest.mark.parametrize("members", [10, 20, 38, 40, 41, 44, 80])
+def test_a_local_filter_is_improved_whatever_the_number_of_members(members):
+    """Near the number of sites the smallest singular values of the ensemble are chance."""
+    system, truth, obs, near = lorenz_ensemble(members)
+    method = EnRTS(filter=LETKF(localization=4.0, inflation=1.05))
+    out = filter(truth, obs, system, method=method, initial=near, progress=False, keep=["analysis", "smoothed"])
+    error = np.sqrt(((out.u.mean("member") - truth.u) ** 2)[:, 10:-5].mean(("time", "x")))
+    assert error.sel(stage="smoothed") < 0.95 * error.sel(stage="analysis")
+    variance = out.u.var("member", ddof=1).mean("x")
+    assert (variance.sel(stage="smoothed") < 1.01 * variance.sel(stage="analysis")).all()
+
+
+def test_smoothing_that_widens_the_ensemble_is_told(monkeypatch):
+    monkeypatch.setattr("xsda.baselines.regression.STRENGTH", 1e-10)
+    system, truth, obs, near = lorenz_ensemble(40)
+    method = EnRTS(filter=LETKF(localization=4.0, inflation=1.05))
+    with pytest.warns(RuntimeWarning, match=r"times the variance of the analysis, .* use EnRTS\(decay=0\.9\)"):
+        filter(truth, obs, system, method=method, initial=near, progress=False)
+
+
+def test_with_many_members_the_smoother_of_a_local_filter_is_exact():
+    """Localization over a distance much longer than the ring: one analysis for all, whose ridge vanishes as 1 / members."""
+    system = Ring(noise=0.0)
+    truth = system.simulate(3, seed=1)
+    obs = truth.sda.observe(truth.isel(time=slice(1, None, 2), x=[0, 3]), sigma=0.5, seed=2)
+    cov = np.exp(-np.abs(np.subtract.outer(np.arange(6), np.arange(6))) / 2)
+    errors = []
+    for members in (200, 1600):
+        start = ensemble(system, np.zeros(6), cov, members)
+        out, exact = (
+            moments(filter(truth, obs, system, method=m, initial=start, progress=False))
+            for m in (EnRTS(filter=LETKF(localization=1e4)), RTSSmoother())
+        )
+        errors.append([np.abs(a - b).max() for a, b in zip(out, exact, strict=True)])
+    fewer, many = np.array(errors)
+    assert (np.abs(np.log(many / fewer) / np.log(8) + 1) < 0.2).all()
+    assert (many < 1e-3).all()
+
+
+@pytest.mark.parametrize("members", [5, 12, 30])
+def test_the_ridge_does_not_depend_on_units(members):
+    rng = np.random.default_rng(members)
+    increment, after = (torch.as_tensor(rng.normal(size=(members, 12))) for _ in range(2))
+    after -= after.mean(0)
+    after[:, 3] = 0
+    units = torch.as_tensor(10.0 ** rng.integers(-6, 6, 12))
+    share = ridge_share(increment, after)
+    torch.testing.assert_close(ridge_share(increment * units, after * units), share, rtol=1e-8, atol=1e-8)

@@ -313,7 +313,7 @@ def test_what_cannot_be_done_is_said(spring):
     run = {"initial": state(system), "progress": False}
     with pytest.raises(TypeError, match=r"differentiates.*Forecast\(step, tensors=True\)"):
         filter(truth, obs, Forecast(labelled_step), method=FourDVar(climatology=climatology), **run)
-    with pytest.raises(KeyError, match="model_error says nothing of 'velocity'"):
+    with pytest.raises(KeyError, match="model_error lacks the variable 'velocity'"):
         filter(truth, obs, system, method=FourDVar(climatology=climatology, model_error={"position": 1.0}), **run)
     wrong = {"position": 1.0, "velocity": 1.0, "speed": 1.0}
     with pytest.raises(KeyError, match="model_error names 'speed'"):

@@ -124,7 +124,7 @@ def test_no_backward_pass(guidance):
         def forward(self, x_t, t):
             return super().forward(x_t, t).detach()
 
-    denoiser = Opaque.of(torch.zeros(1, N), COV[None], torch.ones(1), (N, 1)).double()
+    denoiser = Opaque.of(torch.zeros(1, N), COV[None], torch.ones(1), (N, 1), SCHEDULE).double()
     t, _, x = state(0.6)
     with_graph = guidance.guide(gaussian(COV), linear(), None)(x, t)
     torch.testing.assert_close(guidance.guide(denoiser, linear(), None)(x, t), with_graph)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from lazy import computes_nothing
 from scipy.signal import lfilter
 from scipy.stats import t as student
 
@@ -66,7 +67,8 @@ def test_missing_values_and_dask():
     np.testing.assert_allclose(interval["mean"], holes.mean("time"))
     joined = metrics.mean_interval(holes[0].dropna("time"))
     xr.testing.assert_allclose(interval.isel(run=0), joined)
-    lazy = metrics.mean_interval(holes.chunk({"run": 2, "time": 100}))
+    with computes_nothing():
+        lazy = metrics.mean_interval(holes.chunk({"run": 2, "time": 100}))
     assert lazy.lower.chunks is not None
     xr.testing.assert_allclose(lazy.compute(), interval)
     short = metrics.mean_interval(series[:, :1])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from lazy import computes_nothing
 
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
@@ -199,7 +200,8 @@ def test_long_axes(lazy):
     n = 20_000
     ds = xr.Dataset({"u": ("time", np.arange(n, dtype=float))}, {"time": np.arange(n) * 0.5})
     like = ds.isel(time=slice(1, None, 2))
-    seen = (ds.chunk(time=3000) if lazy else ds).sda.observe(like)
+    with computes_nothing():
+        seen = (ds.chunk(time=3000) if lazy else ds).sda.observe(like)
     np.testing.assert_array_equal(seen.u, np.arange(1, n, 2))
     op = compile_variable(Grid.match(Layout.of(ds), ds), like, "u")
     index, _ = op.stencil(ds.sizes)

@@ -1,12 +1,13 @@
 """Filters, smoothers and variational methods, on the same labelled objects as ``assimilate``."""
 
+from xsda.baselines.bound import ForecastError
 from xsda.baselines.enkf import EAKF, ETKF, DEnKF, EnKF, EnKFN
 from xsda.baselines.esmda import ESMDA
 from xsda.baselines.ienks import IEnKS
 from xsda.baselines.inflation import RTPP, RTPS, AdaptiveInflation, Inflation
 from xsda.baselines.kalman import KalmanFilter, RTSSmoother
 from xsda.baselines.local import LETKF
-from xsda.baselines.model import Forecast, ForecastError
+from xsda.baselines.model import Forecast
 from xsda.baselines.particle import ParticleFilter, ParticleSmoother
 from xsda.baselines.run import filter
 from xsda.baselines.simple import Climatology, FreeRun, OptimalInterpolation, Persistence

@@ -10,17 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xsda.baselines.model import BoundForecast, ForecastError
+from xsda.baselines.bound import BoundForecast, ForecastError
 from xsda.baselines.network import Batch, Network
 from xsda.labels.grid import Grid
+
+TO = {"forecast": "to", "analysis": "at"}  # for messages
 
 
 @dataclass(frozen=True, eq=False)
 class Cycle:
     """The times to go through, in the numbers of the grid, with what is observed at each.
 
-    ``start`` is when the initial ensemble is valid; ``notes`` collects what methods tell of each time, and ``memory`` holds
-    the last of each (at first: what an earlier run told of the initial ensemble).
+    ``start`` is when the initial ensemble is valid. ``notes`` holds the numbers that methods note at each time, and
+    ``memory`` the last of each (at first those of an earlier run that ended with the initial ensemble).
     """
 
     grid: Grid
@@ -52,8 +54,14 @@ class Cycle:
         if before == stop:
             return x
         x = self.forecast(x, before, stop, self.generator(k, "forecast"))
-        check_finite(x, f"the forecast from {self.forecast.text(before)} to {self.forecast.text(stop)}")
+        what = f"the forecast from {self.forecast.text(before)} to {self.forecast.text(stop)}"
+        check_finite(x, what, self.forecast.label(stop))
         return x
+
+    def check_finite(self, x: Tensor, k: int, stage: str) -> None:
+        """Raise if a member is not finite at a stage of the ``k``-th time."""
+        time = float(self.times[k])
+        check_finite(x, f"the {stage} {TO[stage]} {self.forecast.text(time)}", self.forecast.label(time))
 
     def note(self, k: int, name: str, value: float) -> None:
         """Keep a number that belongs to a time."""
@@ -61,15 +69,17 @@ class Cycle:
         self.memory[name] = value
 
 
-def check_finite(x: Tensor, what: str) -> None:
-    """Raise if a member is not finite, naming it."""
+def check_finite(x: Tensor, what: str, time: Any) -> None:
+    """Raise if a member is not finite; ``what`` made it so, at ``time``."""
     if bool(torch.isfinite(x).all()):
         return
     bad = (~torch.isfinite(x).flatten(1).all(1)).nonzero().flatten().tolist()
     raise ForecastError(
-        f"{what} made member {', '.join(map(str, bad[:5]))}{' ...' if len(bad) > 5 else ''} of {len(x)} non-finite; more inflation or "
-        "members, a shorter time step, or a better initial ensemble may help. What was computed before is in the exception's "
-        ".partial"
+        f"{what} made member {', '.join(map(str, bad[:5]))}{' ...' if len(bad) > 5 else ''} of {len(x)} non-finite; "
+        "more inflation or members, a shorter time step, or a better initial ensemble may help. What was computed "
+        "before is in the exception's .partial",
+        members=tuple(bad),
+        time=time,
     )
 
 

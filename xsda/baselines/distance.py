@@ -1,8 +1,8 @@
-r"""How far observations are from grid points, and what they count for there.
+r"""Distances from observations to grid points, and the weight that observations have there.
 
 Distances are in the units of the coordinates, around the ring on periodic axes; on (latitude, longitude) they are great
-circles in kilometres. The taper of Gaspari & Cohn (1999, eq. 4.10) stands for a Gaussian of standard deviation ``length``:
-its half-support is :math:`c = \sqrt{10/3}` lengths, and it is zero beyond 2 c.
+circles in kilometres. The taper of Gaspari & Cohn (1999, eq. 4.10) stands for a Gaussian of standard deviation
+``length``: its half-support is :math:`c = \sqrt{10/3}` lengths, and it is zero beyond 2 c.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xsda.labels.grid import Grid
 from xsda.observations.compile import grid_axis
 
 EARTH = 6371.0  # km
-LEAST = 1e-3  # what counts less is left out
+LEAST = 1e-3  # smaller weights are dropped
 HALF = (10 / 3) ** 0.5
 
 
@@ -35,7 +35,8 @@ def gaspari_cohn(distance: np.ndarray) -> np.ndarray:
 class Metric:
     """Distances on a grid in units of the localization length.
 
-    ``localization``: one length, or one per dimension of the grid, in its units (dimensions that are left out do not count).
+    ``localization``: one length, or one per dimension of the grid, in its units (dimensions that it does not name have
+    no localization).
     """
 
     def __init__(self, grid: Grid, localization: float | Mapping[str, float]):
@@ -63,8 +64,8 @@ class Metric:
             degrees = d in grid.template.coords and (is_latitude(grid.template[d]) or is_longitude(grid.template[d]))
             if degrees and 180 < length < np.inf:
                 raise ValueError(
-                    f"localization={length:g} along {d!r} is in degrees here, more than there are; kilometres are for one "
-                    "length on latitude and longitude together, and 111 of them are a degree of latitude"
+                    f"localization={length:g} along {d!r} is in degrees here, more than there are; kilometres are for "
+                    "one length on latitude and longitude together, and 111 of them are a degree of latitude"
                 )
 
     def part(self, spans: Sequence[slice]) -> Metric:
@@ -84,7 +85,8 @@ class Metric:
     def near(self, position: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What counts at the grid points of these rows of the first dimension, for observations at ``position`` (M, space).
 
-        Pairs as three arrays: grid points (of these rows, ravelled, ascending), observations, and what they count there.
+        Pairs as three arrays: grid points (of these rows, ravelled, ascending), observations, and what they count
+        there.
         """
         mine = self.axes[0].points[first:last]
         if self.sphere:

@@ -1,9 +1,9 @@
 r"""The ensemble smoother with multiple data assimilation (Emerick & Reynolds 2013).
 
-All observations of the run update the initial ensemble at once, several times, each time with their error variances multiplied
-by the number of times a; for linear forecasts this is the same as once, for nonlinear ones it is a sequence of smaller steps.
-With anomalies A of the initial ensemble, scaled anomalies S of all that it predicts, n = members - 1 and standard normal
-perturbations e, each time
+All observations of the run update the initial ensemble together. This is repeated a times, with the error variances
+multiplied by a. For linear forecasts the result is that of one update; for nonlinear forecasts the updates are smaller
+steps. With anomalies A of the initial ensemble, scaled anomalies S of what it predicts of the observations, n = members
+- 1 and standard normal perturbations e, each time
 
 .. math:: x \leftarrow x + (R^{-1/2}(y - H(x)) + \sqrt{a}\,e)\, S' (S S' + n a)^{-1} A .
 """
@@ -25,14 +25,16 @@ from xsda.baselines.network import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class ESMDA(Method):
-    """All observations at once, several times with larger errors: for runs that are short beside the error growth.
+    """Ensemble smoother with multiple data assimilation: it improves the initial ensemble with all observations.
 
-    The system must be deterministic. "smoothed" is the run from the last initial ensemble, "forecast" that from the first.
+    Use it for runs that are short compared with the time in which errors grow. The system must be deterministic. The
+    stage "forecast" is the run from the first initial ensemble, "smoothed" the run from the last. The cost is
+    ``iterations + 1`` runs.
 
     Parameters
     ----------
     iterations
-        How often the observations are assimilated, with their error variances multiplied by as much.
+        How many times the observations are assimilated; their error variances are multiplied by the same number.
     """
 
     iterations: int = 4
@@ -60,7 +62,7 @@ class ESMDA(Method):
             a = self.iterations**0.5
             s, d, e = (torch.cat(parts, 1) for parts in (anomalies, innovations, noise))
             x = x + (weights(s / a, d / a + e) @ split(x.flatten(1))[1]).reshape(x.shape)
-            check_finite(x, f"update {number + 1} of the initial ensemble")
+            check_finite(x, f"update {number + 1} of the initial ensemble", cycle.forecast.label(cycle.start))
         for k, state in _run(cycle, x):
             yield "smoothed", k, state
 
@@ -74,7 +76,7 @@ def _run(cycle: Cycle, x: Tensor) -> Iterator[tuple[int, Tensor]]:
     """All times and the states that follow from the initial ones."""
     for k in range(len(cycle)):
         x = carried(cycle, x, k)
-        check_finite(x, f"the forecast to {cycle.forecast.text(float(cycle.times[k]))}")
+        cycle.check_finite(x, k, "forecast")
         yield k, x
 
 

@@ -1,13 +1,14 @@
 r"""Windows that slide along the observations, and the iterative ensemble Kalman smoother in them.
 
-A window starts ``lag`` observation times before the one that is assimilated, and slides by one: each observation is
-assimilated once, in the states of the window's start, from which everything after it follows by forecast. In the span of the
-background ensemble there, x = mean + w A, the iterative smoother (Bocquet & Sakov 2014) minimises with Gauss-Newton
+A window starts ``lag`` observation times before the one that is assimilated, and slides by one. Each observation is
+assimilated once: it corrects the states at the start of the window, and a forecast carries the correction to later
+times. In the span of the background ensemble at the start, x = mean + w A, the iterative smoother (Bocquet & Sakov
+2014) minimises with Gauss-Newton
 
 .. math:: (M-1)\,w w' + |R^{-1/2}(y - H(x(w)))|^2
 
-with sensitivities from the ensemble itself: :math:`S = T^{-1} Y`, Y being the scaled anomalies of the observed ensemble that
-starts from mean + (w + T) A, with :math:`T = (S S' / (M-1) + 1)^{-1/2}` of the iteration before.
+with sensitivities from the ensemble itself: :math:`S = T^{-1} Y`, Y being the scaled anomalies of the observed ensemble
+that starts from mean + (w + T) A, with :math:`T = (S S' / (M-1) + 1)^{-1/2}` of the iteration before.
 """
 
 from __future__ import annotations
@@ -19,32 +20,31 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from xsda.baselines.cycle import Cycle, check_finite
+from xsda.baselines.cycle import Cycle
 from xsda.baselines.enkf import observed
 from xsda.baselines.inflation import AdaptiveInflation, Inflation, as_inflation
 from xsda.baselines.method import Event, Method, rotated, split
 from xsda.baselines.network import Batch
-from xsda.systems import MarkovChain
 
 
 @dataclass(eq=False)
 class Window:
-    """The states that everything up to a time is a forecast of.
+    """The states at the start of a window, from which its later states are forecast.
 
     Parameters
     ----------
     start
         Number of the time at which the states are valid; -1: that of the initial ensemble.
     x
-        The best states (member, channel, *space) at the start.
+        The current estimate (member, channel, *space) at the start.
     errors
-        What is added to forecasts that arrive at a time, by its number.
+        Model errors, which are added to the forecast for a time, by number of the time.
     fresh
-        What was assimilated since the window started there, by time.
+        The observations that were assimilated since the window started there, by time.
     background
         ``x`` and ``errors`` before that.
     control
-        Where a minimisation ended, in terms of its own; gone when the window slides.
+        The minimum that was found last, as a first guess for the next; dropped when the window slides.
     kept
         What a method keeps from one window to the next.
     """
@@ -69,7 +69,7 @@ class Window:
             if k in self.errors:
                 x = x + self.errors[k]
             if checked:
-                check_finite(x, f"the forecast to {cycle.forecast.text(float(cycle.times[k]))}")
+                cycle.check_finite(x, k, "forecast")
             yield k, x
 
     def last(self, cycle: Cycle, stop: int) -> Tensor:
@@ -86,7 +86,7 @@ def carried(cycle: Cycle, x: Tensor, k: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SlidingWindow(Method):
-    """A method that assimilates each observation in the states of ``lag`` observation times before."""
+    """A method that corrects the states of ``lag`` observation times before each observation."""
 
     lag: int = 1
 
@@ -119,7 +119,7 @@ class SlidingWindow(Method):
             done = k + 1
             window.fresh[k] = batch
             x = self.assimilate(cycle, window, k, x)
-            check_finite(x, f"the analysis at {cycle.forecast.text(float(cycle.times[k]))}")
+            cycle.check_finite(x, k, "analysis")
             yield "analysis", k, x
         for i, x in window.states(cycle, len(cycle) - 1):
             if i >= 0:
@@ -128,7 +128,7 @@ class SlidingWindow(Method):
                 yield from _passed(i, x, False)
 
     def extend(self, cycle: Cycle, window: Window, k: int) -> None:
-        """What is to be done to a window that now reaches to ``k``, before the forecast to there."""
+        """Prepare a window that now ends at ``k``, before the forecast to there."""
         return None
 
     @abstractmethod
@@ -140,7 +140,7 @@ class SlidingWindow(Method):
 
 
 def _passed(k: int, x: Tensor, observed: bool) -> Iterator[Event]:
-    """A time that a forecast arrives at; its analysis is the same unless something is observed."""
+    """The events of a time without an analysis of its own: the forecast, and the analysis if nothing is observed."""
     yield "forecast", k, x
     if not observed:
         yield "analysis", k, x
@@ -148,24 +148,26 @@ def _passed(k: int, x: Tensor, observed: bool) -> Iterator[Event]:
 
 @dataclass(frozen=True, kw_only=True)
 class IEnKS(SlidingWindow):
-    """The iterative ensemble Kalman smoother: strongly nonlinear forecasts and observations (Bocquet & Sakov 2014).
+    """Iterative ensemble Kalman smoother, for strongly nonlinear forecasts and observations (Bocquet & Sakov 2014).
 
-    The system must be deterministic. "smoothed" is the estimate of a time when it leaves the window, "analysis" a filter's.
+    The system must be deterministic. The stage "smoothed" is the estimate of a time when it leaves the window;
+    "analysis" uses only observations up to its time. Each iteration costs one forecast of the ensemble through the
+    window.
 
     Parameters
     ----------
     lag
-        Length of the window, in observation times. 1: the iterative ensemble Kalman filter; 0: the maximum likelihood
-        ensemble filter, which iterates over observations that are nonlinear functions of the state.
+        Length of the window, in observation times. 1 is the iterative ensemble Kalman filter. 0 is the maximum
+        likelihood ensemble filter: it iterates only over observations that are nonlinear functions of the state.
     iterations, tolerance
-        Gauss-Newton stops after so many, or when the mean moves by less than ``tolerance`` standard deviations of the
-        background (root mean square over its directions).
+        Gauss-Newton stops after this many iterations, or when the mean moves by less than ``tolerance`` standard
+        deviations of the background (root mean square over its directions).
     inflation
-        Factor on the anomalies after each observation time, or ``RTPS``, ``RTPP``.
+        Factor on the anomalies after each observation time, or ``RTPS(0.9)`` or ``RTPP(0.5)``.
     rotate
-        Whether the anomalies are then rotated at random, with mean and covariance left as they are.
+        Whether the anomalies are then rotated at random. Mean and covariance stay the same.
     certainty
-        If given, inflation comes from the ensemble's size and the innovations, as in ``EnKFN`` (Bocquet & Sakov 2012).
+        If given, the inflation is found from the innovations, as in ``EnKFN`` (Bocquet & Sakov 2012).
     """
 
     iterations: int = 10
@@ -230,12 +232,12 @@ class IEnKS(SlidingWindow):
 
 def check_deterministic(method: Method, cycle: Cycle) -> None:
     """Raise if the system has noise."""
-    step = cycle.forecast.forecast.step
-    if isinstance(step, MarkovChain) and step.noise:
-        name = type(step).__name__
+    name, noise = cycle.forecast.name, cycle.forecast.noise
+    if noise:
         raise ValueError(
-            f"{name} has transition noise (noise={step.noise:g}), and {type(method).__name__} needs forecasts that follow from "
-            f"where they start; use {name}(..., noise=0), or a method that takes noise: ETKF as a filter, EnKS as a smoother"
+            f"{name} has transition noise (noise={noise:g}), and {type(method).__name__} needs forecasts that follow "
+            f"from where they start; use {name}(..., noise=0), or a method that takes noise: ETKF as a filter, EnKS as "
+            "a smoother"
         )
 
 
@@ -247,4 +249,4 @@ def check_count(name: str, value: int, least: int) -> None:
 
 def check_tolerance(value: float) -> None:
     if not 0 <= value < float("inf"):
-        raise ValueError(f"tolerance={value!r} must be a number from 0 (all iterations are made) up")
+        raise ValueError(f"tolerance={value!r} must be 0 (all iterations are made) or a positive number")

@@ -1,8 +1,9 @@
-r"""Keeping an ensemble's spread from collapsing.
+r"""Inflation: what keeps the spread of an ensemble from collapsing.
 
-Factor: anomalies of the analysis times a number. RTPS (Whitaker & Hamill 2012): their standard deviation s_a is relaxed to
-that of the forecast, s_a + c (s_f - s_a), number by number. RTPP (Zhang et al. 2004): the anomalies themselves are.
-Adaptive: the factor :math:`\lambda` on the forecast's covariance is estimated from the innovations,
+Factor: anomalies of the analysis times a number. RTPS (Whitaker & Hamill 2012): their standard deviation s_a is relaxed
+to that of the forecast, s_a + c (s_f - s_a), for each number of the state. RTPP (Zhang et al. 2004): the anomalies
+themselves are relaxed. Adaptive: the factor :math:`\lambda` on the forecast's covariance is estimated from the
+innovations,
 :math:`\hat\lambda = (d'R^{-1}d - M) / tr(HBH'R^{-1})`, and filtered in time (Miyoshi 2011).
 """
 
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
 
 
 class Inflation:
-    """What is done to an ensemble before and after its analysis; by default nothing."""
+    """What is done to an ensemble before and after its analysis. This base class does nothing.
 
-    remembers: ClassVar[tuple[str, ...]] = ()  # which of the numbers it notes it goes on from
+    Derive from it for an inflation of your own: ``before`` gets the forecast and returns it inflated, ``after`` gets
+    the forecast and the analysis and returns the analysis inflated.
+    """
+
+    remembers: ClassVar[tuple[str, ...]] = ()  # which of the numbers that it notes it needs at the next time
 
     def before(self, cycle: Cycle, k: int, x: Tensor, batch: Batch) -> Tensor:
         return x
@@ -51,7 +56,13 @@ class Factor(Inflation):
 
 @dataclass(frozen=True)
 class RTPS(Inflation):
-    """Relaxation of the spread to the forecast's by ``share``."""
+    """Relaxation to prior spread: the spread of the analysis is moved towards that of the forecast (Whitaker & Hamill 2012).
+
+    Parameters
+    ----------
+    share
+        0 leaves the spread of the analysis, 1 restores that of the forecast.
+    """
 
     share: float = 0.9
 
@@ -67,7 +78,13 @@ class RTPS(Inflation):
 
 @dataclass(frozen=True)
 class RTPP(Inflation):
-    """Relaxation of the anomalies to the forecast's by ``share``."""
+    """Relaxation to prior perturbations: the anomalies are moved towards those of the forecast (Zhang et al. 2004).
+
+    Parameters
+    ----------
+    share
+        0 leaves the anomalies of the analysis, 1 restores those of the forecast.
+    """
 
     share: float = 0.5
 
@@ -81,16 +98,19 @@ class RTPP(Inflation):
 
 @dataclass(frozen=True)
 class AdaptiveInflation(Inflation):
-    """One factor on the forecast's variance, from the innovations.
+    """One factor on the variance of the forecast, estimated from the innovations (Miyoshi 2011).
+
+    Use it where the right inflation is not known. The factor of each time is in the coordinate ``inflation`` of the
+    result.
 
     Parameters
     ----------
     initial, sigma
-        First guess of the factor, and its standard deviation.
+        First guess of the factor, and the standard deviation of its error.
     growth
-        Factor on the variance (the square of ``sigma``) from one time to the next; larger adapts faster.
+        Factor on the variance of that error from one time to the next. A larger value adapts faster.
     lower
-        Least factor.
+        Smallest factor allowed.
     """
 
     initial: float = 1.0

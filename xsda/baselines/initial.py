@@ -11,11 +11,10 @@ from torch import Tensor
 
 from xsda.baselines.method import Method
 from xsda.baselines.model import Forecast
-from xsda.labels.axes import axis_numbers, is_datelike
+from xsda.labels.axes import axis_numbers, check_calendar
 from xsda.labels.cf import check_units
 from xsda.labels.grid import Grid
 from xsda.labels.layout import SAMPLE_DIMS, sample_dim
-from xsda.systems import MarkovChain
 
 
 def initial_ensemble(
@@ -29,12 +28,7 @@ def initial_ensemble(
     start, least = float(grid.numbers(time)[0]), method.least
     noted: dict[str, float] = {}
     if initial is None:
-        if not isinstance(forecast.step, MarkovChain):
-            raise ValueError(
-                "initial=... is needed: an ensemble over 'member', or a long run over time to draw states from"
-            )
-        ds = forecast.step.simulate(1, _count(members, least), seed=seed)
-        return forecast.step.to_tensor(ds)[:, 0], start, noted
+        return forecast.climate(_count(members, least), seed), start, noted
     if isinstance(initial, xr.Dataset):
         ds = _single(initial, grid)
         if time in ds.dims:
@@ -44,8 +38,8 @@ def initial_ensemble(
             start, noted = _start(ds, grid), _noted(ds, method)
     else:
         raise TypeError(
-            f"initial must be a Dataset, got {type(initial).__name__}; to start from a prior, draw an ensemble from it: "
-            f"initial=ds.isel({time}=[0]).sda.sample(prior, members=20)"
+            f"initial must be a Dataset, got {type(initial).__name__}; to start from a prior, draw an ensemble from "
+            f"it: initial=ds.isel({time}=[0]).sda.sample(prior, members=20)"
         )
     ds = ds.drop_vars(time, errors="ignore").expand_dims(time)
     x = torch.as_tensor(grid.stack(ds.transpose("member", time, ...))[:, 0])
@@ -66,8 +60,8 @@ def _single(initial: xr.Dataset, grid: Grid) -> xr.Dataset:
         raise KeyError(f"the initial ensemble lacks the variable {missing[0]!r}; it has {list(initial.data_vars)}")
     if time not in initial.dims and "member" not in initial.dims:
         raise ValueError(
-            f"initial has the dimensions {tuple(initial.dims)}; expected an ensemble over 'member', or states over {time!r} to "
-            "draw it from"
+            f"initial has the dimensions {tuple(initial.dims)}; expected an ensemble over 'member', or states over "
+            f"{time!r} to draw it from"
         )
     _check_place(initial, grid)
     return initial
@@ -78,12 +72,7 @@ def _start(ds: xr.Dataset, grid: Grid) -> float:
     time = grid.core_dims[0]
     if time not in ds.coords:
         return float(grid.numbers(time)[0])
-    if is_datelike(ds[time]) != (grid.origin is not None):
-        kinds = ("a plain number", "a date"), ("plain numbers", "dates")
-        raise ValueError(
-            f"the {time!r} of the initial ensemble is {kinds[0][is_datelike(ds[time])]}, the grid's are "
-            f"{kinds[1][grid.origin is not None]}; make them alike, or leave it out: .drop_vars({time!r})"
-        )
+    check_calendar(ds[time], grid.origin is not None, "the grid's time axis")
     return float(axis_numbers(ds[time].expand_dims("_"), grid.origin)[0])
 
 
@@ -114,7 +103,8 @@ def _check_place(ds: xr.Dataset, grid: Grid) -> None:
         strange = [d for d in ds[name].dims if d not in {time, *inner, *SAMPLE_DIMS}]
         if strange:
             raise ValueError(
-                f"the initial ensemble has the dimension {strange[0]!r}, which the grid lacks; use .isel({strange[0]}=...)"
+                f"the initial ensemble has the dimension {strange[0]!r}, which the grid lacks; use "
+                f".isel({strange[0]}=...)"
             )
     for name in grid.names.values():
         check_units(name, ds[name].attrs.get("units"), template[name].attrs.get("units"), "the grid")

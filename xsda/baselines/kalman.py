@@ -4,7 +4,8 @@ With x -> F x + c and noise of covariance Q from one time to the next, and G = R
 
 .. math:: P_f = F P F' + Q, \qquad K = P_f G' (G P_f G' + 1)^{-1}, \qquad P = (1 - K G) P_f (1 - K G)' + K K'.
 
-The smoother goes back in time with :math:`J = P F' P_f^{-1}`: its mean is :math:`m + J (m^s_+ - m_{f+})`, its covariance
+The smoother goes back in time with :math:`J = P F' P_f^{-1}`: its mean is :math:`m + J (m^s_+ - m_{f+})`, its
+covariance
 :math:`P + J (P^s_+ - P_{f+}) J'`, + being the time after (Rauch et al. 1965).
 """
 
@@ -17,11 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xsda.baselines.bound import Leg
 from xsda.baselines.cycle import Cycle
 from xsda.baselines.method import Event, Method, split
-from xsda.baselines.model import _steps
 from xsda.baselines.simple import centred
-from xsda.systems import MarkovChain
 
 DENSE = 4000  # numbers of a state whose covariance is held as a matrix
 Normal = tuple[Tensor, Tensor]  # mean (numbers,) and covariance (numbers, numbers)
@@ -29,22 +29,25 @@ Normal = tuple[Tensor, Tensor]  # mean (numbers,) and covariance (numbers, numbe
 
 @dataclass(frozen=True, kw_only=True)
 class KalmanFilter(Method):
-    """Exact for linear systems and observations, from mean and covariance of the initial ensemble (Kalman 1960).
+    """The Kalman filter: exact for linear systems and observations (Kalman 1960).
 
-    The matrix of the system is found by stepping unit vectors, without noise; a function instead of one of ``xsda.systems`` is
-    taken to have none. Members have exactly the mean of each time, and exactly its covariance if there are more of them than
-    numbers in a state; all times share their random numbers.
+    It starts from the mean and covariance of the initial ensemble. It finds the matrix of the system by stepping unit
+    vectors. A function instead of one of ``xsda.systems`` is assumed to have no noise. The members have exactly the
+    mean of each time, and exactly its covariance if there are more members than numbers in a state. All times use the
+    same random numbers. Memory and time grow with the square and the cube of the numbers in a state.
     """
 
     def check(self, cycle: Cycle) -> None:
-        size, step = math.prod(cycle.grid.shape[1:]), cycle.forecast.forecast.step
+        size = math.prod(cycle.grid.shape[1:])
         if size > DENSE:
             raise ValueError(
-                f"a state has {size} numbers, and {type(self).__name__} holds covariances as matrices, for at most {DENSE}; use LETKF"
+                f"a state has {size} numbers, and {type(self).__name__} holds covariances as matrices, for at most "
+                f"{DENSE}; use LETKF"
             )
-        if isinstance(step, MarkovChain) and type(step).transition is not MarkovChain.transition:
+        if not cycle.forecast.gaussian:
             raise ValueError(
-                f"{type(step).__name__} has a transition of its own, whose covariance {type(self).__name__} does not know; use ETKF"
+                f"{cycle.forecast.name} has a transition of its own, whose covariance {type(self).__name__} does not "
+                "know; use ETKF"
             )
 
     def run(self, cycle: Cycle, x: Tensor) -> Iterator[Event]:
@@ -56,10 +59,11 @@ class KalmanFilter(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class RTSSmoother(KalmanFilter):
-    """Exact for linear systems and observations, from all observations (Rauch, Tung & Striebel 1965).
+    """The Rauch-Tung-Striebel smoother: exact for linear systems and observations (Rauch et al. 1965).
 
-    Smoothed members are whole trajectories, sampled backwards in time (Fruehwirth-Schnatter 1994), with exact means and
-    covariances as in ``KalmanFilter``. The covariances of all times are kept in memory.
+    It uses the observations of all times. The smoothed members are whole trajectories, drawn backwards in time
+    (Fruehwirth-Schnatter 1994), and have exact means and covariances as in ``KalmanFilter``. The covariances of all
+    times are kept in memory.
     """
 
     stages = ("forecast", "analysis", "smoothed")
@@ -107,36 +111,31 @@ def filtered(cycle: Cycle, x: Tensor) -> Iterator[tuple[Tensor, Normal, Normal]]
 
 
 class LinearSystem:
-    """What leads to the k-th time: the matrix F, the offset c and the covariance Q of the noise."""
+    """The step to the k-th time: its matrix F, offset c and noise covariance Q."""
 
     def __init__(self, cycle: Cycle, x: Tensor):
         self.cycle, self.x = cycle, x
-        self.known: dict[tuple[int, float], tuple[Tensor, Tensor, Tensor]] = {}
+        self.known: dict[tuple[Leg, ...], tuple[Tensor, Tensor, Tensor]] = {}
 
     def __call__(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
         forecast, times = self.cycle.forecast, self.cycle.times
         before, stop = self.cycle.start if k == 0 else float(times[k - 1]), float(times[k])
-        zero = self.x.new_zeros(self.x[0].numel(), self.x[0].numel())
-        if before == stop:
-            return zero + torch.eye(len(zero), dtype=zero.dtype), zero[0], zero
-        step, dt = forecast.forecast.step, forecast.dt
-        if not isinstance(step, MarkovChain) or dt is None:
-            return *self._affine(before, stop), zero
-        whole, rest = _steps(stop - before, dt)
-        key = whole, round(rest / dt, 4)
-        if key not in self.known:
-            self.known[key] = self._composed(whole, rest, dt, step.noise**2)
-        return self.known[key]
+        legs = () if before == stop else tuple(forecast.legs(before, stop))
+        if not forecast.autonomous:
+            return self._composed(legs)
+        if legs not in self.known:
+            self.known[legs] = self._composed(legs)
+        return self.known[legs]
 
-    def _composed(self, whole: int, rest: float, dt: float, variance: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Whole steps and a part of one, each followed by its noise."""
-        parts = [(dt, *self._affine(0.0, dt))] * whole if whole else []
-        parts += [(rest, *self._affine(0.0, rest))] if rest else []
+    def _composed(self, legs: tuple[Leg, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """One leg after another, each followed by its noise."""
         one = torch.eye(self.x[0].numel(), dtype=self.x.dtype)
         matrix, offset, noise = one, 0 * one[0], 0 * one
-        for length, f, c in parts:
+        each = {p: self._affine(p.start, p.stop) for p in dict.fromkeys(legs)}
+        for leg in legs:
+            f, c = each[leg]
             matrix, offset = f @ matrix, f @ offset + c
-            noise = f @ noise @ f.T + variance * length / dt * one
+            noise = f @ noise @ f.T + leg.variance * one
         return matrix, offset, noise
 
     def _affine(self, start: float, stop: float) -> tuple[Tensor, Tensor]:
@@ -154,8 +153,8 @@ def affine(function: Callable[[Tensor], Tensor], x: Tensor, what: str) -> tuple[
     off = float((came - expected).abs().max() / (came.abs().max() + offset.abs().max()).clamp(min=1e-300))
     if not off < 1e-8:
         raise ValueError(
-            f"{what} is not linear in the state (off by {off:.1g} of its size), and a Kalman filter without an ensemble is for "
-            "linear systems and observations only; use ETKF or ParticleFilter"
+            f"{what} is not linear in the state (off by {off:.1g} of its size), and a Kalman filter without an "
+            "ensemble is for linear systems and observations only; use ETKF or ParticleFilter"
         )
     return matrix, offset[0]
 

@@ -1,8 +1,8 @@
 r"""The local ensemble transform Kalman filter (Hunt et al. 2007, physics/0511236).
 
-Each grid point has an analysis of its own from the observations near it, whose error variances are divided by the taper of
-their distance. All grid points are solved together in batches: by the symmetric square root of (member, member) matrices, or,
-where fewer observations count than there are members, of (observation, observation) ones.
+Each grid point has its own analysis, from the observations near it. Their error variances are divided by a taper of the
+distance. Grid points are solved in batches: with symmetric square roots of (member, member) matrices, or of
+(observation, observation) matrices where there are fewer observations than members.
 """
 
 from __future__ import annotations
@@ -29,17 +29,38 @@ Block = tuple[Tensor, Tensor, Tensor]  # grid points, observations that count th
 
 @dataclass(frozen=True, kw_only=True)
 class LETKF(EnsembleFilter):
-    """Local ensemble transform Kalman filter.
+    """Local ensemble transform Kalman filter: each grid point is analysed with the observations near it.
+
+    Use it for fields, where the ensemble is much smaller than the state. The errors of the observations must be
+    independent.
 
     Parameters
     ----------
     localization
-        How far observations reach: the standard deviation of the Gaussian that the taper stands for, in the units of the
-        coordinates (kilometres on latitude and longitude). Beyond 3.65 times it nothing counts. Or one for each dimension, such
-        as ``{"lat": 5.0, "lon": 8.0}``, then each in its own units: degrees.
+        Length over which observations act: the standard deviation of the Gaussian that the taper approximates, in the
+        units of the coordinates (kilometres on latitude and longitude). Beyond 3.65 lengths an observation has no
+        effect. A mapping such as ``{"lat": 5.0, "lon": 8.0}`` gives one length for each dimension, in its own units
+        (degrees).
+    inflation
+        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or
+        ``AdaptiveInflation()``.
+    rotate
+        Whether the anomalies are rotated at random after each analysis. Mean and covariance stay the same.
+
+    Examples
+    --------
+    >>> system = xsda.systems.Lorenz96(n=20)
+    >>> truth = system.simulate(10, seed=0)
+    >>> obs = truth.sda.observe(truth.isel(x=slice(None, None, 2)), sigma=1.0, seed=1)
+    >>> method = xsda.baselines.LETKF(localization=4.0, inflation=1.04)
+    >>> run = truth.sda.filter(obs, system, method=method, members=8, sigma=1.0, progress=False)
+    >>> dict(run.sizes)
+    {'member': 8, 'time': 10, 'x': 20}
     """
 
     localization: float | Mapping[str, float]
+
+    local = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,8 +68,8 @@ class LETKF(EnsembleFilter):
         for value in given.values() if isinstance(given, Mapping) else (given,):
             if isinstance(value, bool) or not isinstance(value, numbers.Real) or not value > 0:
                 raise ValueError(
-                    f"localization={given!r} must be positive: it is a length in the units of the coordinates (kilometres on "
-                    "latitude and longitude), or one for each dimension"
+                    f"localization={given!r} must be positive: it is a length in the units of the coordinates "
+                    "(kilometres on latitude and longitude), or one for each dimension"
                 )
 
     def analyse(self, x: Tensor, batch: Batch, cycle: Cycle, k: int) -> Tensor:
@@ -73,7 +94,7 @@ def check_independent(batch: Batch) -> None:
 
 def local_analyses(points: Tensor, s: Tensor, d: Tensor, blocks: list[Block], threads: int = 1) -> Tensor:
     """Anomalies (point, member, channel) to analysis members less the forecast's mean, block by block."""
-    out = points.clone()  # where nothing counts it stays as it is
+    out = points.clone()  # points without observations stay as they are
     rows, innovation = s.T.contiguous(), d[0]
 
     def solve(block: Block) -> None:
@@ -111,7 +132,7 @@ def local_analysis(anomalies: Tensor, s: Tensor, d: Tensor) -> Tensor:
 
 
 def neighbours(geometry: Geometry, localization: float | Mapping[str, float], members: int) -> list[Block]:
-    """Which observations count where, in blocks of grid points with about as many of them; kept with the geometry."""
+    """Which observations act where, in blocks of grid points with similar numbers of them; kept with the geometry."""
     key = ("neighbours", repr(localization), members)
     if key not in geometry.cache:
         geometry.cache[key] = blocks_of(Metric(geometry.grid, localization), geometry.position, members)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from xsda.baselines.cycle import Cycle, check_finite
+from xsda.baselines.cycle import Cycle
 from xsda.baselines.inflation import Inflation, as_inflation
 from xsda.baselines.network import Batch
 
@@ -20,14 +20,14 @@ STAGES = ("forecast", "analysis", "smoothed")
 
 
 class Method(ABC):
-    """A way through a cycle. Results do not depend on anything but its arguments and the seed."""
+    """A way through a cycle. Its results depend only on its arguments and the seed."""
 
     least: ClassVar[int] = 2  # members
     stages: ClassVar[tuple[str, ...]] = ("forecast", "analysis")
 
     @property
     def remembers(self) -> tuple[str, ...]:
-        """Which of the numbers it notes it needs to go on from the last of them."""
+        """Which of the numbers that it notes it needs at the next time."""
         return ()
 
     @abstractmethod
@@ -35,7 +35,7 @@ class Method(ABC):
         """Go through the times from the initial ensemble ``x``, yielding each stage of each time once, in order."""
 
     def check(self, cycle: Cycle) -> None:
-        """Raise if this method cannot do what the observations ask."""
+        """Raise if this method cannot be used with the model or the observations."""
         return None
 
 
@@ -53,7 +53,7 @@ class Filter(Method):
             batch = cycle.batch(k)
             if batch is not None:
                 x = self.update(cycle, k, x, batch)
-                check_finite(x, f"the analysis at {cycle.forecast.text(float(cycle.times[k]))}")
+                cycle.check_finite(x, k, "analysis")
             yield "analysis", k, x
 
     @abstractmethod
@@ -63,18 +63,21 @@ class Filter(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleFilter(Filter):
-    """A Kalman filter of ensembles: an analysis, between what inflation does before and after it.
+    """An ensemble Kalman filter: an analysis, with inflation before or after it.
 
     Parameters
     ----------
     inflation
-        Factor on the anomalies of the analysis, or ``RTPS``, ``RTPP``, ``AdaptiveInflation``.
+        Factor on the anomalies of the analysis, or an object such as ``RTPS(0.9)``, ``RTPP(0.5)`` or
+        ``AdaptiveInflation()``.
     rotate
-        Whether the anomalies are rotated at random after each analysis, with mean and covariance left as they are.
+        Whether the anomalies are rotated at random after each analysis. Mean and covariance stay the same.
     """
 
     inflation: float | Inflation = 1.0
     rotate: bool = False
+
+    local: ClassVar[bool] = False  # whether each grid point has its own combination of the members
 
     def __post_init__(self) -> None:
         as_inflation(self.inflation)  # raises if it is none

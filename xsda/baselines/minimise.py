@@ -1,7 +1,7 @@
-r"""Gauss-Newton for :math:`|w|^2 + |y - g(w)|^2`, one minimum a member.
+r"""Gauss-Newton for the minimum of :math:`|w|^2 + |y - g(w)|^2`, for each member.
 
-Each step solves :math:`(1 + G' G)\,\delta w = G'(y - g) - w`: with the tangent-linear G as a matrix, or by conjugate gradients,
-which need only products with it and its adjoint. A step that would raise the cost is halved.
+Each step solves :math:`(1 + G' G)\,\delta w = G'(y - g) - w`: with the tangent-linear G as a matrix, or by conjugate
+gradients, which need only products with it and its adjoint. A step that would raise the cost is halved.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-DENSE = 2**16  # numbers in as many copies of the states as there are observations: if there are more, no matrix is made
+DENSE = 2**16  # a matrix is made if one copy of the states for each observation holds at most so many numbers
 INNER = 1e-3  # relative residual at which conjugate gradients stop: the next step sees what is left
 Linear = Callable[[Tensor], Tensor]
 Predicted = Callable[[Tensor], Tensor]  # controls (member, control) -> scaled observations (member, M)
@@ -20,10 +20,10 @@ Predicted = Callable[[Tensor], Tensor]  # controls (member, control) -> scaled o
 def minimise(
     predicted: Predicted, w: Tensor, target: Tensor, iterations: int, tolerance: float, numbers: int
 ) -> tuple[Tensor, int]:
-    """The minima, one a member, and how many iterations they took.
+    """The minimum of each member, and the number of iterations.
 
-    ``w``: where to start, (member, control); ``target``: (member, M); ``numbers``: of a state. They stop when w moves by less
-    than ``tolerance`` (root mean square).
+    ``w``: where to start, (member, control); ``target``: (member, M); ``numbers``: of a state. They stop when w moves
+    by less than ``tolerance`` (root mean square).
     """
 
     def evaluate(w: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,8 +80,8 @@ def gradient_step(predicted: Predicted, w: Tensor, misfit: Tensor) -> Tensor:
 def products(predicted: Predicted, w: Tensor) -> tuple[Linear, Linear]:
     """Products with the adjoint and the tangent-linear at ``w``, from one forecast.
 
-    The adjoint is linear in what it is applied to, so that its own adjoint is the tangent-linear: reverse mode twice, which
-    is much faster here than forward mode.
+    The adjoint is linear in what it is applied to, so that its own adjoint is the tangent-linear: reverse mode twice,
+    which is much faster here than forward mode.
     """
     with torch.enable_grad():
         point = w.detach().clone().requires_grad_()

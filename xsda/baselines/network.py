@@ -13,8 +13,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from xsda.baselines.bound import ForecastError
 from xsda.baselines.column import check_instrument, column
-from xsda.baselines.model import ForecastError
 from xsda.baselines.times import at_times, on_times, times_of, union
 from xsda.labels.grid import Grid
 from xsda.likelihood.whitening import Whitener

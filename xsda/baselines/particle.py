@@ -1,11 +1,11 @@
-r"""Particle filter and smoother: no Gaussian assumption, and many members needed (Gordon et al. 1993).
+r"""Particle filter and smoother: they assume nothing Gaussian and need many members (Gordon et al. 1993).
 
-Members are weighted by their likelihood, :math:`w_i \propto w_i \exp(-|R^{-1/2}(y - H(x_i))|^2 / 2)`; resampling makes copies
-of the heavy ones and drops the light ones. The effective sample size is :math:`1 / \sum_i w_i^2`.
+Members are weighted by their likelihood, :math:`w_i \propto w_i \exp(-|R^{-1/2}(y - H(x_i))|^2 / 2)`; resampling copies
+members with large weights and drops those with small ones. The effective sample size is :math:`1 / \sum_i w_i^2`.
 
-Copies of a deterministic system stay copies. Regularisation adds to them a Gaussian kernel with the covariance of the weighted
-members times :math:`(\mathrm{jitter} \cdot h)^2`, with the bandwidth :math:`h = N^{-1/(d+4)}` for states of d numbers (Musso et
-al. 2001).
+Copies would stay equal in a deterministic system. Regularisation adds to them a Gaussian kernel with the covariance of
+the weighted members times :math:`(\mathrm{jitter} \cdot h)^2`, with the bandwidth :math:`h = N^{-1/(d+4)}` for states
+of d numbers (Musso et al. 2001).
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ FEW = 10  # ancestors
 
 @dataclass(frozen=True, kw_only=True)
 class ParticleFilter(Filter):
-    """The bootstrap filter, resampled at every time with observations.
+    """The bootstrap particle filter, resampled at every time with observations (Gordon et al. 1993).
 
-    No weights are carried, so that the members of each analysis count alike and are all that a run needs to go on.
-    ``ParticleSmoother`` carries them.
+    Use it for states of a few numbers and with hundreds of members or more. The members of each analysis have equal
+    weights.
 
     Parameters
     ----------
     jitter
-        Width of the noise added to copies, in units of the usual bandwidth; 0 for none, about 1 for a system without noise.
+        Width of the noise added to copies, in units of the usual bandwidth. Use 0 for a system with noise, about 1 for
+        a system without.
     """
 
     jitter: float = 0.0
@@ -51,14 +52,15 @@ class ParticleFilter(Filter):
 
 @dataclass(frozen=True, kw_only=True)
 class ParticleSmoother(Method):
-    """Whole trajectories of a bootstrap filter, traced back from the last time through their ancestors (Kitagawa 1996).
+    """Particle smoother: trajectories of the bootstrap filter, traced back through their ancestors (Kitagawa 1996).
 
-    Weights are carried from time to time; "forecast" and "analysis" are copies drawn by them. All states are kept in memory.
+    Weights are kept from time to time. The members of "forecast" and "analysis" are drawn by them, so that they have
+    equal weights. All states are kept in memory.
 
     Parameters
     ----------
     resample_below
-        Members are resampled when the effective sample size falls below this share of them.
+        Members are resampled when the effective sample size is below this share of their number.
     jitter
         As in ``ParticleFilter``.
     """
@@ -72,8 +74,8 @@ class ParticleSmoother(Method):
         _check_jitter(self.jitter)
         if not 0 <= self.resample_below <= 1:
             raise ValueError(
-                f"resample_below={self.resample_below} must lie between 0 (never) and 1 (at all times with observations): it is a "
-                "share of the members"
+                f"resample_below={self.resample_below} must lie between 0 (never) and 1 (at all times with "
+                "observations): it is a share of the members"
             )
 
     def run(self, cycle: Cycle, x: Tensor) -> Iterator[Event]:
@@ -142,7 +144,8 @@ def _copied(cycle: Cycle, k: int, x: Tensor, weight: Tensor, index: Tensor, jitt
 def kernel_root(x: Tensor, weight: Tensor) -> Tensor:
     """L (., numbers), so that L' L is the covariance of weighted members (member, numbers).
 
-    Where fewer than two members count, it is that of all: the ensemble lost track, and has to be spread again.
+    Where the effective sample size is below two, all members count alike: the ensemble lost track and has to be spread
+    again.
     """
     if effective_sample_size(weight) < 2:
         weight = torch.full_like(weight, 1 / len(weight))
@@ -160,8 +163,8 @@ def _check_jitter(jitter: float) -> None:
 def _warn_few(count: int, members: int) -> None:
     if count < FEW:
         warnings.warn(
-            f"all smoothed trajectories descend from {count} of the {members} initial members, so that the early times say little "
-            "about the spread; use more members, a lower resample_below, or a shorter run",
+            f"all smoothed trajectories descend from {count} of the {members} initial members, so that the early times "
+            "say little about the spread; use more members, a lower resample_below, or a shorter run",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -166,8 +166,8 @@ class Record:
         for number, path in enumerate(sorted(self.out.glob("*.nc"))):
             if path.name != f"{number:06d}.nc":
                 raise ValueError(
-                    f"{self.out} holds {path.name} but not {number:06d}.nc; delete {path.name} and all later pieces, or choose "
-                    "another folder"
+                    f"{self.out} holds {path.name} but not {number:06d}.nc; delete {path.name} and all later pieces, "
+                    "or choose another folder"
                 )
             try:
                 pieces.append(
@@ -175,8 +175,8 @@ class Record:
                 )
             except (OSError, ValueError) as error:
                 raise ValueError(
-                    f"{path} is not a whole NetCDF file ({error}); delete it and all later pieces, and the same call computes "
-                    "them again"
+                    f"{path} is not a whole NetCDF file ({error}); delete it and all later pieces, and the same call "
+                    "computes them again"
                 ) from error
         return pieces
 
@@ -197,7 +197,8 @@ class Record:
             return x, 0
         if not isinstance(self.method, Filter) or "analysis" not in self.stages:
             raise ValueError(
-                f"{self.out} holds an earlier run, and only filters that keep='analysis' can resume; choose another folder"
+                f"{self.out} holds an earlier run, and only filters that keep='analysis' can resume; choose another "
+                "folder"
             )
         last, first = pieces[-1], (len(pieces) - 1) * self.every
         self._check(last, first)
@@ -223,8 +224,8 @@ class Record:
         expected = self.cycle.grid.template.isel({self.time: slice(first, first + self.every)})
         if not np.array_equal(piece[self.time].values, expected[self.time].values):
             raise ValueError(
-                f"{self.out} holds a run over other times, or in pieces of another length than every={self.every}; choose "
-                "another folder"
+                f"{self.out} holds a run over other times, or in pieces of another length than every={self.every}; "
+                "choose another folder"
             )
         for name, new in self._marks(first, piece.sizes[self.time]).items():
             if piece.attrs.get(name, new) != new:

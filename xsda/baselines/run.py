@@ -24,7 +24,6 @@ from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.observations.operator import Derived
 from xsda.observations.sources import Sources
-from xsda.systems import MarkovChain
 
 
 def filter(
@@ -99,7 +98,7 @@ def filter(
     cycle = Cycle(grid, forecast.bind(grid), network, times, start, seed, memory=memory)
     method.check(cycle)
     kept = ", ".join(stages)
-    attrs = {"method": str(method), "system": _name(forecast), "members": len(x), "seed": seed, "stages": kept}
+    attrs = {"method": str(method), "system": forecast.name, "members": len(x), "seed": seed, "stages": kept}
     record = Record(cycle, method, stages, attrs, out, every)
     disable = None if progress is None else not progress
     with (
@@ -153,11 +152,6 @@ def _stages(keep: str | Sequence[str] | None, method: Method) -> tuple[str, ...]
                 f"keep={name!r}: {type(method).__name__} has {', '.join(method.stages)}; {choose(str(name), [*method.stages, 'both'])}"
             )
     return tuple(s for s in STAGES if s in named)
-
-
-def _name(forecast: Forecast) -> str:
-    step = forecast.step
-    return repr(step) if isinstance(step, MarkovChain) else getattr(step, "__name__", type(step).__name__)
 
 
 def _not_a_method(method: Any) -> Exception:

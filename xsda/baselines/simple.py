@@ -1,4 +1,4 @@
-"""What assimilation has to be measured by: methods that leave out observations, forecasts, or both."""
+"""Reference methods, which leave out observations, forecasts, or both."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from xsda.labels.grid import Grid
 
 @dataclass(frozen=True, kw_only=True)
 class FreeRun(Filter):
-    """The forecast alone: observations are not looked at."""
+    """The forecast alone. Observations are not used.
+
+    It takes no parameters. Its error is what any assimilation must improve on.
+    """
 
     least = 1
 
@@ -30,7 +33,7 @@ class FreeRun(Filter):
 
 @dataclass(frozen=True, kw_only=True)
 class Persistence(FreeRun):
-    """The initial states at all times: neither observations nor forecasts."""
+    """The initial states at all times. Neither observations nor forecasts are used."""
 
     def resume(self, cycle: Cycle, x: Tensor, first: int) -> Iterator[Event]:
         for k in range(first, len(cycle)):
@@ -40,7 +43,7 @@ class Persistence(FreeRun):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Climatology(FreeRun):
-    """States drawn from a long run, others at each time: neither observations nor forecasts.
+    """Random states of a long run at each time. Neither observations nor forecasts are used.
 
     Parameters
     ----------
@@ -65,17 +68,25 @@ class Climatology(FreeRun):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OptimalInterpolation(Filter):
-    """Observations of one time and the climate, taken as Gaussian, but no forecasts (Gandin 1963).
+    """Optimal interpolation: a Gaussian climate and the observations of one time, without forecasts (Gandin 1963).
 
-    Forecast members are Gaussian draws with the climate's covariance and exactly its mean; analysis members are those, updated
-    with perturbed observations: their mean is exactly that of the posterior (one member is the mean itself), and their
-    covariance is unbiased. Where nothing is observed the climate is all there is. Derived quantities come in by their
-    covariances in the climate.
+    The members of the stage "forecast" are Gaussian draws with the covariance of the climate and exactly its mean. The
+    members of the analysis are these, updated with perturbed observations. Their mean is exactly that of the posterior,
+    and their covariance is unbiased. A single member is the mean. A derived quantity is used through its covariances
+    with the state in the climate.
 
     Parameters
     ----------
     climatology
         A long run: states over time, and over "member" or "trajectory" if there are several.
+
+    Examples
+    --------
+    >>> system = xsda.systems.Lorenz63()
+    >>> method = xsda.baselines.OptimalInterpolation(climatology=system.simulate(500, seed=2))
+    >>> run = truth.sda.filter(obs, system, method=method, members=10, sigma=0.5, progress=False)
+    >>> dict(run.sizes)
+    {'member': 10, 'time': 16}
     """
 
     climatology: xr.Dataset = field(repr=False)

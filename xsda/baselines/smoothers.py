@@ -1,15 +1,19 @@
 r"""Ensemble Kalman smoothers around any of the ensemble filters.
 
-EnKS (Evensen & van Leeuwen 2000): the analysis of a filter that sees the whole state makes members of members,
-:math:`x^a = X x^f` with a matrix X (member, member) whose rows add up to one. The same X, from what is observed later, improves
-the states of earlier times.
+EnKS (Evensen & van Leeuwen 2000): the analysis of a filter that sees the whole state combines members:
+:math:`x^a = X x^f` with a matrix X (member, member) whose rows add up to one. Applied to earlier states, the same X improves them
+with the later observations.
 
-Rauch-Tung-Striebel (Raanes 2016): backwards in time, with the anomalies A of the analysis and :math:`A_{f+}` of the forecast that
-starts from it, :math:`x^s = x^a + (x^s_+ - x^f_+)\, A_{f+}^{-1} A`, rows being members and the inverse a pseudo-inverse.
+Rauch-Tung-Striebel (Raanes 2016): backwards in time, with the anomalies A of the analysis and :math:`A_{f+}` of the
+forecast that starts from it, :math:`x^s = x^a + (x^s_+ - x^f_+)\, A_{f+}^{-1} A`, rows being members and the inverse a
+pseudo-inverse. Where the filter makes one combination of members for the whole state, the increment :math:`x^s_+ -
+x^f_+ = W A_{f+}` is one too: the pseudo-inverse projects W, which makes it no larger, however small the singular values
+are. Where each grid point has its own combination it is none, and the inverse has a ridge (``regression.py``).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -18,29 +22,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xsda.baselines.cycle import Cycle, check_finite
+from xsda.baselines.cycle import Cycle
 from xsda.baselines.enkf import ETKF
 from xsda.baselines.inflation import as_inflation
-from xsda.baselines.local import LETKF
 from xsda.baselines.method import EnsembleFilter, Event, Method, rotated, split
 from xsda.baselines.network import Batch, Geometry
+from xsda.baselines.regression import ridge_share
 
 RTOL = 1e-8  # of the largest: directions whose spread is less are not inverted
+WIDE = 2.0  # times the variance of the analysis: more cannot come from later observations
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnKS(Method):
-    """The ensemble Kalman smoother: each observation also improves the states before it.
+    """The ensemble Kalman smoother: each observation also improves the states before it (Evensen & van Leeuwen 2000).
 
-    Inflation is not applied to earlier states. Ensembles within ``lag`` are kept in memory.
+    Inflation is not applied to earlier states. The ensembles within ``lag`` are kept in memory.
 
     Parameters
     ----------
     filter
-        What makes the analyses: ``EnKF``, ``DEnKF``, ``ETKF``, ``EAKF`` or ``EnKFN``. Covariances over time are not localized, so
-        that ``LETKF`` will not do.
+        The filter that makes the analyses: ``EnKF``, ``DEnKF``, ``ETKF``, ``EAKF`` or ``EnKFN``. ``LETKF`` cannot be
+        used, because covariances over time are not localized; use it in ``EnRTS``.
     lag
-        How many later observation times a state is improved by (default: all).
+        How many later observation times improve a state (default: all).
     """
 
     filter: EnsembleFilter = field(default_factory=ETKF)
@@ -50,10 +55,10 @@ class EnKS(Method):
 
     def __post_init__(self) -> None:
         _check_filter(self.filter)
-        if isinstance(self.filter, LETKF):
+        if self.filter.local:
             raise TypeError(
-                "EnKS takes filters that make one combination of members for the whole state, and LETKF makes another at each point; "
-                "use EnRTS(filter=LETKF(...)), or ETKF in EnKS"
+                "EnKS needs a filter that makes one combination of members for the whole state, and LETKF makes one at "
+                "each point; use EnRTS(filter=LETKF(...)), or ETKF in EnKS"
             )
         lag = self.lag
         if lag is not None and (isinstance(lag, bool) or not isinstance(lag, int) or lag < 1):
@@ -94,17 +99,18 @@ class EnKS(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class EnRTS(Method):
-    """The ensemble Rauch-Tung-Striebel smoother: a pass back in time over the ensembles of a filter.
+    """The ensemble Rauch-Tung-Striebel smoother: a pass backwards in time over the ensembles of a filter (Raanes 2016).
 
-    It needs only what a filter forecasts and analyses, so that any ensemble filter will do. All ensembles are kept in memory.
+    It can be used with any ensemble filter. With ``LETKF`` the pass has a small ridge, which vanishes as members are
+    added. All ensembles are kept in memory.
 
     Parameters
     ----------
     filter
-        What makes the analyses.
+        The filter that makes the analyses.
     decay
-        Share of what later times tell that is passed on at each forecast. Below 1 (0.9, say) it damps chance correlations, which
-        grow with ``LETKF`` in the pass back.
+        Share of the correction that is passed back at each forecast. A value below 1, such as 0.9, damps chance
+        correlations.
     """
 
     filter: EnsembleFilter = field(default_factory=ETKF)
@@ -126,27 +132,30 @@ class EnRTS(Method):
 
     def run(self, cycle: Cycle, x: Tensor) -> Iterator[Event]:
         states: list[Tensor] = []
-        changes: list[list[Change]] = []  # what led to each time, in order
+        changes: list[list[Change]] = []  # the steps to each time, in order
         for k in range(len(cycle)):
             before, x = x, cycle.advance(x, k)
-            changes.append([Change(before, x, self.decay)])
+            changes.append([Change(before, x, self.decay, local=self.filter.local)])
             yield "forecast", k, x
             batch = cycle.batch(k)
             if batch is not None:
                 x = self._analysis(cycle, k, x, batch, changes[-1])
             yield "analysis", k, x
             states.append(x)
-        turned = torch.eye(len(x), dtype=x.dtype)  # by all rotations after a time, so that members stay trajectories
+        wide = 1.0
+        turned = torch.eye(len(x), dtype=x.dtype)  # all rotations after a time, so that a member is one trajectory
         for k in range(len(states) - 1, 0, -1):
             for change in reversed(changes.pop()):
                 x = change.undone(x)
                 turned = turned if change.turn is None else turned @ change.turn
+            wide = max(wide, _widening(states[k - 1], x))
             states[k - 1] = _combined(turned, x)
+        _warn_wide(wide)
         for k, x in enumerate(states):
             yield "smoothed", k, x
 
     def _analysis(self, cycle: Cycle, k: int, x: Tensor, batch: Batch, changes: list[Change]) -> Tensor:
-        """As the filter's ``update``, telling what is done to the members before and after the analysis."""
+        """The filter's ``update``; it adds to ``changes`` what is done to the members before and after the analysis."""
         inflation = as_inflation(self.filter.inflation)
         prior = inflation.before(cycle, k, x, batch)
         posterior = self.filter.analyse(prior, batch, cycle, k)
@@ -156,28 +165,33 @@ class EnRTS(Method):
             turn = rotated(torch.eye(len(x), dtype=x.dtype), cycle.generator(k, "rotation"))
             inflated = _combined(turn, inflated)
             changes.append(Change(inflated, inflated, turn=turn))
-        check_finite(inflated, f"the analysis at {cycle.forecast.text(float(cycle.times[k]))}")
+        cycle.check_finite(inflated, k, "analysis")
         return inflated
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A forecast or inflation, which made ``after`` of ``before``; or a rotation of the members."""
+    """A forecast or inflation, which turned ``before`` into ``after``; or a rotation of the members.
+
+    ``local``: whether increments may be other than combinations of the members, so that the regression needs a ridge.
+    """
 
     before: Tensor
     after: Tensor
     decay: float = 1.0
     turn: Tensor | None = None
+    local: bool = False
 
     def undone(self, x: Tensor) -> Tensor:
-        """The members before it, if those after it are ``x``: by regression."""
+        """The members before the change, by regression, given the members ``x`` after it."""
         if self.turn is not None:
             return _combined(self.turn.T, x)
         if self.before is self.after:
             return x
-        inverse = torch.linalg.pinv(split(self.after.flatten(1))[1], rtol=RTOL)
-        share = self.decay * (x - self.after).flatten(1) @ inverse
-        return self.before + _combined(share, split(self.before)[1])
+        increment, before = (x - self.after).flatten(1), split(self.before)[1]
+        after = split(self.after.flatten(1))[1]
+        share = ridge_share(increment, after) if self.local else increment @ torch.linalg.pinv(after, rtol=RTOL)
+        return self.before + _combined(self.decay * share, before)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +215,7 @@ def mixed(filter: EnsembleFilter, cycle: Cycle, k: int, x: Tensor, batch: Batch)
     posterior = inflation.after(prior, _combined(matrix, prior))
     if filter.rotate:  # the same turn for all times, or members would no longer belong together
         matrix, posterior = (rotated(m, cycle.generator(k, "rotation")) for m in (matrix, posterior))
-    check_finite(posterior, f"the analysis at {cycle.forecast.text(float(cycle.times[k]))}")
+    cycle.check_finite(posterior, k, "analysis")
     return posterior, matrix
 
 
@@ -214,6 +228,25 @@ def _after(mixes: deque[tuple[int, Tensor]], k: int) -> deque[tuple[int, Tensor]
     while mixes and mixes[0][0] <= k:
         mixes.popleft()
     return mixes
+
+
+def _widening(analysis: Tensor, smoothed: Tensor) -> float:
+    """The variance of a smoothed ensemble in units of that of the analysis, averaged over the numbers that vary."""
+    before = analysis.var(0)
+    varies = before > 0
+    return float((smoothed.var(0)[varies] / before[varies]).mean()) if bool(varies.any()) else 1.0
+
+
+def _warn_wide(ratio: float) -> None:
+    """Warn if a smoothed ensemble is wider than the filter's."""
+    if ratio > WIDE:
+        warnings.warn(
+            f"at some time the smoothed ensemble has {ratio:.3g} times the variance of the analysis, but later "
+            "observations can only reduce it: chance correlations were passed back; use EnRTS(decay=0.9), more "
+            "inflation, or another number of members",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _check_filter(filter: Any) -> None:

@@ -1,17 +1,17 @@
 r"""3D-Var and 4D-Var.
 
-The background's covariance is a share of the climate's, :math:`B = s\,C = L' L`, L being the anomalies of the climatology
-divided by :math:`\sqrt{n - 1}` where they are fewer than the numbers of a state, a matrix square root otherwise. With states
-x = background + w L and all that they predict of what is observed, scaled by its errors, in g(w), the minimum of
+The covariance of the background is a share of the climate's, :math:`B = s\,C = L' L`. L holds the anomalies of the
+climatology, divided by :math:`\sqrt{n - 1}`, where there are fewer of them than numbers in a state, and a matrix square
+root otherwise. With states x = background + w L and the scaled observations g(w) that they predict, the minimum of
 
 .. math:: J(w) = |w|^2 + |R^{-1/2} y - g(w)|^2
 
-is found by Gauss-Newton (Courtier et al. 1994). In the weak-constraint form (Tremolet 2006) w also holds the model errors of the
-window.
+is found by Gauss-Newton (Courtier et al. 1994). In the weak-constraint form (Tremolet 2006) w also holds the model
+errors of the window.
 
-Members are minimisations of their own, with perturbed observations (and model errors), each from its own background: an
-ensemble of data assimilations. Its members differ from each other as the analysis does from the truth, whatever B is (Zagar et
-al. 2005), as far as the initial ensemble, R and the model error are right.
+Each member is a minimisation of its own, with its own background and perturbed observations (and model errors): an
+ensemble of data assimilations. Its members differ from each other as the analysis differs from the truth, whatever B is
+(Zagar et al. 2005), if the initial ensemble, R and the model error are right.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import xarray as xr
 from torch import Tensor
 
 from xsda.arguments import choose
-from xsda.baselines.cycle import Cycle, check_finite
+from xsda.baselines.cycle import Cycle
 from xsda.baselines.ienks import SlidingWindow, Window, carried, check_count, check_tolerance
 from xsda.baselines.method import Event, Filter, split
 from xsda.baselines.minimise import minimise, solve
@@ -37,20 +37,20 @@ from xsda.labels.grid import Grid
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ThreeDVar(Filter):
-    """Each analysis weighs the forecast, with the errors of a climatology, against the observations of its time.
+    """3D-Var: each analysis combines the forecast with the observations of its time, by the errors of a climatology.
 
-    One member is run without noise and perturbations.
+    A single member is run without noise and perturbations.
 
     Parameters
     ----------
     climatology
-        A long run: states over time, and over "member" or "trajectory" if there are several. Chance correlations of a short
-        one are not tapered.
+        A long run: states over time, and over "member" or "trajectory" if there are several. Chance correlations of a
+        short one are not tapered.
     scale
         The background's error covariance in units of the climate's.
     iterations, tolerance
-        For observations of derived quantities: Gauss-Newton stops after so many, or when the analysis moves by less than
-        ``tolerance`` standard deviations of the background (root mean square).
+        For observations of derived quantities: Gauss-Newton stops after this many iterations, or when the analysis
+        moves by less than ``tolerance`` standard deviations of the background (root mean square).
     """
 
     climatology: xr.Dataset = field(repr=False)
@@ -67,13 +67,12 @@ class ThreeDVar(Filter):
         root = square_root(self.climatology, cycle.grid, self.scale)
         for k in range(first, len(cycle)):
             x = cycle.advance(x, k) if len(x) > 1 else carried(cycle, x, k)
-            text = cycle.forecast.text(float(cycle.times[k]))
-            check_finite(x, f"the forecast to {text}")
+            cycle.check_finite(x, k, "forecast")
             yield "forecast", k, x
             batch = cycle.batch(k)
             if batch is not None:
                 x = self._analysis(cycle, k, x, batch, root)
-                check_finite(x, f"the analysis at {text}")
+                cycle.check_finite(x, k, "analysis")
             yield "analysis", k, x
 
     def update(self, cycle: Cycle, k: int, x: Tensor, batch: Batch) -> Tensor:
@@ -100,27 +99,29 @@ class ThreeDVar(Filter):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FourDVar(SlidingWindow):
-    """The run of the model that fits best, through a window that slides by one observation time.
+    """4D-Var: the run of the model that fits best, in a window that slides by one observation time (Courtier et al. 1994).
 
-    Each observation is assimilated once, those within ``lag`` of the start together. Where the window starts, the background is
-    the analysis of the window before; its covariance, and that of the model errors, are always the same. "smoothed" is the
-    estimate of a time when it leaves the window. The system's own noise is left out.
+    Each observation is assimilated once, and the first ``lag`` of them together. At the start of a window the
+    background is the analysis of the window before; its covariance, and that of the model errors, stay the same. The
+    stage "smoothed" is the estimate of a time when it leaves the window. The noise of the system is left out. The
+    forecast must be differentiable.
 
     Parameters
     ----------
     climatology
-        A long run: states over time, and over "member" or "trajectory" if there are several. Chance correlations of a short
-        one are not tapered.
+        A long run: states over time, and over "member" or "trajectory" if there are several. Chance correlations of a
+        short one are not tapered.
     scale
-        The background's error covariance in units of the climate's; the longer the window, the less.
+        The background's error covariance in units of the climate's. Use less for longer windows.
     lag
         Length of the window, in observation times.
     iterations, tolerance
-        Gauss-Newton stops after so many, or when the controls (states at the start, in standard deviations of the background,
-        and model errors in theirs) move by less than ``tolerance`` (root mean square).
+        Gauss-Newton stops after this many iterations, or when the controls move by less than ``tolerance`` (root mean
+        square). Controls are the states at the start, in standard deviations of the background, and the model errors in
+        theirs.
     model_error
-        Standard deviation of what the model does wrong between two observation times, a number or a mapping of the variables:
-        the weak-constraint form. Default: the model is right.
+        Standard deviation of the model error between two observation times: a number, or a mapping by variable. This is
+        the weak-constraint form. Default: the model has no error.
     """
 
     climatology: xr.Dataset = field(repr=False)
@@ -140,8 +141,8 @@ class FourDVar(SlidingWindow):
     def check(self, cycle: Cycle) -> None:
         if self.lag and not cycle.forecast.differentiable:
             raise TypeError(
-                "4D-Var differentiates the forecast, and a step on Datasets cannot be; pass one of xsda.systems, or a function of "
-                "torch tensors: xsda.baselines.Forecast(step, tensors=True)"
+                "4D-Var differentiates the forecast, and a step on Datasets cannot be; pass one of xsda.systems, or a "
+                "function of torch tensors: xsda.baselines.Forecast(step, tensors=True)"
             )
         self._model_error(cycle.grid)
 
@@ -188,7 +189,7 @@ class FourDVar(SlidingWindow):
         std, given = torch.ones(shape, dtype=torch.float64), self.model_error
         for name, channels in grid.layout.slices().items():
             if isinstance(given, Mapping) and grid.names[name] not in given:
-                raise KeyError(f"model_error says nothing of {grid.names[name]!r}; it has {list(given)}")
+                raise KeyError(f"model_error lacks the variable {grid.names[name]!r}; it has {list(given)}")
             value = given[grid.names[name]] if isinstance(given, Mapping) else 1.0 if given is None else given
             if not 0 < value < math.inf:
                 raise ValueError(f"model_error={value!r} must be positive: it is a standard deviation")

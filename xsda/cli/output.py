@@ -58,7 +58,10 @@ def _check_writable(path: Path) -> None:
 
 
 def write(ds: xr.Dataset, path: Path, *, progress: bool = False) -> None:
-    """Write a file or store whole or not at all. What is lazy is computed block by block, with a bar if ``progress``."""
+    """Write a file or store whole or not at all.
+
+    What is lazy is computed block by block, with a bar if ``progress``.
+    """
     from xsda.files import FORMATS, replacing, replacing_folder
 
     with _bar(progress and bool(ds.chunks)):

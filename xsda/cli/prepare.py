@@ -45,7 +45,8 @@ def simulate(
 ) -> None:  # fmt: skip
     """Simulate labelled trajectories of a SYSTEM.
 
-    SYSTEM is lorenz63, lorenz96, lotkavolterra, dampedspring or kolmogorov. With --trajectories they need not fit into memory, and the same command continues after an interruption.
+    SYSTEM is lorenz63, lorenz96, lotkavolterra, dampedspring or kolmogorov. With --trajectories they need not fit into
+    memory, and the same command continues after an interruption.
     """
     from xsda.arguments import choose
     from xsda.systems.simulation import SYSTEMS as classes
@@ -135,9 +136,9 @@ def train(
 ) -> None:  # fmt: skip
     """Train a prior on DATA, or as a recipe says.
 
-    DATA is a NetCDF, HDF5 or Zarr file of trajectories with the dimension time, space dimensions if states are fields, and
-    the dimension trajectory if there are several. A recipe holds every option but --out, --workers, --device, --overwrite and --progress. On several GPUs:
-    torchrun --nproc-per-node 4 -m xsda train recipe.toml
+    DATA is a NetCDF, HDF5 or Zarr file of trajectories with the dimension time, space dimensions if states are fields,
+    and the dimension trajectory if there are several. A recipe holds every option but --out, --workers, --device,
+    --overwrite and --progress. On several GPUs: torchrun --nproc-per-node 4 -m xsda train recipe.toml
     """
     from xsda.files import read
     from xsda.training import Recipe

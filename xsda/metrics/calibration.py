@@ -4,10 +4,10 @@ If it is, its rank r among M members (the number of members below it) is uniform
 
 - the rank histogram is flat;
 - a central interval of nominal coverage c, from the quantile (1 - c)/2 to (1 + c)/2, holds the truth with probability
-  c. No interval between two members has exactly this coverage. Rank r stands for the probabilities
-  [r, r + 1] / (M + 1). The share of this cell that lies between (1 - c)/2 and (1 + c)/2 has the mean c exactly, for
-  any M. Inner ranks count 1, outer ranks 0, and the two ranks at the ends of the interval count in part. If t members equal
-  the truth, the cell is [r, r + t + 1] / (M + 1).
+  c. No interval between two members has exactly this coverage. Rank r stands for the probabilities [r, r + 1] / (M +
+  1). The share of this cell that lies between (1 - c)/2 and (1 + c)/2 has the mean c exactly, for any M. Inner ranks
+  count 1, outer ranks 0, and the two ranks at the ends of the interval count in part. If t members equal the truth, the
+  cell is [r, r + t + 1] / (M + 1).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Checks of the description in a prior's file, and of the shapes of its tensors.
 
-They run before a tensor is read or a network is built. A damaged or forged file therefore cannot make xsda allocate much
-more memory than the size of the file.
+They run before a tensor is read or a network is built. A damaged or forged file therefore cannot make xsda allocate
+much more memory than the size of the file.
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ def check_header(meta: Any) -> None:
 
 
 def _check(value: Any, expected: Any, where: str) -> None:
-    """Raise if ``value`` is not as ``expected``: a type, several types, a list with one of these, or a table of these."""
+    """Raise if ``value`` is not as ``expected``.
+
+    A type, several types, a list with one of these, or a table of these.
+    """
     kind = type(expected) if isinstance(expected, dict | list) else expected
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):

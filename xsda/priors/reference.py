@@ -30,8 +30,8 @@ class PriorReference:
 def _read(path: str, fingerprint: str) -> Prior:
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"the prior {path} is not visible from this worker; save it on a file system that all workers share and load it "
-            "from there with xsda.load_model(path), or set XSDA_CACHE to such a place"
+            f"the prior {path} is not visible from this worker; save it on a file system that all workers share and "
+            "load it from there with xsda.load_model(path), or set XSDA_CACHE to such a place"
         )
     prior = read_prior(path)
     if prior.hash != fingerprint:

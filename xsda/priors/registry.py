@@ -74,9 +74,10 @@ def load_model(model: Model | Models) -> Prior | Pool:
     Parameters
     ----------
     model
-        A name ("lorenz63"), the path of a file that ``Prior.save`` wrote, or a prior, which is returned as it is. Names are
-        those of ``xsda.models()``; a registered prior is downloaded the first time. A list or tuple of these (trainings
-        with different seeds, for example) makes a pool, which shares out the members of an ensemble among its priors.
+        A name ("lorenz63"), the path of a file that ``Prior.save`` wrote, or a prior, which is returned as it is. Names
+        are those of ``xsda.models()``; a registered prior is downloaded the first time. A list or tuple of these
+        (trainings with different seeds, for example) makes a pool, which shares out the members of an ensemble among
+        its priors.
 
     Returns
     -------
@@ -98,8 +99,8 @@ def load_model(model: Model | Models) -> Prior | Pool:
         return Pool([one for m in loaded for one in (m.priors if isinstance(m, Pool) else (m,))])
     if isinstance(model, MarkovChain):
         raise TypeError(
-            f"model is a system ({model!r}), expected a prior, a path or a name. Train a prior with xsda.train(system.simulate(...)), or "
-            "use the system in ds.sda.filter"
+            f"model is a system ({model!r}), expected a prior, a path or a name. Train a prior with "
+            "xsda.train(system.simulate(...)), or use the system in ds.sda.filter"
         )
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"model must be a prior, a path or a name, got {type(model).__name__}")
@@ -124,8 +125,8 @@ def _fetch(name: str, file: str, sha256: str, url: str) -> Path:
     folder = (cache_dir() / "downloads").resolve()
     if folder not in Path(os.path.realpath(folder / file)).parents:
         raise ValueError(
-            f"the registry names the file {file!r} for the prior {name!r}, which lies outside the cache {folder}; give a plain "
-            "file name"
+            f"the registry names the file {file!r} for the prior {name!r}, which lies outside the cache {folder}; give "
+            "a plain file name"
         )
     try:
         return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=file, path=folder, downloader=_in_time))

@@ -1,9 +1,9 @@
 """Data sets of many simulated trajectories, computed by several processes, one trajectory per task.
 
-Each trajectory is written to the folder ``OUT.partial`` as soon as it is finished. If the run is interrupted or killed, the
-next call computes only the missing trajectories. When all are there, they are streamed into ``OUT`` and the folder is
-removed. A trajectory depends only on its number and the request, not on the process that computes it. One run at a time
-can work on a data set.
+Each trajectory is written to the folder ``OUT.partial`` as soon as it is finished. If the run is interrupted or killed,
+the next call computes only the missing trajectories. When all are there, they are streamed into ``OUT`` and the folder
+is removed. A trajectory depends only on its number and the request, not on the process that computes it. One run at a
+time can work on a data set.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def simulate_to(
     """Simulate independent trajectories and write them to a file or store that may be larger than memory.
 
     They lie along the dimension ``trajectory``. After an interruption, call it again: only the missing trajectories are
-    computed, also if you ask for more ``trajectories`` than before. A finished file of the same request is kept as it is; a
-    file of another request raises an error.
+    computed, also if you ask for more ``trajectories`` than before. A finished file of the same request is kept as it
+    is; a file of another request raises an error.
 
     Parameters
     ----------
@@ -69,8 +69,8 @@ def simulate_to(
     system
         One of ``xsda.systems``, or your own.
     trajectories
-        Number of trajectories. Trajectory ``i`` starts from ``system.initial_of(i, seed)``. This is the start of member ``i``
-        of ``system.simulate`` if ``members`` is a multiple of 16; the transition noise is different.
+        Number of trajectories. Trajectory ``i`` starts from ``system.initial_of(i, seed)``. This is the start of member
+        ``i`` of ``system.simulate`` if ``members`` is a multiple of 16; the transition noise is different.
     length, burn_in, every, coarsen, seed
         As in ``system.simulate``.
     workers
@@ -277,18 +277,18 @@ def _is_there(path: Path, engine: str, request: Request) -> bool:
             ]
     except Exception as error:
         raise FileExistsError(
-            f"{path} exists and is not a finished file of simulate_to; take another name, or replace it with xsda simulate "
-            "--overwrite (overwrite=True)"
+            f"{path} exists and is not a finished file of simulate_to; take another name, or replace it with xsda "
+            "simulate --overwrite (overwrite=True)"
         ) from error
     if different:
         raise FileExistsError(
-            f"{path} exists with another request: {different}. Take another name, or replace it with xsda simulate --overwrite "
-            "(overwrite=True)"
+            f"{path} exists with another request: {different}. Take another name, or replace it with xsda simulate "
+            "--overwrite (overwrite=True)"
         )
     if lacking:
         raise FileExistsError(
-            f"{path} lacks (parts of) {', '.join(lacking)}: was it copied only in part? Take another name, or replace it with xsda "
-            "simulate --overwrite (overwrite=True)"
+            f"{path} lacks (parts of) {', '.join(lacking)}: was it copied only in part? Take another name, or replace "
+            "it with xsda simulate --overwrite (overwrite=True)"
         )
     return True
 
@@ -313,8 +313,8 @@ def _working_in(folder: Path, request: Request, overwrite: bool) -> Iterator[Non
             different = _differences(old if more["trajectories"] > request.trajectories else more, request.told)
         if different and not overwrite:
             raise FileExistsError(
-                f"{folder} holds unfinished trajectories of another request: {different}. Remove that folder, or delete them with "
-                "--overwrite (overwrite=True)"
+                f"{folder} holds unfinished trajectories of another request: {different}. Remove that folder, or "
+                "delete them with --overwrite (overwrite=True)"
             )
         if different:
             for path in folder.glob("*.npy"):

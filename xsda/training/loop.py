@@ -125,13 +125,16 @@ class Trainer:
         self.step, self.best_loss, self.stale = meta["step"], meta["best_loss"], meta["stale"]
         if self.step > self.options.steps:
             raise ValueError(
-                f"the checkpoint {path} is at step {self.step}, beyond steps={self.options.steps}; use more steps or another "
-                "checkpoint"
+                f"the checkpoint {path} is at step {self.step}, beyond steps={self.options.steps}; use more steps or "
+                "another checkpoint"
             )
         self.running = meta["running"]
 
     def samples(self, windows: Windows) -> Iterator[Sample]:
-        """Yield the samples of all steps from the current one: this process's share of the windows, times and noises."""
+        """Yield the samples of all steps from the current one.
+
+        This process's share of the windows, times and noises.
+        """
         o, team = self.options, self.team
         batches = windows.batches(
             o.batch_size * team.size, o.seed, skip=self.step * o.accumulate, rows=team.rows, multiple=team.size
@@ -149,7 +152,10 @@ class Trainer:
     def _draw(
         self, x0: Tensor, context: Tensor | None, generator: torch.Generator, team: Team, pieces: int = 1
     ) -> Sample:
-        """Draw times and noises for all processes and keep those of this process; each window has ``pieces`` segments."""
+        """Draw times and noises for all processes and keep those of this process.
+
+        Each window has ``pieces`` segments.
+        """
         o, count = self.options, len(x0) * team.size
         schedule = self.denoiser.schedule
         t = training_times(schedule, count, generator, center=o.noise_center, width=o.noise_width)
@@ -211,8 +217,8 @@ class Trainer:
             )
         if self.parts == 1:
             warnings.warn(
-                "the device ran out of memory; from now on each batch is processed in parts, whose gradients are added up. A "
-                "smaller batch_size with a larger accumulate avoids this",
+                "the device ran out of memory; from now on each batch is processed in parts, whose gradients are added "
+                "up. A smaller batch_size with a larger accumulate avoids this",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -63,11 +63,12 @@ def train(
     window
         Number of consecutive states of a training sample.
     network
-        "temporal": convolutions in time. It is trained on segments of ``window`` states and applies to all trajectories of
-        at least that length (or of at least ``shortest`` states). Each state sees half a window to either side.
-        "spacetime": the same for large fields, a UNet over space whose blocks mix neighbours in time. "markov": a network
-        on windows of ``window`` states (an odd number), whose results are composed. A mapping chooses a class and its
-        parameters: ``{"name": "SpaceTimeUNet", "hidden": (32, 64, 128)}``. Or pass your own network, called as ``network(x, log_noise)`` on ``(batch, time, channel, *space)``.
+        "temporal": convolutions in time. It is trained on segments of ``window`` states and applies to all trajectories
+        of at least that length (or of at least ``shortest`` states). Each state sees half a window to either side.
+        "spacetime": the same for large fields, a UNet over space whose blocks mix neighbours in time. "markov": a
+        network on windows of ``window`` states (an odd number), whose results are composed. A mapping chooses a class
+        and its parameters: ``{"name": "SpaceTimeUNet", "hidden": (32, 64, 128)}``. Or pass your own network, called as
+        ``network(x, log_noise)`` on ``(batch, time, channel, *space)``.
     width
         Features of the network (default: 64; 32 for "spacetime"; 128 for "markov" without space).
     periodic, space
@@ -81,11 +82,11 @@ def train(
     schedule, parameterization
         The diffusion process, and the prediction of the network ("edm", "v", "x0", "eps").
     balance
-        Number of free samples to draw at the end, to measure and correct the variance that samples lack at each wavenumber
-        (see ``xsda.balance``). Only for fields that are periodic along all space axes.
+        Number of free samples to draw at the end, to measure and correct the variance that samples lack at each
+        wavenumber (see ``xsda.balance``). Only for fields that are periodic along all space axes.
     checkpoint
-        File for checkpoints. If it exists, training resumes from it, and the result is the same as without the interruption.
-        Only one training at a time can use a checkpoint.
+        File for checkpoints. If it exists, training resumes from it, and the result is the same as without the
+        interruption. Only one training at a time can use a checkpoint.
     log
         CSV file to which the losses are written.
     callback
@@ -97,7 +98,8 @@ def train(
     name
         Name of the prior in results.
     options
-        Fields of ``xsda.training.TrainingOptions``: steps, batch_size, learning_rate, ema, patience, precision, seed, ...
+        Fields of ``xsda.training.TrainingOptions``: steps, batch_size, learning_rate, ema, patience, precision, seed,
+        ...
 
     Returns
     -------
