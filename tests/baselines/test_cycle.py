@@ -133,7 +133,7 @@ def test_an_ensemble_of_an_earlier_time_is_brought_to_the_first():
     later = filter(grid, between, system, method=ETKF(), initial=initial.isel(time=0), progress=False)
     np.testing.assert_array_equal(later.u, first.u[:, 1:])
     with pytest.raises(
-        ValueError, match=r"before the first state: at 0, where the grid goes from 0.1 to 0.25 and the initial"
+        ValueError, match=r"before the first state, at 0; the grid goes from 0.1 to 0.25, and the initial"
     ):
         filter(
             grid, truth.isel(time=[0]), system, method=ETKF(), initial=initial.isel(time=0), sigma=1.0, progress=False
@@ -518,8 +518,8 @@ def test_bad_calls(ring):
         ({"method": ETKF}, TypeError, r"method is the class ETKF; pass an object of it: ETKF\(...\)"),
         ({"method": 3}, TypeError, "method must be one of xsda.baselines .*ETKF.*, got int"),
         ({"method": LETKF}, TypeError, "pass an object of it"),
-        ({"keep": "analyses"}, ValueError, "keep='analyses': ETKF has forecast, analysis; did you mean 'analysis'"),
-        ({"keep": "smoothed"}, ValueError, "keep='smoothed': ETKF has forecast, analysis"),
+        ({"keep": "analyses"}, ValueError, "keep='analyses': ETKF has the stages forecast, analysis; did you mean 'analysis'"),
+        ({"keep": "smoothed"}, ValueError, "keep='smoothed': ETKF has the stages forecast, analysis"),
         ({"keep": ["analysis", "x"]}, ValueError, "keep='x': ETKF has"),
         ({"keep": []}, ValueError, "keep names no stage"),
         ({"system": Lorenz96}, TypeError, "system is the class Lorenz96; pass an object"),
