@@ -530,7 +530,7 @@ def test_bad_calls(ring):
         ({"ds": truth.isel(time=slice(None, None, -1))}, ValueError, "the time axis 'time' runs backwards"),
         ({"ds": truth.drop_vars("u")}, KeyError, "has the variable 'u'"),
         ({"ds": truth.u}, TypeError, "the grid must be an xarray.Dataset, got DataArray"),
-        ({"initial": system.simulate(2, 4).isel(time=-1).assign_coords(time=9.0)}, ValueError, "the initial ensemble is of 9, after the first time of the grid; use"),
+        ({"initial": system.simulate(2, 4).isel(time=-1).assign_coords(time=9.0)}, ValueError, "the initial ensemble is valid at 9, after the first time of the grid; select"),
     ]  # fmt: skip
     for change, error, match in cases:
         call = {"ds": truth, "obs": obs, "system": system, "method": ETKF(), "members": 4, "progress": False, **change}

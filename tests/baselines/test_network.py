@@ -171,7 +171,7 @@ def test_dates(kind):
     assert [network(k).y.tolist() for k in range(2)] == [[4.0], [3.0]]
     with pytest.raises(ValueError, match="'time' holds plain numbers, the grid's 'time' holds dates"):
         Network.of(grid_of(ds), series([1.0]), sigma=1.0)
-    with pytest.raises(ValueError, match="after the last state: at 2001-03-03"):
+    with pytest.raises(ValueError, match="after the last state, at 2001-03-03"):
         Network.of(grid_of(ds), series(np.array([date(2001, 3, 3)])), sigma=1.0)
 
 
@@ -291,8 +291,8 @@ def test_bad_observations():
         (ds[["u"]].isel(time=[2, 1]), {}, ValueError, r"the times of the observed 'u' do not increase; use .sortby\('time'\)"),
         (ds[["u"]].isel(time=[1, 1]), {}, ValueError, "do not increase; .* and drop duplicates"),
         (one.assign_coords(time=[np.nan]), {}, ValueError, "the times of the observed 'u' hold NaN or NaT; drop those"),
-        (one.assign_coords(time=[-1.0]), {}, ValueError, r"before the first state: at -1, where the grid goes from 0 to 3; use obs.sel\(time="),
-        (one.assign_coords(time=[3.5]), {}, ValueError, "after the last state: at 3.5, where the grid goes from 0 to 3; use obs.sel"),
+        (one.assign_coords(time=[-1.0]), {}, ValueError, r"before the first state, at -1; the grid goes from 0 to 3. Use obs.sel\(time="),
+        (one.assign_coords(time=[3.5]), {}, ValueError, "after the last state, at 3.5; the grid goes from 0 to 3. Use obs.sel"),
         (one, {"correlation": {"w": np.eye(3)}}, KeyError, "correlation names 'w', which is not observed"),
         (one.isel(time=0), {"correlation": {"u": np.eye(32)}}, ValueError, "has correlated errors and no time dimension"),
         (one, {"correlation": {"u": {"time": 3.0}}}, ValueError, "correlated along 'time'; a filter takes correlations within each time only .* so give 'lat', 'lon'"),

@@ -56,21 +56,23 @@ def union(grid: Grid, times: list[np.ndarray], start: float) -> tuple[np.ndarray
             keep.append(i)
     labels, numbers = labels[first[keep]], numbers[keep]
     places = np.split(np.searchsorted(numbers, given, side="right") - 1, np.cumsum([len(t) for t in times])[:-1])
-    for number, past in (
-        (numbers[0], numbers[0] < own[0] and not numbers[0] > start),
-        (numbers[-1], numbers[-1] > own[-1]),
-    ):
-        if past:
-            which = "before the first" if number < own[0] else "after the last"
-            initial = (
-                f", and the initial ensemble is valid at {axis_text(start, grid.origin)}" if start < own[0] else ""
-            )
-            raise ValueError(
-                f"there are observations {which} state, at {axis_text(number, grid.origin)}; the grid goes from "
-                f"{axis_text(own[0], grid.origin)} to {axis_text(own[-1], grid.origin)}{initial}. Use "
-                f"obs.sel({time}=slice(...)), or a longer grid"
-            )
+    _check_range(grid, numbers, start)
     return labels, numbers, places
+
+
+def _check_range(grid: Grid, numbers: np.ndarray, start: float) -> None:
+    """Raise if there are observations before the first state (of the grid, or at ``start``) or after the last."""
+    time, own = grid.core_dims[0], grid.numbers(grid.core_dims[0])
+    early, late = numbers[0] < own[0] and not numbers[0] > start, numbers[-1] > own[-1]
+    if not early and not late:
+        return
+    where, number = ("before the first", numbers[0]) if early else ("after the last", numbers[-1])
+    at, first, last, valid = (axis_text(n, grid.origin) for n in (number, own[0], own[-1], start))
+    initial = f", and the initial ensemble is valid at {valid}" if start < own[0] else ""
+    raise ValueError(
+        f"there are observations {where} state, at {at}; the grid goes from {first} to {last}{initial}. Use "
+        f"obs.sel({time}=slice(...)), or a longer grid"
+    )
 
 
 def _nearest(own: np.ndarray, numbers: np.ndarray) -> np.ndarray:
