@@ -29,7 +29,8 @@ from xsda.cli.values import DEVICES, NETWORKS, SYSTEMS, Name, settings
     "--coarsen", default=1, show_default=True, help="Keep means over blocks of so many points along each side."
 )
 @click.option(
-    "--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Parameter of the system, e.g. --set rho=28; may be repeated."
+    "--set", "pairs", multiple=True, metavar="NAME=VALUE",
+    help="Parameter of the system, e.g. --set rho=28; may be repeated.",
 )  # fmt: skip
 @click.option("--workers", default=1, show_default=True, help="Processes that share the --trajectories.")
 @click.option(
