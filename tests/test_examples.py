@@ -32,7 +32,6 @@ WITHOUT = {
     "xsda.assimilate",
     "xsda.baselines.analyse",
     "xsda.baselines.filter",
-    "xsda.elbo",
     "xsda.metrics.desroziers",
     "xsda.metrics.innovation_consistency",
     "xsda.metrics.innovations",

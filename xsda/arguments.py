@@ -1,4 +1,4 @@
-"""Checks of what users pass: numbers in a range, names among those known; and warnings that point at their line."""
+"""Checks arguments (numbers in a range, known names), and warns at the line of the user's code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def whole_number(name: str, value: Any, *, least: int) -> int:
-    """An integer of at least ``least``, or an error."""
+    """Return an integer of at least ``least``; raise for anything else."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -27,7 +27,7 @@ def whole_number(name: str, value: Any, *, least: int) -> int:
 def real_number(
     name: str, value: Any, must: str, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
 ) -> float:
-    """A finite number in a range, or an error that says what it ``must`` be."""
+    """Return a finite number in a range; otherwise raise an error that says what it ``must`` be."""
     is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not (value > above and least <= value <= most):
         raise ValueError(f"{name}={value!r} must {'' if is_number else 'be a finite number, and '}{must}")
@@ -35,7 +35,7 @@ def real_number(
 
 
 def what(value: Any) -> str:
-    """What came instead of an object that was expected."""
+    """Describe a wrong value for an error message, with a hint if it is a class instead of an object."""
     return f"the class {value.__name__}; call it: {value.__name__}()" if isinstance(value, type) else f"{value!r}"
 
 

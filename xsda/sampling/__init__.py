@@ -1,1 +1,1 @@
-"""The engine: from a prior, and a likelihood if there is one, to a labelled ensemble."""
+"""Draws labelled ensembles from a prior, or from a posterior if there is a likelihood."""

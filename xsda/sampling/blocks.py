@@ -1,8 +1,9 @@
-"""Members in blocks: at once with a progress bar, or lazily as dask arrays.
+"""Computes members in blocks: at once with a progress bar, or lazily as dask arrays.
 
-A block is computed by a task, ``task(members, advance)``, that depends on nothing but the numbers of its members. It
-returns one array (member, ...) for each variable, and one number a member for each of its ``notes``. Blocks depend on no
-other node of the graph, so that all workers start at once; weights and observations are not in it, but references to them.
+``task(members, advance)`` computes a block. Its result depends only on the numbers of the members. It returns one
+array (member, ...) for each variable, and one number per member for each of its ``notes``. Blocks depend on no other
+node of the dask graph, so all workers can start at once. The graph holds references to weights and observations, not
+their values.
 """
 
 from __future__ import annotations
@@ -23,37 +24,37 @@ from xsda.arguments import warn
 from xsda.labels.grid import Field
 from xsda.sampling.devices import out_of_memory
 
-HALVINGS = 6  # of the room for activations of one member, before that is too large
-DEVICE_LOCK = threading.Lock()  # one block at a time in a process: torch uses the cores, or the GPU, by itself
+HALVINGS = 6  # how often the memory for activations is halved before one member counts as too large
+DEVICE_LOCK = threading.Lock()  # one block at a time in a process: a block uses all cores, or the GPU
 
 
 @dataclass
 class Shared:
-    """What the blocks of one ensemble know of each other, in a process."""
+    """What the blocks of one ensemble share within a process."""
 
-    warned: set[str] = field(default_factory=set)  # warnings that were given
-    best: tuple[float, float] | None = None  # deviance of the second best of the first members, and of their modes
-    room: int | None = None  # members that the device's memory was found to have room for
-    halved: int = 0  # how often the room for activations was halved, since it had none for one member
+    warned: set[str] = field(default_factory=set)  # keys of warnings that were given
+    best: tuple[float, float] | None = None  # second smallest deviance of the first members, and of their modes
+    room: int | None = None  # how many members at once fit into the memory of the device, once it was too small
+    halved: int = 0  # how often the memory for activations was halved
 
 
 @lru_cache(maxsize=256)
 def shared(key: str) -> Shared:
-    """That of the ensemble ``key``."""
+    """Return what the blocks of the ensemble ``key`` share."""
     return Shared()
 
 
 class Task(Protocol):
-    """What a block is computed by."""
+    """Computes a block of members."""
 
     @property
-    def token(self) -> str: ...  # a hash of all that its results depend on
+    def token(self) -> str: ...  # a hash of everything that its results depend on
 
     @property
-    def shape(self) -> tuple[int, ...]: ...  # of one member, as a tensor
+    def shape(self) -> tuple[int, ...]: ...  # shape of one member as a tensor
 
     @property
-    def fields(self) -> tuple[Field, ...]: ...  # what comes out: one variable each
+    def fields(self) -> tuple[Field, ...]: ...  # one for each variable of the result
 
     @property
     def steps(self) -> int: ...
@@ -62,7 +63,7 @@ class Task(Protocol):
     def notes(self) -> tuple[str, ...]: ...
 
     @property
-    def group(self) -> int: ...  # members that are sampled together
+    def group(self) -> int: ...  # number of members that must be sampled together
 
     @property
     def shared(self) -> Shared: ...
@@ -71,23 +72,26 @@ class Task(Protocol):
 
 
 def outputs(task: Task) -> list[tuple[tuple[int, ...], np.dtype]]:
-    """Shape of one member, and precision, of each array that a task gives."""
+    """Return the shape of one member and the dtype of each array that a task returns."""
     note = ((), np.dtype(np.float32))
     return [(f.shape, f.dtype) for f in task.fields] + [note] * len(task.notes)
 
 
 def member_chunks(members: int, chunks: Any, core_dims: Sequence[str]) -> int | None:
-    """The block size that ``chunks`` asks for; None if it does not ask."""
+    """Return the block size that ``chunks`` asks for; None if it leaves it open."""
     if chunks is None:
         return None
     if isinstance(chunks, dict):
         for dim in chunks:
             if dim != "member" and dim not in core_dims:
-                raise ValueError(f"chunks names {dim!r}; the result has the dimensions {('member', *core_dims)}")
+                raise ValueError(
+                    f"chunks names {dim!r}, but the result has the dimensions {('member', *core_dims)}; use one of them"
+                )
         split = {d: -1 for d in core_dims if chunks.get(d, -1) not in (-1, None)}
         if split:
             raise ValueError(
-                f"chunks={chunks!r} divides {', '.join(map(repr, split))}, but a trajectory is sampled whole; use {split!r} there"
+                f"chunks={chunks!r} divides {', '.join(map(repr, split))}, but a trajectory is sampled whole; use "
+                f"{split!r} there"
             )
         chunks = chunks.get("member", "auto")
     if chunks == "auto":
@@ -98,7 +102,7 @@ def member_chunks(members: int, chunks: Any, core_dims: Sequence[str]) -> int | 
 
 
 def check_core_chunks(ds: xr.Dataset, core_dims: Sequence[str]) -> None:
-    """Raise if a dask-backed grid is divided along a dimension that must be whole."""
+    """Raise if a dask-backed grid is chunked along time or space."""
     divided = {d: -1 for d in core_dims for v in ds.data_vars.values() if len(v.chunksizes.get(d, ())) > 1}
     if divided:
         raise ValueError(
@@ -107,7 +111,7 @@ def check_core_chunks(ds: xr.Dataset, core_dims: Sequence[str]) -> None:
 
 
 def _counter(bar: tqdm, steps: int) -> Callable[[int], None]:
-    """Moves the bar by a step; where members are drawn again, its total grows by the steps of a draw."""
+    """Return a function that moves the bar by one step. Each time members are drawn again, the total grows."""
     due = bar.n + steps
 
     def advance(_: int) -> None:
@@ -121,7 +125,7 @@ def _counter(bar: tqdm, steps: int) -> Callable[[int], None]:
 
 
 def compute(task: Task, members: Sequence[int], *, batch: int, progress: bool | None, label: str) -> list[np.ndarray]:
-    """All members now, ``batch`` at a time."""
+    """Compute all members now, ``batch`` at a time; with fewer at a time if memory runs out."""
     out = [np.empty((len(members), *shape), dtype) for shape, dtype in outputs(task)]
     known = task.shared
     batch = min(batch, known.room or batch)
@@ -135,38 +139,47 @@ def compute(task: Task, members: Sequence[int], *, batch: int, progress: bool | 
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                short = min(batch, len(members))
             else:
                 for whole, some in zip(out, found, strict=True):
                     whole[part] = some
                 start += batch
                 continue
-            torch.cuda.empty_cache()  # what the failed call held is free by now
-            if short <= task.group:
-                if known.halved == HALVINGS:
-                    raise MemoryError(
-                        f"the device has too little memory for {short} member{'s' * (short > 1)} of shape {task.shape} at once; use "
-                        "precision='bf16', a shorter trajectory or a larger device"
-                    )
-                if not known.halved:
-                    warn(
-                        f"the device ran out of memory with {short} member{'s' * (short > 1)}; going on with shorter pieces of "
-                        "the trajectory at once, which takes longer"
-                    )
-                known.halved += 1
-                continue
-            if known.room is None:  # the first time
-                warn(
-                    f"the device ran out of memory with {short} members at once; going on with fewer (a smaller batch=... "
-                    "from the start saves the detour)"
-                )
-            batch = known.room = max(task.group, short // 2 // task.group * task.group)
+            torch.cuda.empty_cache()  # the memory of the failed call is free now
+            batch = _fewer(task, min(batch, len(members)))
             bar.total = bar.n + -(-(len(members) - start) // batch) * task.steps
     return out
 
 
+def _fewer(task: Task, tried: int) -> int:
+    """Return how many members to try after memory ran out with ``tried``.
+
+    If no fewer can be tried, the memory for activations is halved instead.
+    """
+    known, members = task.shared, f"{tried} member{'s' * (tried > 1)}"
+    if tried > task.group:
+        if known.room is None:  # the first time
+            warn(
+                f"the device ran out of memory with {members} at once; continuing with fewer (a smaller batch=... "
+                "avoids this attempt)"
+            )
+        known.room = max(task.group, tried // 2 // task.group * task.group)
+        return known.room
+    if known.halved == HALVINGS:
+        raise MemoryError(
+            f"the device has too little memory for {members} of shape {task.shape} at once; use precision='bf16', a "
+            "shorter trajectory or a larger device"
+        )
+    if not known.halved:
+        warn(
+            f"the device ran out of memory with {members}; continuing with shorter pieces of the trajectory at once, "
+            "which takes longer"
+        )
+    known.halved += 1
+    return tried
+
+
 def lazy(task: Task, members: Sequence[int], *, chunk: int, batch: int) -> list[Any]:
-    """The same as dask arrays with ``chunk`` members a block; nothing runs until it is asked for."""
+    """Return the same arrays as dask arrays with ``chunk`` members per block; nothing is computed yet."""
     import dask.array as da
     from dask.base import tokenize
     from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
@@ -186,7 +199,7 @@ def lazy(task: Task, members: Sequence[int], *, chunk: int, batch: int) -> list[
 
 @lru_cache(maxsize=1)
 def _kept_whole(base: type) -> type:
-    """A dask array whose graph is culled, not fused, when computed: fusion drops the annotations of its layer."""
+    """Return a class of dask arrays whose graph is culled but not fused: fusion drops the annotations of a layer."""
 
     class Ensemble(base):
         __slots__ = ()

@@ -1,4 +1,4 @@
-"""Which guidance and which sampler: by name, configured by hand, or what suits the prior."""
+"""Chooses the guidance and the sampler: by name, as configured by the user, or by the prior."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xsda.priors.prior import Prior
 
 
 def pick_sampler(sampler: str | Sampler, steps: int | None, default: Sampler) -> Sampler:
-    """A sampler by name, configured by hand, or the default; ``steps`` overrides its number of steps."""
+    """Return a sampler by name, the user's own, or the default; ``steps`` overrides its number of steps."""
     if isinstance(sampler, str):
         if sampler.lower() != "auto" and sampler.lower() not in SAMPLERS:
             raise ValueError(f"unknown sampler {sampler!r}; {choose(sampler.lower(), SAMPLERS)}")
@@ -25,7 +25,7 @@ def pick_sampler(sampler: str | Sampler, steps: int | None, default: Sampler) ->
 
 
 def pick_guidance(guidance: str | Guidance, prior: Prior) -> Guidance:
-    """A guidance by name, configured by hand, or what suits the prior."""
+    """Return a guidance by name, the user's own, or the one that suits the prior."""
     if isinstance(guidance, Guidance):
         return guidance
     if not isinstance(guidance, str):
@@ -39,11 +39,11 @@ def pick_guidance(guidance: str | Guidance, prior: Prior) -> Guidance:
 
 
 def default_sampler(prior: Prior, guided: bool) -> Sampler:
-    """The cheapest sampler that passes the benchmarks.
+    """Return the cheapest sampler that passes the benchmarks.
 
-    A prior in closed form takes 32 evaluations for six decades of noise, and as many per decade where a large field needs
-    more. A network takes one correction a step, which lets members leave futures that the observations exclude. Two space
-    axes take 24 steps. There, 48 steps gain a tenth in CRPS with nonlinear or very precise observations.
+    For a prior in closed form it takes 32 evaluations per six decades of noise, and at least 32. For a network it
+    takes one correction per step, so that members can leave trajectories that the observations exclude. With two
+    space axes it takes 24 steps; 48 steps reduce the CRPS by a tenth with nonlinear or very precise observations.
     """
     if prior.exact:
         low, high = (float(prior.schedule.noise_level(torch.tensor(t, dtype=torch.float64))) for t in (0.0, 1.0))

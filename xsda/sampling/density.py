@@ -1,4 +1,7 @@
-"""How probable labelled trajectories are under a prior: in closed form, along the probability-flow ODE, or bounded below."""
+"""Computes the log density of labelled trajectories under a prior, or a lower bound of it.
+
+The density is exact for priors in closed form. For networks it comes from the probability-flow ODE.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +24,23 @@ from xsda.sampling.pieces import place
 def log_prob(
     ds: xr.Dataset, model: Model, *, steps: int = 128, exact: bool | None = None, seed: int = 0
 ) -> xr.DataArray:
-    """Log density of labelled trajectories under a prior, in the variables' own units.
+    """Compute the log density of trajectories under a prior, in the units of the variables.
 
-    A prior in closed form gives the exact value. A network gives it through the probability-flow ODE.
+    The value is exact for a prior in closed form. For a network it comes from the probability-flow ODE.
 
     Parameters
     ----------
     ds
-        Trajectories on the grid of the prior; dimensions such as ``member`` stay.
+        Trajectories on the grid of the prior. Other dimensions, such as ``member``, are kept.
     model
         A prior, the path of one, or a name.
     steps
-        Steps of the ODE. More are more accurate.
+        Steps of the ODE. More steps are more accurate.
     exact
-        Compute the divergence exactly (the default for states of up to 1,024 numbers), or estimate it with one random vector.
+        Whether to compute the divergence exactly, or estimate it with one random vector. Default: exact for states of
+        up to 1,024 numbers.
     seed
-        Of that vector.
+        Seed of the random vector.
 
     Returns
     -------
@@ -45,8 +49,16 @@ def log_prob(
 
     Examples
     --------
-    >>> truth = xsda.systems.Lorenz63().simulate(length=24, seed=0)
-    >>> bool(xsda.log_prob(truth, "lorenz63", steps=16, exact=False) > xsda.log_prob(truth + 30, "lorenz63", steps=16, exact=False))
+    The density of 48 standard normal numbers at their mean is (2 pi)^-24:
+
+    >>> prior = xsda.GaussianPrior(truth, np.eye(48))
+    >>> print(f"{float(xsda.log_prob(truth, prior)):.2f}, {-24 * np.log(2 * np.pi):.2f}")
+    -44.11, -44.11
+
+    A network gives a higher density to a trajectory of its system than to a shifted one:
+
+    >>> options = {"steps": 4, "exact": False}
+    >>> bool(xsda.log_prob(truth, "lorenz63", **options) > xsda.log_prob(truth + 30, "lorenz63", **options))
     True
     """
     generator = torch.Generator().manual_seed(seed)
@@ -60,21 +72,28 @@ def log_prob(
 
 
 def elbo(ds: xr.Dataset, model: Model, *, samples: int = 64, seed: int = 0) -> xr.DataArray:
-    """A lower bound of the log density, by Monte Carlo over noise levels; much cheaper than ``log_prob``.
+    """Estimate a lower bound of the log density by Monte Carlo over noise levels.
+
+    It is much cheaper than ``log_prob``.
 
     Parameters
     ----------
     ds, model
         As for ``log_prob``.
     samples
-        Noise levels drawn for each trajectory.
+        Number of noise levels for each trajectory.
     seed
-        Of the noise.
+        Seed of the noise.
 
     Returns
     -------
     xarray.DataArray
         One number for each trajectory.
+
+    Examples
+    --------
+    >>> bool(xsda.elbo(truth, "lorenz63", samples=8) > xsda.elbo(truth + 30, "lorenz63", samples=8))
+    True
     """
     generator, prior = torch.Generator().manual_seed(seed), load_model(model)
     return _density(
@@ -83,6 +102,7 @@ def elbo(ds: xr.Dataset, model: Model, *, samples: int = 64, seed: int = 0) -> x
 
 
 def _density(prior: Prior, ds: xr.Dataset, function: Callable[[Denoiser, Tensor], Tensor], name: str) -> xr.DataArray:
+    """Apply a density of standardised states to a Dataset, and convert it to the units of the variables."""
     grid = prior.bind(ds)
     x = grid.to_tensor(ds)
     outer = [d for d in ds[grid.names[prior.layout.names[0]]].dims if d not in grid.core_dims]

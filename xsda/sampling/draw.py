@@ -1,4 +1,4 @@
-"""``sample``, and the way from a prior and a likelihood to a labelled ensemble: plan, run or defer, label."""
+"""Draws labelled ensembles: ``sample`` without observations, ``draw_ensemble`` for any prior and likelihood."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from xsda.sampling.task import SamplingTask
 
 NOTES = {
     "effective_sample_size": {
-        "long_name": "least effective number of particles in the population of this member",
+        "long_name": "smallest effective number of particles in the population of this member",
         "units": "1",
     }
 }
@@ -52,9 +52,9 @@ def sample(
     Parameters
     ----------
     ds
-        The grid: its coordinates say what is sampled. Its values are not read; a Dataset of coordinates is enough.
+        The grid: its coordinates define what is sampled. Its values are not read; a Dataset of coordinates is enough.
     model
-        A prior, the path of one, or a name ("lorenz63"); a list of them pools their samples.
+        A prior, the path of one, or a name ("lorenz63"). A list of them shares the members out among several priors.
     members, sampler, steps, seed, chunks, batch, device, precision, progress
         As in ``xsda.assimilate``.
 
@@ -65,9 +65,9 @@ def sample(
 
     Examples
     --------
-    >>> grid = xsda.systems.Lorenz63().simulate(length=16, seed=0)
-    >>> xsda.sample(grid, "lorenz63", members=2, progress=False).x.sizes["member"]
-    2
+    >>> free = xsda.sample(truth, "lorenz63", members=2, steps=8, progress=False)
+    >>> dict(free.x.sizes)
+    {'member': 2, 'time': 16}
     """
     prior = load_model(model)
     own: dict[str, Any] = {
@@ -91,7 +91,7 @@ def draw_ensemble(
     likelihood: Likelihood | None = None,
     attrs: Mapping[str, Any],
 ) -> xr.Dataset:
-    """Plan, run (or defer), label."""
+    """Draw an ensemble, at once or lazily, and label it."""
     numbers, batch = options.numbers, options.at_once(grid.shape)
     check_core_chunks(grid.template, grid.core_dims)
     chunk = member_chunks(len(numbers), options.chunks, grid.core_dims)
@@ -122,17 +122,17 @@ def draw_ensemble(
 
 
 def _check_populations(numbers: Sequence[int], chunk: int | None, batch: int | None, size: int) -> None:
-    """Raise unless members are whole populations of ``size``, so that none is sampled twice."""
+    """Raise unless the members and chunks are whole populations of ``size`` particles."""
     count = len(numbers)
     if list(numbers) != list(range(numbers[0], numbers[0] + count)) or numbers[0] % size:
         raise ValueError(
-            f"TDS samples populations of {size} particles: members must be a number, or a range from a multiple of {size}; a "
-            "pool of priors cannot share them out"
+            f"TDS samples populations of {size} particles, so members must be a number, or a range from a multiple of "
+            f"{size}; a pool of priors cannot share them out"
         )
     if batch is not None and batch < size:
         raise ValueError(
             f"batch={batch} is smaller than a population of {size} particles, which is sampled at once; use "
-            f"sampler=TDS(particles={max(batch, 2)}), or leave batch out"
+            f"sampler=TDS(particles={max(batch, 2)}), or omit batch"
         )
     if chunk is not None and chunk < count and chunk % size:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""How an ensemble is drawn: every option of ``assimilate`` and ``sample`` that is not about observations, checked."""
+"""Defines and checks the options of ``assimilate`` and ``sample`` that do not concern observations."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:  # the command line reads this file for its help texts, withou
     from xsda.guidance import Guidance
 
 PRECISIONS = ("auto", "float32", "float64", "bf16", "fp16")
-BATCH_NUMBERS = 2**19  # numbers sampled at once by default; activations are a hundred times more
+BATCH_NUMBERS = 2**19  # numbers of the states sampled at once by default; activations are about a hundred times more
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """Options of a draw. Their defaults are those of ``xsda.assimilate``, ``ds.sda.assimilate`` and the command line.
+    """Options for drawing an ensemble, with the defaults of ``xsda.assimilate`` and the command line.
 
     The descriptions below are also the help texts of the command line.
 
@@ -62,7 +62,7 @@ class SamplingOptions:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        _ = self.numbers  # raises where members name none
+        _ = self.numbers  # raises if members are not valid
         whole_number("seed", self.seed, least=0)
         whole_number("redraw", self.redraw, least=0)
         for name, least in (("batch", 1), ("steps", 2)):
@@ -73,16 +73,16 @@ class SamplingOptions:
 
     @property
     def numbers(self) -> Sequence[int]:
-        """The numbers of the members that are wanted."""
+        """The numbers of the members to draw."""
         return member_numbers(self.members)
 
     def at_once(self, shape: Sequence[int]) -> int:
-        """Members of this shape that are sampled together."""
+        """How many members of this shape are sampled together."""
         return self.batch or min(max(BATCH_NUMBERS // math.prod(shape), 1), 512)
 
 
 def member_numbers(members: int | Sequence[int]) -> Sequence[int]:
-    """The numbers of the members that are wanted."""
+    """Return the numbers of the members to draw."""
     if not isinstance(members, Sequence) or isinstance(members, str):
         return range(whole_number("members", members, least=1))
     numbers = [whole_number("members", m, least=0) for m in members]

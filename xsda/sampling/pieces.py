@@ -1,4 +1,7 @@
-"""A denoiser on its device, with a network that takes long trajectories in pieces so that memory does not grow with length."""
+"""Puts a denoiser on its device, and lets its network process long trajectories in pieces.
+
+With pieces the memory for activations does not grow with the length of the trajectory.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,20 @@ from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.nn import MarkovNet
 from xsda.nn.segments import Segments, activation_bytes
 
-MEMORY = 6 * 2**30  # bytes of activations of a network that are kept for a gradient; less where a device has less
+MEMORY = 6 * 2**30  # bytes of activations kept for a gradient; halved if the device has too little memory
 
 
 def place(denoiser: Denoiser, context: Tensor | None, device: torch.device, dtype: torch.dtype) -> Denoiser:
-    """The denoiser on a device, in a precision, reading its context; the prior's own stays where it is."""
+    """Return a copy of the denoiser on a device, in a precision and with its context; the prior's own is unchanged."""
     if device.type != "cpu" or dtype != torch.float32:
         denoiser = copy.deepcopy(denoiser).to(device, dtype)
     return denoiser if context is None else denoiser.conditioned(context.to(device, dtype))
 
 
 def in_pieces(denoiser: Denoiser, shape: tuple[int, ...], context: Tensor | None, memory: int) -> Denoiser:
-    """The denoiser with a network that takes a trajectory of this shape in pieces, if it is long; the weights are shared.
+    """Return the denoiser with a network that processes long trajectories of this shape in pieces; weights are shared.
 
-    ``memory``: bytes of activations that are kept for a gradient.
+    ``memory`` is the number of bytes of activations that are kept for a gradient.
     """
     if not isinstance(denoiser, Preconditioned | Balanced):
         return denoiser
@@ -43,7 +46,7 @@ def in_pieces(denoiser: Denoiser, shape: tuple[int, ...], context: Tensor | None
 def _room(
     network: nn.Module, states: int, units: int, shape: tuple[int, ...], context: Tensor | None, memory: int
 ) -> int:
-    """How many units of work (states or windows) fit into memory; ``states`` states make ``units`` of them."""
+    """Return how many units of work (states or windows) fit into memory; ``states`` states make ``units`` of them."""
     like = next(network.parameters(), torch.zeros(()))
     inputs = [like.new_zeros(1, states, *shape[1:]), like.new_zeros(1)]
     if context is not None:

@@ -1,4 +1,7 @@
-"""An ensemble shared out among several priors: member i comes from prior i modulo their number, as that prior draws it alone."""
+"""Shares the members of an ensemble out among several priors.
+
+Member i comes from the prior number i modulo the number of priors, exactly as that prior would draw it alone.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ JOINED = ("prior", "prior_hash", "history")
 def share(
     pool: Pool, ds: xr.Dataset, members: int | Sequence[int], draw: Callable[[Prior, Sequence[int]], xr.Dataset]
 ) -> xr.Dataset:
-    """The ensemble on the grid ``ds`` of which each prior draws its members."""
+    """Draw each prior's members on the grid ``ds``, and join them in the order asked for."""
     numbers, count, parts = member_numbers(members), len(pool.priors), []
-    for prior in pool.priors:  # before the first of them samples
+    for prior in pool.priors:  # so that errors come before the first of them samples
         prior.bind(ds)
     for k, prior in enumerate(pool.priors):
         own = [m for m in numbers if m % count == k]

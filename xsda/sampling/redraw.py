@@ -1,4 +1,4 @@
-"""Members that fit the observations far worse than others do are drawn again (docs/theory.md)."""
+"""Draws members again that fit the observations far worse than others (docs/theory.md)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from xsda.diffusion.samplers import NonFiniteSampleError
 from xsda.likelihood import Likelihood
 from xsda.sampling.blocks import Shared
 
-# All are judged beside the second best of the first eight members: the best may be alone, and hardly met again.
+# Members are compared with the second best of the first eight. The best may lie in a mode that is hardly ever reached.
 FIRST, BEST = 8, 2
-# A mode is seldom met, a hundred times less likely than another, whose chi-square is so far above. Each member is led to its
-# mode by so many guided denoisings at this noise level, over the standard deviation of the data.
+# A mode whose chi-square exceeds that of another by SELDOM is a hundred times less likely. ROUNDS guided denoisings at
+# the noise level LEVEL (in standard deviations of the data) move a member to its mode.
 SELDOM, ROUNDS, LEVEL = 2 * np.log(100), 4, 0.3
-# Differences of chi-square, as a share of it, that are not held against a member, and against its mode: no prior is so right.
+# Relative differences of chi-square that are tolerated, for members and for their modes: no prior is more accurate.
 ALIKE, ALIKE_MODE = 0.15, 0.05
-# A chi-square, over its mean, that is not held against a member of fields over two axes: no prior of them is so right, and no
-# sigma is known so well. Of what is beyond it, and beyond all chance, a warning tells, whatever the prior.
+# For fields over two axes, members with a chi-square below KNOWN times its mean are accepted: priors and sigma are not
+# known better. If chi-square is larger and its probability is below EXCLUDED, there is a warning, for every prior.
 KNOWN, EXCLUDED = 2.0, 1e-6
 
 Draw = Callable[[list[int], int], Tensor]  # which members, which attempt
@@ -29,10 +29,10 @@ Settle = Callable[[Tensor], Tensor]  # members to their modes
 
 
 def modes(x: Tensor, guided: Denoiser) -> Tensor:
-    """The modes of the posterior in whose reach these members are.
+    """Move each member to the mode of the posterior nearest to it.
 
-    With a noise of standard deviation s, a guided denoising finds the most likely state of those that could have become x, about
-    argmin |x' - x|^2 / s^2 - 2 log p(x' | y); repeated, it is the proximal point method, and ends in a mode.
+    A guided denoising at the noise level s returns about argmin |x' - x|^2 / s^2 - 2 log p(x' | y). Repeated, this is
+    the proximal point method, which ends in a mode.
     """
     t = guided.schedule.time(torch.tensor(LEVEL, dtype=torch.float64))
     for _ in range(ROUNDS):
@@ -49,9 +49,9 @@ def draw_again(
     settle: Settle,
     shared: Shared,
 ) -> str | None:
-    """Replace unlikely members of ``x``; of several attempts the nearest to the observations stays.
+    """Draw unlikely members of ``x`` again, in place; keep the attempt that fits the observations best.
 
-    Returns what is to be told of those that the observations exclude even so.
+    Returns a warning if the observations still exclude some members, otherwise None.
     """
     if attempts:
         excess, judge = judged(x, likelihood, members, draw, settle, shared)
@@ -61,7 +61,7 @@ def draw_again(
             break
         try:
             again = draw([members[i] for i in rows.tolist()], attempt)
-        except NonFiniteSampleError:  # no better than what there is
+        except NonFiniteSampleError:  # this attempt is no better
             continue
         new = judge(again)
         better = new < excess[rows]
@@ -72,26 +72,28 @@ def draw_again(
         return None
     worst = likelihood.worst(x[bad])
     return (
-        f"{int(bad.sum())} of {len(x)} members (of one batch) do not fit the observations (chi-square beyond its one-in-a-million "
-        f"quantile){f' after {attempts} more attempts' if attempts else ''}.{f' They fit worst {worst}.' if worst else ''} Usual causes: a wrong "
-        "observation (a unit, a place, a gross error: likelihood='student_t'), a sigma that leaves out the error of representation, "
-        "a prior that knows no such trajectory, or too few steps"
+        f"{int(bad.sum())} of {len(x)} members (of one batch) do not fit the observations (chi-square beyond its "
+        f"one-in-a-million quantile){f' after {attempts} more attempts' if attempts else ''}."
+        f"{f' The worst fit is to {worst}.' if worst else ''} Usual causes: a wrong observation (a unit, a place, a "
+        "gross error: likelihood='student_t'), a sigma without the error of representation, a trajectory that the "
+        "prior does not know, or too few steps"
     )
 
 
 def judged(
     x: Tensor, likelihood: Likelihood, members: Sequence[int], draw: Draw, settle: Settle, shared: Shared
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """By how much the deviance of members, and that of their modes, is too far above the second best of the first members; and the judge.
+    """Return by how much members and their modes exceed the tolerated deviance, and a function that computes it.
 
-    The first members are drawn if they are not here. The deviance is the chi-square, where errors are Gaussian. Those of right
-    members for the same observations differ with a variance of at most twice the larger of the best and the number of values.
+    The reference is the second best of the first members, which are drawn if they are not among ``members``. The
+    deviance is the chi-square if errors are Gaussian. Deviances of correct members for the same observations differ
+    with a variance of at most twice the larger of the best deviance and the number of values.
     """
     n = likelihood.y.numel()
     known = KNOWN * n if x.ndim == 5 else 0.0
 
     def measured(x: Tensor) -> Tensor:
-        """The deviance of the members and of their modes, (2, batch)."""
+        """Return the deviances of members and of their modes, (2, batch)."""
         own = likelihood.deviance(x)
         if known:
             return torch.stack([own, torch.zeros_like(own)])

@@ -1,7 +1,7 @@
-"""A likelihood by reference: blocks of a lazy ensemble carry its description, its large arrays lie once in the cache.
+"""Sends a likelihood to dask workers: its large arrays in a file of the cache, the rest pickled in the graph.
 
-The description travels in the dask graph, as any function does. The arrays are written as safetensors, under the hash of
-their contents, to a folder that all workers see; each process reads them once. Small likelihoods need no file.
+Arrays are written as safetensors under the hash of their contents, to a folder that all workers must see. Each
+process reads them once. Small likelihoods need no file.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from xsda.files import cached
 
-SMALL = 2**12  # bytes of an array that travels with the description
+SMALL = 2**12  # arrays of fewer bytes are pickled with the rest
 PLAIN = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 _LOCK = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
 class Shipment:
-    """Any object, whole (``content``), or packed: its description, and where its arrays lie."""
+    """An object as it is (``content``), or its pickled ``description`` and the ``path`` of its large arrays."""
 
     content: Any = None
     description: bytes = b""
@@ -36,7 +36,7 @@ class Shipment:
     hash: str = ""
 
     def load(self) -> Any:
-        """The object; unpacked once per process."""
+        """Return the object; it is unpacked once per process."""
         if not self.description:
             return self.content
         with _LOCK:
@@ -44,12 +44,12 @@ class Shipment:
 
 
 def pack(content: Any) -> Shipment:
-    """A shipment that is small enough to be part of every block."""
+    """Pack an object so that it is small enough to be part of every block."""
     import cloudpickle
 
     arrays: dict[str, Tensor] = {}
     names: dict[int, str] = {}
-    kept: list[Any] = []  # so that no id is used twice
+    kept: list[Any] = []  # keeps arrays alive, so that no id is used twice
 
     class Pickler(cloudpickle.Pickler):
         def persistent_id(self, value: Any) -> Any:
@@ -60,14 +60,12 @@ def pack(content: Any) -> Shipment:
                 digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
                 digest.update(array.tobytes())
                 names[id(value)] = digest.hexdigest()[:32]
-                arrays[names[id(value)]] = torch.from_numpy(np.array(array, order="C"))  # of storage of its own
+                arrays[names[id(value)]] = torch.from_numpy(np.array(array, order="C"))
                 kept.append(value)
             return isinstance(value, Tensor), names[id(value)]
 
         def reducer_override(self, value: Any) -> Any:
-            if type(value) is Tensor and _is_plain(
-                value
-            ):  # torch writes addresses into what it pickles, so that no two hashes agree
+            if type(value) is Tensor and _is_plain(value):  # pickles of torch hold addresses, which change the hash
                 return torch.as_tensor, (value.detach().cpu().numpy(),)
             return super().reducer_override(value)
 
@@ -85,7 +83,7 @@ def pack(content: Any) -> Shipment:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether an array holds numbers that a file of tensors can hold; others (dates, text, foreign bytes) are pickled."""
+    """Whether safetensors can hold this array; others (dates, text, other byte orders) are pickled."""
     if isinstance(value, Tensor):
         return value.layout == torch.strided and str(value.dtype).removeprefix("torch.") in PLAIN
     return isinstance(value, np.ndarray) and value.dtype.isnative and value.dtype.name in PLAIN
@@ -99,7 +97,7 @@ def _unpack(fingerprint: str, description: bytes, path: str) -> Any:
 
         if not Path(path).is_file():
             raise FileNotFoundError(
-                f"the observations in {path} are not visible from this worker; set XSDA_CACHE to a folder that all workers "
+                f"this worker cannot see the observations in {path}; set XSDA_CACHE to a folder that all workers "
                 "share before calling assimilate"
             )
         arrays = load_file(path)

@@ -1,4 +1,4 @@
-"""What computes a block of members: draws them, judges them, and gives them in the units of the user."""
+"""Computes a block of members: draws them, draws poor ones again, and converts them to the user's units."""
 
 from __future__ import annotations
 
@@ -29,17 +29,15 @@ from xsda.sampling.pieces import MEMORY, in_pieces, place
 from xsda.sampling.redraw import draw_again, modes
 from xsda.sampling.shipping import Shipment
 
-DIVERGED = 100.0  # no standardised trajectory is that far out
-HELD = (
-    0.5  # share of the energy correction that is applied where observations hold the large scales (docs/kolmogorov.md)
-)
+DIVERGED = 100.0  # members beyond this many standard deviations have diverged
+HELD = 0.5  # share of the energy correction with observations, which constrain the large scales (docs/kolmogorov.md)
 
 Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class SamplingTask:
-    """Draw members of the prior, or of the posterior if the shipment holds a likelihood.
+    """Draws members of the prior, or of the posterior if there is a likelihood.
 
     ``shipment`` holds (likelihood or None, context or None).
     """
@@ -58,7 +56,7 @@ class SamplingTask:
 
     @property
     def token(self) -> str:
-        """A hash of all that the members depend on."""
+        """A hash of everything that the members depend on."""
         from dask.base import tokenize
 
         return str(tokenize(
@@ -76,15 +74,16 @@ class SamplingTask:
 
     @property
     def group(self) -> int:
-        """Members that are sampled together."""
+        """Number of members that must be sampled together."""
         return self.sampler.population
 
     @property
     def shared(self) -> Shared:
-        """With the other blocks of this ensemble, in this process."""
+        """What the blocks of this ensemble share in this process."""
         return shared(self.key)
 
     def __call__(self, members: Sequence[int], advance: Advance | None = None) -> list[np.ndarray]:
+        """Compute these members: one array for each variable, then one for each note."""
         run = Run.of(self)
         x, notes = run.draw(members, 0, advance)
         if run.likelihood is not None:
@@ -99,7 +98,7 @@ class SamplingTask:
         return [f(values) for f in self.fields] + [notes[k].float().cpu().numpy() for k in self.notes]
 
     def warn(self, key: str, text: str | None) -> None:
-        """Warn once, however many batches there are."""
+        """Warn once for each key, however many batches there are."""
         if text is not None and key not in self.shared.warned:
             self.shared.warned.add(key)
             warn(text)
@@ -107,7 +106,7 @@ class SamplingTask:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A task with all that it needs on its device."""
+    """A task with its prior and likelihood on the device."""
 
     task: SamplingTask
     prior: Prior
@@ -118,7 +117,7 @@ class Run:
 
     @classmethod
     def of(cls, task: SamplingTask) -> Run:
-        """Load the prior and the likelihood and place them."""
+        """Load the prior and the likelihood and put them on the device."""
         prior = task.prior.load() if isinstance(task.prior, PriorReference) else task.prior
         likelihood, context = task.shipment.load()
         device = pick_device(task.device)
@@ -134,7 +133,10 @@ class Run:
     def draw(
         self, wanted: Sequence[int], attempt: int, advance: Advance | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """These members, and the sampler's notes on them; of weighted particles, whole populations are sampled."""
+        """Draw members, with the sampler's notes on them.
+
+        If the sampler uses weighted particles, whole populations are sampled.
+        """
         task = self.task
         size = task.sampler.population
         everyone = (
@@ -156,28 +158,28 @@ class Run:
         return x[rows], {k: v[rows] for k, v in notes.items()}
 
     def settle(self, x: Tensor) -> Tensor:
-        """The modes of the posterior that these members belong to."""
+        """Move members to the modes of the posterior."""
         assert self.likelihood is not None
         with autocast(self.task.precision, self.device):
             guidance = pick_guidance("auto", self.prior)
             return modes(x, guidance.guide(self.denoiser, self.likelihood, self.prior.error))
 
     def check_far(self, x: Tensor, members: Sequence[int]) -> None:
-        """Raise if a member has left the range of the prior and of the observations."""
+        """Raise if a member is far outside the range of the prior and of the observations."""
         bound = DIVERGED
-        if self.prior.exact and float(x.abs().max()) > DIVERGED:  # means and observations may be that far out
+        if self.prior.exact and float(x.abs().max()) > DIVERGED:  # means and observations may be that large
             mean = self.denoiser(torch.zeros_like(x[:1]), torch.ones((), dtype=torch.float64))
             bound *= max(1.0, float(mean.abs().max()))
             bound = bound if self.likelihood is None else max(bound, DIVERGED * float(self.likelihood.y.abs().max()))
         far = (x.flatten(1).abs() > bound).any(1).nonzero().flatten().tolist()
         if far:
             raise NonFiniteSampleError(
-                f"member {', '.join(str(members[i]) for i in far[:8])} diverged (more than {bound:.3g} standard deviations "
-                "from the mean). Try more steps, corrections, or the default guidance (guidance='auto')"
+                f"member {', '.join(str(members[i]) for i in far[:8])} diverged (more than {bound:.3g} standard "
+                "deviations from the mean). Try more steps, corrections, or the default guidance (guidance='auto')"
             )
 
 
 def autocast(precision: str, device: torch.device) -> Any:
-    """The half precision that networks are to compute in, if any."""
+    """Return the context in which networks compute in half precision, if ``precision`` asks for it."""
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return torch.autocast(device.type, dtype=half) if half else contextlib.nullcontext()
