@@ -66,19 +66,21 @@ def assimilate(
         "calibrated", "sda", "dps", "pigdm", "tmpd", "projection", "proximal", or a configured object such as
         ``xsda.guidance.GaussianScore(gamma=0.03)``.
     sampler, steps
-        "auto", "dpmpp2m", "dpmpp2m_sde", "ddim", "ddpm", "pc", "euler", "heun", "tds" (weighted particles), or a configured
-        object; number of steps.
+        "auto", "dpmpp2m", "dpmpp2m_sde", "ddim", "ddpm", "pc", "euler", "heun", "tds" (weighted particles), or a
+        configured object; number of steps.
     likelihood
         The law of the observation errors: "gaussian" (default), "student_t", "huber", an object such as
         ``xsda.likelihood.Censored(lower=0.1)``, or a mapping of observed variables, or of sources, to these.
     correlation
-        Correlated errors, by observed variable (or source, and variable): a correlation matrix over its values (ravelled), a mapping of its
-        coordinates to correlation lengths, e.g. ``{"t2m": {"time": "6h", "x": 200.0}}``, or an object with ``whiten``.
+        Correlated errors, by observed variable (or source, and variable): a correlation matrix over its values
+        (ravelled), a mapping of its coordinates to correlation lengths, e.g. ``{"t2m": {"time": "6h", "x": 200.0}}``,
+        or an object with ``whiten``.
     background, background_sigma
         A first guess on (a part of) the grid, and the standard deviation of its error: one more source of observations.
     redraw
-        How often at most a member is drawn again that fits the observations far worse than the second best of members 0 to 7, or whose mode does,
-        if the prior is a network (these eight are drawn for that if they were not asked for). 0: never.
+        How often at most a member is drawn again that fits the observations far worse than the second best of members 0
+        to 7, or whose mode does, if the prior is a network (these eight are drawn for that if they were not asked for).
+        0: never.
     seed
         Each member's noise is keyed by (seed, member): the same whatever the chunks, the scheduler or the device.
     chunks
@@ -92,9 +94,9 @@ def assimilate(
     progress
         Show a progress bar (default: where there is a terminal or a notebook).
     derived
-        Functions for observed variables that the prior lacks, e.g.
-        ``{"wind_speed": lambda s: (s["u"]**2 + s["v"]**2).sqrt()}``; ``s[name]`` is a tensor ``(member, time, *space)`` in the
-        variable's units, axes ascending.
+        Functions for observed variables that the prior lacks, e.g. ``{"wind_speed": lambda s: (s["u"]**2 +
+        s["v"]**2).sqrt()}``; ``s[name]`` is a tensor ``(member, time, *space)`` in the variable's units, axes
+        ascending.
 
     Returns
     -------

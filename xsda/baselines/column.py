@@ -65,7 +65,8 @@ def check_instrument(observed: Observed) -> None:
     """Raise if a filter cannot take these observations."""
     if not isinstance(observed.law, Normal):
         raise ValueError(
-            f"{observed.name!r} has errors of the law {observed.law}; a filter takes Gaussian ones (assimilate takes others)"
+            f"{observed.name!r} has errors of the law {observed.law}; a filter takes Gaussian ones (assimilate takes "
+            "others)"
         )
 
 
@@ -105,8 +106,8 @@ def _check_instant(da: xr.DataArray, coord: xr.DataArray, grid: Grid) -> None:
     method = cell_method(da, names)
     if method == "mean" and (own != method or "bounds" in coord.attrs):
         raise ValueError(
-            f"observed variable {da.name!r} is an average over {time!r} (cell_methods); a filter needs observations of one "
-            "time each (assimilate takes both)"
+            f"observed variable {da.name!r} is an average over {time!r} (cell_methods); a filter needs observations of "
+            "one time each (assimilate takes both)"
         )
 
 
@@ -114,15 +115,16 @@ def _check_within_times(da: xr.DataArray, coord: xr.DataArray, correlation: Any)
     """Raise unless errors can be correlated within each time, and are not from one time to another."""
     if coord.dims != (coord.name,):
         raise ValueError(
-            f"{da.name!r} has correlated errors and no time dimension; a filter takes correlated errors of values over (time, "
-            "...), correlated within each time"
+            f"{da.name!r} has correlated errors and no time dimension; a filter takes correlated errors of values over "
+            "(time, ...), correlated within each time"
         )
     along = correlation if isinstance(correlation, Mapping) else ()
     alone = [c for c in along if c in da.coords and da[c].dims == coord.dims]
     if alone:
         raise ValueError(
-            f"the errors of {da.name!r} are correlated along {alone[0]!r}; a filter takes correlations within each time only "
-            f"(assimilate takes both), so give {', '.join(repr(str(d)) for d in da.dims if d != coord.name) or 'other dimensions'}"
+            f"the errors of {da.name!r} are correlated along {alone[0]!r}; a filter takes correlations within each "
+            "time only (assimilate takes both), so give "
+            f"{', '.join(repr(str(d)) for d in da.dims if d != coord.name) or 'other dimensions'}"
         )
 
 

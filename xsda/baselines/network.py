@@ -27,7 +27,10 @@ KEPT = 32  # geometries that are kept for later times that have the same
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Observations of one variable: which numbers of its field each is made of, with which weights, both (M, points)."""
+    """Observations of one variable.
+
+    Which numbers of its field each is made of, with which weights, both (M, points).
+    """
 
     name: str
     derived: Derived | None
@@ -46,8 +49,8 @@ class Part:
 class Geometry:
     """Where the M observations of a time are; the same object for all times that have the same ones.
 
-    ``position`` (M, space) in the numbers of the grid; NaN along a dimension that was averaged away. ``cache`` is for what
-    methods derive from it.
+    ``position`` (M, space) in the numbers of the grid; NaN along a dimension that was averaged away. ``cache`` is for
+    what methods derive from it.
     """
 
     grid: Grid
@@ -79,7 +82,10 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The observations of one time: values and standard errors (M,), and whiteners of spans whose errors are correlated."""
+    """The observations of one time.
+
+    Values and standard errors (M,), and whiteners of spans whose errors are correlated.
+    """
 
     geometry: Geometry
     y: Tensor
@@ -175,6 +181,6 @@ def _check_finite(name: str, seen: Tensor) -> None:
     if not bool(finite.all()):
         member = int((~finite).nonzero()[0])
         raise ForecastError(
-            f"the derived variable {name!r} is not finite for member {member}; its function must hold for every state that the "
-            "ensemble may take, such as torch.clamp(..., min=0) below a root"
+            f"the derived variable {name!r} is not finite for member {member}; its function must hold for every state "
+            "that the ensemble may take, such as torch.clamp(..., min=0) below a root"
         )

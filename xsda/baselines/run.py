@@ -50,31 +50,32 @@ def filter(
     ds
         The grid: its coordinates say what is estimated, and at which times. Its values are not read.
     obs
-        Observations at any times within those of ``ds`` (or between those and an earlier initial ensemble), one Dataset or
-        several; the ensemble is forecast to each time. NaN is a missing value.
+        Observations at any times within those of ``ds`` (or between those and an earlier initial ensemble), one Dataset
+        or several; the ensemble is forecast to each time. NaN is a missing value.
     system
-        One of ``xsda.systems``; a function ``step(ds, start, stop)`` on labelled ensembles; or ``xsda.baselines.Forecast``.
+        One of ``xsda.systems``; a function ``step(ds, start, stop)`` on labelled ensembles; or
+        ``xsda.baselines.Forecast``.
     method
         One of ``xsda.baselines``, such as ``LETKF(localization=4.0, inflation=1.04)``.
     members
         Size of the ensemble (default: 20, or that of ``initial``).
     sigma, correlation, derived
-        Errors of the observations and functions for derived quantities, as in ``assimilate``. Correlations are between values
-        of one time.
+        Errors of the observations and functions for derived quantities, as in ``assimilate``. Correlations are between
+        values of one time.
     initial
-        An ensemble over ``member``, valid at its coordinate ``time`` (default: the first time of ``ds``); a long run over time
-        to draw states from. Default: states from the climate of the system. A result's last analysis goes on where
-        it ended, to the bit: ``initial=result.isel(time=-1)``, with later times in ``ds`` and ``obs``.
+        An ensemble over ``member``, valid at its coordinate ``time`` (default: the first time of ``ds``); a long run
+        over time to draw states from. Default: states from the climate of the system. A result's last analysis goes on
+        where it ended, to the bit: ``initial=result.isel(time=-1)``, with later times in ``ds`` and ``obs``.
     keep
-        "analysis", "forecast", "smoothed" (where the method smooths), "both" (forecast and analysis), or several of them, then
-        along the dimension ``stage``. Default: what the method is for.
+        "analysis", "forecast", "smoothed" (where the method smooths), "both" (forecast and analysis), or several of
+        them, then along the dimension ``stage``. Default: what the method is for.
     seed
         Same seed, same numbers.
     progress
         Show a progress bar (default: in a terminal or notebook).
     out, every
-        A folder to which each ``every`` times are written as NetCDF, so that long runs fit into memory; the result reads it
-        lazily. Called again, a run that was interrupted goes on after what is there (filters only).
+        A folder to which each ``every`` times are written as NetCDF, so that long runs fit into memory; the result
+        reads it lazily. Called again, a run that was interrupted goes on after what is there (filters only).
     """
     if isinstance(method, type) or not isinstance(method, Method):
         raise _not_a_method(method)
@@ -91,8 +92,8 @@ def filter(
         )
     if "analysis" in str(getattr(initial, "attrs", {}).get("stages")) and network.numbers[0] <= start:
         warn(
-            f"the initial ensemble is an analysis of {forecast.bind(grid).text(start)}, and there are observations at that time: have "
-            "they been used already? Then leave them out, obs.sel(time=slice(...))"
+            f"the initial ensemble is an analysis of {forecast.bind(grid).text(start)}, and there are observations at "
+            "that time: have they been used already? Then leave them out, obs.sel(time=slice(...))"
         )
     times = np.union1d(own, network.numbers)
     cycle = Cycle(grid, forecast.bind(grid), network, times, start, seed, memory=memory)
@@ -127,7 +128,8 @@ def state_grid(ds: xr.Dataset, forecast: Forecast) -> Grid:
     missing = [v for v in names if v not in ds.data_vars]
     if missing:
         raise KeyError(
-            f"{type(forecast.step).__name__} has the variable {missing[0]!r}, which the grid lacks; {choose(missing[0], ds.data_vars)}"
+            f"{type(forecast.step).__name__} has the variable {missing[0]!r}, which the grid lacks; "
+            f"{choose(missing[0], ds.data_vars)}"
         )
     if not names:
         raise ValueError(f"the grid has no variables over {(time, *space)}, which say what the state is")
@@ -149,7 +151,8 @@ def _stages(keep: str | Sequence[str] | None, method: Method) -> tuple[str, ...]
     for name in named:
         if name not in method.stages:
             raise ValueError(
-                f"keep={name!r}: {type(method).__name__} has {', '.join(method.stages)}; {choose(str(name), [*method.stages, 'both'])}"
+                f"keep={name!r}: {type(method).__name__} has {', '.join(method.stages)}; "
+                f"{choose(str(name), [*method.stages, 'both'])}"
             )
     return tuple(s for s in STAGES if s in named)
 

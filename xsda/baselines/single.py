@@ -40,8 +40,8 @@ def analyse(
     """The analysis ensemble of one time.
 
     ``forecast``: an ensemble over ``member`` and space, with its time as a scalar coordinate or a dimension of one. The
-    observations are of that time. With dask-backed variables and ``LETKF`` the result is lazy, and chunks of grid points are
-    analysed each by itself: only the observed ensemble is computed at once.
+    observations are of that time. With dask-backed variables and ``LETKF`` the result is lazy, and chunks of grid
+    points are analysed each by itself: only the observed ensemble is computed at once.
     """
     if "member" not in forecast.dims:
         raise ValueError(f"the forecast has no dimension 'member'; it has {tuple(forecast.sizes)}")
@@ -84,7 +84,8 @@ def _lazily(ds: xr.Dataset, network: Network, obs: Sources, method: LETKF, deriv
     inflation, members = as_inflation(method.inflation), ds.sizes["member"]
     if inflation.remembers:
         raise ValueError(
-            f"{type(inflation).__name__} remembers earlier times; use it in ds.sda.filter, or a factor, RTPS or RTPP here"
+            f"{type(inflation).__name__} remembers earlier times; use it in ds.sda.filter, or a factor, RTPS or RTPP "
+            "here"
         )
     check_size(members, None, method.least)
     grid, batch = network.grid, network(0)

@@ -29,7 +29,8 @@ def times_of(grid: Grid, da: xr.DataArray) -> np.ndarray:
         raise ValueError(f"the times of the observed {da.name!r} hold NaN or NaT; drop those observations")
     if coord.dims == (coord.name,) and (np.diff(numbers) <= 0).any():
         raise ValueError(
-            f"the times of the observed {da.name!r} do not increase; use .sortby({str(coord.name)!r}), and drop duplicates"
+            f"the times of the observed {da.name!r} do not increase; use .sortby({str(coord.name)!r}), and drop "
+            "duplicates"
         )
     return np.atleast_1d(coord.values).ravel()
 
@@ -63,8 +64,8 @@ def union(grid: Grid, times: list[np.ndarray], start: float) -> tuple[np.ndarray
             from_ = f" and the initial ensemble is of {axis_text(start, grid.origin)}" if start < own[0] else ""
             raise ValueError(
                 f"there are observations {which} state: at {axis_text(number, grid.origin)}, where the grid goes from "
-                f"{axis_text(own[0], grid.origin)} to {axis_text(own[-1], grid.origin)}{from_}; use obs.sel({time}=slice(...)), or "
-                "a longer grid"
+                f"{axis_text(own[0], grid.origin)} to {axis_text(own[-1], grid.origin)}{from_}; use "
+                f"obs.sel({time}=slice(...)), or a longer grid"
             )
     return labels, numbers, places
 

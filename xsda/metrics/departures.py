@@ -1,8 +1,8 @@
 r"""Scores in observation space: departures of forecast and analysis from what was observed.
 
-With the departures d_b = y - H x_b of the forecast (background) and d_a = y - H x_a of the analysis, and with errors that
-are uncorrelated between forecast and observations, an analysis made with the right covariances has (Desroziers et al.
-2005, doi:10.1256/qj.05.108)
+With the departures d_b = y - H x_b of the forecast (background) and d_a = y - H x_a of the analysis, and with errors
+that are uncorrelated between forecast and observations, an analysis made with the right covariances has (Desroziers et
+al. 2005, doi:10.1256/qj.05.108)
 
     <d_a d_b> = R,    <(H x_a - H x_b) d_b> = H B H',    <(H x_a - H x_b) d_a> = H A H',    <d_b^2> = H B H' + R.
 
@@ -29,9 +29,9 @@ def observation_chi_square(
 ) -> xr.Dataset:
     """Mean of ((H x - y) / sigma)^2 over members and observations, for each observed variable.
 
-    Given the observations, truth and posterior members are alike, so that a right posterior has an expectation of 1. Much less:
-    the ensemble fits the errors of the observations. Much more: the observations had little effect. It is made for
-    independent Gaussian errors; with other laws or correlated errors 1 is not what to expect.
+    Given the observations, truth and posterior members are alike, so that a right posterior has an expectation of 1.
+    Much less: the ensemble fits the errors of the observations. Much more: the observations had little effect. It is
+    made for independent Gaussian errors; with other laws or correlated errors 1 is not what to expect.
 
     Parameters
     ----------
@@ -66,7 +66,8 @@ def _helpers(ds: xr.Dataset) -> list[str]:
 def innovations(ensemble: xr.Dataset, obs: Any, *, derived: Mapping[str, Any] | None = None) -> xr.Dataset:
     """y - H x at the observations, with x the ensemble mean (or the state itself, where there are no members).
 
-    The forecast may be a longer run: the times of ``obs`` are found in it. Where an observation is NaN, so is the result.
+    The forecast may be a longer run: the times of ``obs`` are found in it. Where an observation is NaN, so is the
+    result.
     """
     state = ensemble.mean("member", keep_attrs=True) if "member" in ensemble.dims else ensemble
     found = read(obs, _units(state), derived=derived, errors=False)
@@ -87,9 +88,9 @@ def desroziers(
 ) -> xr.Dataset:
     """Estimates of R, H B H' and H A H' from a cycled run, over the dimension ``estimate`` ("R", "HBH", "HAH").
 
-    ``forecast`` and ``analysis`` hold every state that was observed, before and after it was corrected. ``dim`` names the
-    dimensions of ``obs`` to average over (default: all); ``"time"`` leaves an estimate for each station. They are variances
-    if the analysis was made with the right ones; otherwise the first step of an iteration towards them.
+    ``forecast`` and ``analysis`` hold every state that was observed, before and after it was corrected. ``dim`` names
+    the dimensions of ``obs`` to average over (default: all); ``"time"`` leaves an estimate for each station. They are
+    variances if the analysis was made with the right ones; otherwise the first step of an iteration towards them.
     """
     _check_cycled(forecast, obs)
     before = innovations(forecast, obs, derived=derived)
@@ -114,8 +115,9 @@ def _check_cycled(forecast: xr.Dataset, obs: Any) -> None:
         between = own[~np.isin(own, forecast.indexes[time].values)]
         if len(between):
             raise ValueError(
-                f"there are observations at {time} {between[0]}, where forecast and analysis hold no state ({len(between)} of "
-                f"{len(own)} times); run the filter on a grid with the times of the observations, or select those it has"
+                f"there are observations at {time} {between[0]}, where forecast and analysis hold no state "
+                f"({len(between)} of {len(own)} times); run the filter on a grid with the times of the observations, "
+                "or select those it has"
             )
 
 
@@ -129,8 +131,8 @@ def innovation_consistency(
 ) -> xr.Dataset:
     """<d_b^2> over the variance that the forecast's M members and the observation error foresee: 1 if they are right.
 
-    That is <sigma^2 + (1 + 1/M) var(H x_b)>, the 1/M being the uncertainty of the ensemble mean. More than 1: the forecast
-    is overconfident, or sigma too small. ``sigma`` is found as in ``assimilate``.
+    That is <sigma^2 + (1 + 1/M) var(H x_b)>, the 1/M being the uncertainty of the ensemble mean. More than 1: the
+    forecast is overconfident, or sigma too small. ``sigma`` is found as in ``assimilate``.
     """
     m = forecast.sizes.get("member", 0)
     if m < 2:
