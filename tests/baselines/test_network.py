@@ -169,7 +169,7 @@ def test_dates(kind):
     network = Network.of(grid_of(ds), obs, sigma=1.0)
     np.testing.assert_array_equal(network.numbers, [86400.0, 2 * 86400.0])
     assert [network(k).y.tolist() for k in range(2)] == [[4.0], [3.0]]
-    with pytest.raises(ValueError, match="'time' holds plain numbers, the grid's 'time' dates; make"):
+    with pytest.raises(ValueError, match="'time' holds plain numbers, the grid's 'time' holds dates;"):
         Network.of(grid_of(ds), series([1.0]), sigma=1.0)
     with pytest.raises(ValueError, match="after the last state: at 2001-03-03"):
         Network.of(grid_of(ds), series(np.array([date(2001, 3, 3)])), sigma=1.0)

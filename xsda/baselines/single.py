@@ -69,7 +69,8 @@ def analyse(
         )
     else:
         out = filter(
-            ds.isel(member=0, drop=True), obs, Forecast(as_it_is), method=method, sigma=sigma, initial=ds.isel({time: 0}),
+            ds.isel(member=0, drop=True), obs, Forecast(as_it_is), method=method, sigma=sigma,
+            initial=ds.isel({time: 0}),
             correlation=correlation, derived=derived, seed=seed, progress=False,
         )  # fmt: skip
     return out.isel({time: 0}) if scalar else out

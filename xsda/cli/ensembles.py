@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 @overwrite_option
 def assimilate(
     observations: tuple[Path, ...], models: tuple[str, ...], grid: Path | None, sigma: tuple[str, ...],
-    likelihood: tuple[str, ...], correlation: tuple[str, ...], background: Path | None, background_sigma: tuple[str, ...],
-    out: Path, overwrite: bool, **draw: Any,
+    likelihood: tuple[str, ...], correlation: tuple[str, ...], background: Path | None,
+    background_sigma: tuple[str, ...], out: Path, overwrite: bool, **draw: Any,
 ) -> None:  # fmt: skip
     """Draw a posterior ensemble given OBSERVATIONS.
 
@@ -68,7 +68,8 @@ def assimilate(
     check_output(out, overwrite)
     said: dict[str, Any] = {
         "sigma": standard_deviation(sigma, "--sigma"), "likelihood": law(likelihood),
-        "correlation": settings(correlation, "--correlation") or None, "background": read(background) if background else None,
+        "correlation": settings(correlation, "--correlation") or None,
+        "background": read(background) if background else None,
         "background_sigma": standard_deviation(background_sigma, "--background-sigma"),
     }  # fmt: skip
     prior = _load(models)

@@ -70,8 +70,8 @@ def simulate(
         )
     there = out.exists() and not overwrite  # then it is left as it is, or an error
     simulate_to(
-        out, simulator, trajectories=trajectories, length=length, burn_in=burn_in, every=every, coarsen=coarsen, seed=seed,
-        workers=workers, scheduler=scheduler, overwrite=overwrite, progress=progress,
+        out, simulator, trajectories=trajectories, length=length, burn_in=burn_in, every=every, coarsen=coarsen,
+        seed=seed, workers=workers, scheduler=scheduler, overwrite=overwrite, progress=progress,
     )  # fmt: skip
     click.echo(f"{out} is already there" if there else f"wrote {out}")
 
