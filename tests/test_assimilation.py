@@ -444,3 +444,26 @@ def test_a_changed_prior_is_shipped_as_it_is(lorenz):
         for chunks in ({}, {"chunks": {"member": 1}})
     )
     xr.testing.assert_allclose(lazy.compute(), eager, rtol=1e-3, atol=1e-2)
+
+
+def test_a_tree_of_grids(lorenz):
+    """Each node is assimilated as it would be alone; groups without data are passed on."""
+    truth, obs = lorenz
+    options = {"members": 2, "steps": 8, "redraw": 0, "progress": False}
+    tree = xr.DataTree.from_dict({"warm": truth, "cold/north": truth.isel(time=slice(16))})
+    seen = obs.isel(time=slice(4))
+    out = tree.map_over_datasets(lambda ds: ds.sda.assimilate(seen, "lorenz63", **options) if ds else ds)
+    assert {path for path, node in out.subtree_with_keys if node.data_vars} == {"warm", "cold/north"}
+    for path in ("warm", "cold/north"):
+        alone = tree[path].to_dataset().sda.assimilate(seen, "lorenz63", **options)
+        xr.testing.assert_equal(out[path].to_dataset(), alone)
+
+
+def test_members_agree_to_rounding_in_float64(lorenz):
+    truth, obs = lorenz
+    options = {"members": 6, "steps": 8, "redraw": 0, "precision": "float64", "progress": False}
+    whole = truth.astype(float).sda.assimilate(obs, "lorenz63", **options)
+    parts = truth.astype(float).sda.assimilate(obs, "lorenz63", batch=4, **options)
+    for name in ("x", "y", "z"):
+        assert whole[name].dtype == np.float64
+        np.testing.assert_allclose(whole[name], parts[name], rtol=0, atol=1e-11 * float(truth[name].std()))

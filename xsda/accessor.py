@@ -1,6 +1,10 @@
 """``ds.sda``: the package at hand on any Dataset or DataArray.
 
 Every method is one call of the function of the same name.
+
+On a DataTree, map a method over its nodes. Groups without data are passed on as they are:
+
+    tree.map_over_datasets(lambda ds: ds.sda.assimilate(obs, model) if ds else ds)
 """
 
 from __future__ import annotations

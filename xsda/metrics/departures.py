@@ -1,12 +1,12 @@
-r"""Scores in observation space: departures of forecast and analysis from what was observed.
+r"""Compares forecasts and analyses with observations, in observation space.
 
-With the departures d_b = y - H x_b of the forecast (background) and d_a = y - H x_a of the analysis, and with errors
-that are uncorrelated between forecast and observations, an analysis made with the right covariances has (Desroziers et
-al. 2005, doi:10.1256/qj.05.108)
+The departures are d_b = y - H x_b of the forecast (background) and d_a = y - H x_a of the analysis; x_b and x_a are
+ensemble means. If forecast errors and observation errors are uncorrelated, and the analysis uses the correct
+covariances, then (Desroziers et al. 2005, doi:10.1256/qj.05.108)
 
     <d_a d_b> = R,    <(H x_a - H x_b) d_b> = H B H',    <(H x_a - H x_b) d_a> = H A H',    <d_b^2> = H B H' + R.
 
-Here x_b and x_a are ensemble means, and each number is treated by itself: these are the diagonals.
+Only the diagonals are computed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from xsda.labels.axes import find_axes
-from xsda.metrics.pairs import Dim, dims_of, with_units
+from xsda.metrics.pairs import Dim, dims_of, mean, with_units
 from xsda.observations.observe import observe
 from xsda.observations.read import read
 from xsda.observations.sources import as_sources
@@ -27,23 +27,30 @@ from xsda.observations.sources import as_sources
 def observation_chi_square(
     ensemble: xr.Dataset, obs: Any, sigma: Any = None, *, derived: Mapping[str, Any] | None = None
 ) -> xr.Dataset:
-    """Mean of ((H x - y) / sigma)^2 over members and observations, for each observed variable.
+    """Average ((H x - y) / sigma)^2 over members and observations, for each observed variable.
 
-    Given the observations, truth and posterior members are alike, so that a right posterior has an expectation of 1.
-    Much less: the ensemble fits the errors of the observations. Much more: the observations had little effect. It is
-    made for independent Gaussian errors; with other laws or correlated errors 1 is not what to expect.
+    The expectation is 1 for a correct posterior with independent Gaussian errors, because truth and members then have
+    the same distribution given the observations. Much less than 1: the ensemble fits the errors of the observations.
+    Much more: the observations had little effect. With other laws or correlated errors the expectation is not 1.
 
     Parameters
     ----------
     ensemble
         A posterior, or any ensemble or trajectory.
     obs, sigma, derived
-        As in ``xsda.assimilate``; several sources are averaged by number of values.
+        As in ``xsda.assimilate``. All values of a variable have the same weight, whatever their source.
 
     Returns
     -------
     xarray.Dataset
         One number for each observed variable.
+
+    Examples
+    --------
+    >>> perfect = xsda.metrics.observation_chi_square(truth, truth[["x"]].isel(time=[3]), sigma=0.5)
+    >>> shifted = xsda.metrics.observation_chi_square(truth + 1, truth[["x"]].isel(time=[3]), sigma=0.5)
+    >>> float(perfect.x), float(shifted.x)
+    (0.0, 4.0)
     """
     total: dict[str, Any] = {}
     for o in read(obs, _units(ensemble), sigma=sigma, derived=derived):
@@ -55,24 +62,40 @@ def observation_chi_square(
 
 
 def _units(state: xr.Dataset) -> dict[str, str | None]:
+    """Units of the variables of a Dataset."""
     return {str(v): da.attrs.get("units") for v, da in state.data_vars.items()}
 
 
 def _helpers(ds: xr.Dataset) -> list[str]:
-    """Cell bounds, which an operator needs."""
+    """Names of the cell bounds, which the operator needs."""
     return [str(c.attrs["bounds"]) for c in ds.coords.values() if c.attrs.get("bounds") in ds.data_vars]
 
 
 def innovations(ensemble: xr.Dataset, obs: Any, *, derived: Mapping[str, Any] | None = None) -> xr.Dataset:
-    """y - H x at the observations, with x the ensemble mean (or the state itself, where there are no members).
+    """Compute y - H x at the observations, where x is the ensemble mean, or the trajectory itself.
 
-    The forecast may be a longer run: the times of ``obs`` are found in it. Where an observation is NaN, so is the
-    result.
+    Parameters
+    ----------
+    ensemble
+        Ensemble or trajectory. It may be longer than the observations.
+    obs, derived
+        One Dataset of observations, and functions for variables that the ensemble lacks, as in ``xsda.assimilate``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Differences on the coordinates of ``obs``, in the units of the ensemble; NaN where the observation is missing.
+
+    Examples
+    --------
+    >>> seen = truth[["x"]].isel(time=[3, 7]) + 2
+    >>> xsda.metrics.innovations(truth, seen).x.values
+    array([2., 2.])
     """
     state = ensemble.mean("member", keep_attrs=True) if "member" in ensemble.dims else ensemble
     found = read(obs, _units(state), derived=derived, errors=False)
     if len({o.source for o in found}) > 1:
-        raise TypeError("innovations are those of one Dataset of observations; take each instrument in turn")
+        raise TypeError("innovations take one Dataset of observations, got several; call it for each instrument")
     predicted = observe(state, obs, derived=derived)
     departure = xr.Dataset({o.name: o.da - predicted[o.name] for o in found})
     return with_units(departure.drop_attrs(deep=False), predicted)
@@ -86,25 +109,46 @@ def desroziers(
     *,
     derived: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
-    """Estimates of R, H B H' and H A H' from a cycled run, over the dimension ``estimate`` ("R", "HBH", "HAH").
+    """Estimate the error variances of observations, forecast and analysis from a cycled run.
 
-    ``forecast`` and ``analysis`` hold every state that was observed, before and after it was corrected. ``dim`` names
-    the dimensions of ``obs`` to average over (default: all); ``"time"`` leaves an estimate for each station. They are
-    variances if the analysis was made with the right ones; otherwise the first step of an iteration towards them.
+    The estimates are the true variances if the analysis used the true ones. Otherwise they are the first step of an
+    iteration towards them.
+
+    Parameters
+    ----------
+    forecast, analysis
+        Ensembles before and after each analysis, at all times of the observations.
+    obs, derived
+        One Dataset of observations, and functions for derived variables, as in ``xsda.assimilate``.
+    dim
+        Dimensions of ``obs`` to average over. Default: all. ``"time"`` gives one estimate for each station.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variances over the dimension ``estimate``: "R" (observations), "HBH" (forecast), "HAH" (analysis).
+
+    Examples
+    --------
+    >>> method = xsda.baselines.ETKF()
+    >>> run = truth.sda.filter(obs, xsda.systems.Lorenz63(), method=method, keep="both", progress=False)
+    >>> forecast, analysis = run.sel(stage="forecast"), run.sel(stage="analysis")
+    >>> xsda.metrics.desroziers(forecast, analysis, obs).estimate.values
+    array(['R', 'HBH', 'HAH'], dtype='<U3')
     """
     _check_cycled(forecast, obs)
     before = innovations(forecast, obs, derived=derived)
     after = innovations(analysis, obs, derived=derived)
     dims = dims_of(before, dim)
     products = {"R": after * before, "HBH": (before - after) * before, "HAH": (before - after) * after}
-    means = [_plain_mean(product, dims) for product in products.values()]
+    means = [mean(product, dims, weights=False) for product in products.values()]
     axis = xr.DataArray(list(products), dims="estimate", name="estimate")
     joined = xr.concat(means, axis, coords="minimal", compat="override")
     return with_units(joined, before, power=2)
 
 
 def _check_cycled(forecast: xr.Dataset, obs: Any) -> None:
-    """Raise if observations lie between the states: interpolated ones know nothing of the analysis there."""
+    """Raise if observations lie between the states: interpolated states do not contain the analysis at that time."""
     time = find_axes(forecast)[0] if "time" in forecast.dims else "time"
     if time not in forecast.indexes:
         return
@@ -115,9 +159,9 @@ def _check_cycled(forecast: xr.Dataset, obs: Any) -> None:
         between = own[~np.isin(own, forecast.indexes[time].values)]
         if len(between):
             raise ValueError(
-                f"there are observations at {time} {between[0]}, where forecast and analysis hold no state "
+                f"there are observations at {time} {between[0]}, where forecast and analysis have no state "
                 f"({len(between)} of {len(own)} times); run the filter on a grid with the times of the observations, "
-                "or select those it has"
+                "or select the times it has"
             )
 
 
@@ -129,14 +173,34 @@ def innovation_consistency(
     sigma: Any = None,
     derived: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
-    """<d_b^2> over the variance that the forecast's M members and the observation error foresee: 1 if they are right.
+    """Compare the mean squared innovation with the variance expected from forecast spread and observation error.
 
-    That is <sigma^2 + (1 + 1/M) var(H x_b)>, the 1/M being the uncertainty of the ensemble mean. More than 1: the
-    forecast is overconfident, or sigma too small. ``sigma`` is found as in ``assimilate``.
+    The score is <d_b^2> / <sigma^2 + (1 + 1/M) var(H x_b)> for M members; 1/M is the uncertainty of the ensemble
+    mean. It is 1 if spread and sigma are correct. More than 1: the forecast is overconfident, or sigma is too small.
+
+    Parameters
+    ----------
+    forecast
+        Ensemble of at least two members.
+    obs, sigma, derived
+        One Dataset of observations with their errors, as in ``xsda.assimilate``.
+    dim
+        Dimensions of ``obs`` to average over. Default: all.
+
+    Returns
+    -------
+    xarray.Dataset
+        The ratio, for each observed variable.
+
+    Examples
+    --------
+    >>> ratio = xsda.metrics.innovation_consistency(post, truth[["x"]] + 3.0, sigma=0.5)
+    >>> bool(ratio.x > 1)
+    True
     """
     m = forecast.sizes.get("member", 0)
     if m < 2:
-        raise ValueError("the innovation consistency needs a forecast with a dimension 'member' of at least 2")
+        raise ValueError(f"the innovation consistency needs a forecast of at least 2 members, got {m}")
     departure = innovations(forecast, obs, derived=derived)
     predicted = observe(forecast, obs, derived=derived)
     foreseen = {
@@ -145,10 +209,6 @@ def innovation_consistency(
     }
     dims = dims_of(departure, dim)
     expected = xr.Dataset(foreseen).where(departure.notnull())
-    ratio = _plain_mean((departure**2).where(expected.notnull()), dims) / _plain_mean(expected, dims)
+    squares = (departure**2).where(expected.notnull())
+    ratio = mean(squares, dims, weights=False) / mean(expected, dims, weights=False)
     return with_units(ratio, departure, power=0)
-
-
-def _plain_mean(ds: xr.Dataset, dims: Any) -> xr.Dataset:
-    """Observations stand for themselves, not for areas: no weights."""
-    return xr.Dataset({k: v.mean([d for d in dims if d in v.dims], keep_attrs=False) for k, v in ds.data_vars.items()})

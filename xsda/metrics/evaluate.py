@@ -1,4 +1,4 @@
-"""The usual scores of an ensemble in one table."""
+"""Computes the usual scores of an ensemble in one table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def evaluate(
 ) -> xr.Dataset:
     """Evaluate an ensemble: RMSE, bias, fair CRPS, spread and spread/skill of each variable.
 
-    A single member, such as a best estimate, has RMSE and bias only; its other scores are NaN.
+    A single member, such as a best estimate, has RMSE and bias only. Its other scores are NaN.
 
     Parameters
     ----------
@@ -36,16 +36,16 @@ def evaluate(
         Trajectory on the same coordinates.
     obs, sigma, derived
         Observations with their errors, as in ``xsda.assimilate``. They add the score ``chi_square``, the mean squared
-        misfit over the error variance, which is 1 for a correct posterior.
+        misfit divided by the error variance, which is 1 for a correct posterior.
     dim
         Dimensions to average over. Default: all but ``member``.
     weights
-        DataArray of weights, or False for none. Default: the cosine of the latitude, where there is one.
+        DataArray of weights, or False for none. Default: the cosine of latitude, if there is one.
 
     Returns
     -------
     xarray.Dataset
-        One data variable for each score, over the dimension ``variable``; ``.to_dataframe()`` makes a table.
+        One data variable for each score, over the dimension ``variable``. ``.to_dataframe()`` gives a table.
 
     Examples
     --------

@@ -78,8 +78,10 @@ def elbo(ds: xr.Dataset, model: Model, *, samples: int = 64, seed: int = 0) -> x
 
     Parameters
     ----------
-    ds, model
-        As for ``log_prob``.
+    ds
+        Trajectories, as for ``log_prob``.
+    model
+        A prior, the path of one, or a name.
     samples
         Number of noise levels for each trajectory.
     seed
