@@ -44,11 +44,9 @@ def test_a_date(kind):
     ens = ring().drop_vars("time")
     grid = ens.expand_dims(time=[date(5), date(6)])
     assert drawn(ens.assign_coords(time=date(3)), grid)[1] == -2 * 86400.0
-    with pytest.raises(ValueError, match="'time' holds plain numbers, the grid's time axis holds dates"):
+    with pytest.raises(ValueError, match="'time' holds plain numbers, the grid's time axis holds dates;"):
         drawn(ens.assign_coords(time=3.0), grid)
-    with pytest.raises(
-        ValueError, match=r"is a date, the grid's are plain numbers; .* or leave it out: .drop_vars\('time'\)"
-    ):
+    with pytest.raises(ValueError, match="'time' holds dates, the grid's time axis holds plain numbers"):
         drawn(ens.assign_coords(time=date(3)), ring().expand_dims("time"))
 
 

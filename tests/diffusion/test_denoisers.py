@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from xsda.diffusion.denoisers import PARAMETERIZATIONS, Denoiser, Preconditioned, noise_estimate
-from xsda.diffusion.schedules import DDPM, VE, VP, SubVP
+from xsda.diffusion.schedules import VE, VP, LinearBeta, SubVP
 
 COV = torch.tensor([[1.5, 0.6, 0.0], [0.6, 0.8, -0.2], [0.0, -0.2, 0.3]], dtype=torch.float64)
 MEAN = torch.tensor([0.5, -1.0, 0.2], dtype=torch.float64)
-SCHEDULES = [VP(), SubVP("linear", 1e-2), VE(1e-2, 50.0), DDPM()]
+SCHEDULES = [VP(), SubVP("linear", 1e-2), VE(1e-2, 50.0), LinearBeta()]
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_v_is_edm_of_standardised_data_with_the_opposite_sign(schedule):
         torch.testing.assert_close(a, sign * b)
 
 
-@pytest.mark.parametrize("schedule", [VP(), VP("linear"), SubVP(), VE(), DDPM()], ids=str)
+@pytest.mark.parametrize("schedule", [VP(), VP("linear"), SubVP(), VE(), LinearBeta()], ids=str)
 def test_edm_and_v_stay_bounded_at_the_largest_noise(schedule):
     one = torch.ones((), dtype=torch.float64)
     x = torch.sqrt(schedule.alpha(one) ** 2 + schedule.sigma(one) ** 2) * torch.randn(64, 5, dtype=torch.float64)

@@ -9,12 +9,12 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from xsda.diffusion import elbo, log_prob, measure_error
-from xsda.diffusion.schedules import DDPM, VE, VP, SubVP
+from xsda.diffusion.schedules import VE, VP, LinearBeta, SubVP
 from xsda.priors.exact import GaussianDenoiser, MixtureDenoiser
 
 COV = torch.tensor([[1.2, 0.5, 0.0], [0.5, 0.6, 0.1], [0.0, 0.1, 0.3]], dtype=torch.float64)
 EYE = torch.eye(3, dtype=torch.float64)
-SCHEDULES = [VP(), SubVP("linear"), VE(), VE(1e-2, 10.0), DDPM()]
+SCHEDULES = [VP(), SubVP("linear"), VE(), VE(1e-2, 10.0), LinearBeta()]
 X = torch.tensor([[0.3, -1.0, 0.4], [2.0, 0.5, -0.6], [0.0, 0.0, 0.0]], dtype=torch.float64)
 
 

@@ -10,11 +10,11 @@ from torch import nn
 
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.loss import WEIGHTINGS, denoising_loss, loss_weight, training_times
-from xsda.diffusion.schedules import DDPM, VE, VP, SubVP
+from xsda.diffusion.schedules import VE, VP, LinearBeta, SubVP
 
 COV = torch.tensor([[1.5, 0.6, 0.0], [0.6, 0.8, -0.2], [0.0, -0.2, 0.3]], dtype=torch.float64)
 EYE = torch.eye(3, dtype=torch.float64)
-SCHEDULES = [VP(), SubVP("linear", 1e-2), VE(1e-2, 50.0), DDPM()]
+SCHEDULES = [VP(), SubVP("linear", 1e-2), VE(1e-2, 50.0), LinearBeta()]
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ def test_edm_weighting_makes_the_error_of_the_network_output_count_equally():
         torch.testing.assert_close(loss_weight(schedule, t, "edm", 0.7), 1 / out**2)
 
 
-@pytest.mark.parametrize("schedule", [VP(), VE(), DDPM()], ids=str)
+@pytest.mark.parametrize("schedule", [VP(), VE(), LinearBeta()], ids=str)
 def test_training_times_are_stratified_uniform_in_log_noise(schedule):
     count = 512
     t = training_times(schedule, count, torch.Generator().manual_seed(0)).double()

@@ -24,8 +24,7 @@ from xsda.diffusion.samplers import (
     velocity,
 )
 from xsda.diffusion.samplers.sampler import GRIDS, time_posterior
-from xsda.diffusion.schedules import DDPM as DDPMSchedule
-from xsda.diffusion.schedules import VE, VP, SubVP
+from xsda.diffusion.schedules import VE, VP, LinearBeta, SubVP
 from xsda.guidance import MMPS
 from xsda.likelihood import Likelihood
 from xsda.priors.exact import GaussianDenoiser
@@ -110,7 +109,7 @@ def test_going_back_and_forth_keeps_the_law(kind, resampling):
     assert math.log2(errors[0] / errors[1]) > (0.85 if kind is DDPM else 1.6)
 
 
-@pytest.mark.parametrize("schedule", [VP(), DDPMSchedule(), VE(0.01, 50.0)], ids=str)
+@pytest.mark.parametrize("schedule", [VP(), LinearBeta(), VE(0.01, 50.0)], ids=str)
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("name", ["dpmpp2m", "dpmpp2m_sde", "heun"])
 def test_the_whole_way_ends_in_the_law_of_the_data(schedule, grid, name):

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from xsda.diffusion.schedules import DDPM, SCHEDULES, VE, VP, Schedule, SubSubVP, SubVP
+from xsda.diffusion.schedules import SCHEDULES, VE, VP, LinearBeta, Schedule, SubSubVP, SubVP
 
 DECAYS = ("linear", "cosine", "exponential")
 ALL = [
     *(kind(decay, eta) for kind in (VP, SubVP, SubSubVP) for decay in DECAYS for eta in (1e-3, 1e-2)),
     VE(),
     VE(1e-2, 10.0),
-    DDPM(),
-    DDPM(1e-3, 0.1, steps=50),
+    LinearBeta(),
+    LinearBeta(1e-3, 0.1, steps=50),
 ]
 TIMES = torch.linspace(0, 1, 501, dtype=torch.float64)
 
@@ -53,7 +53,7 @@ def test_variance_exploding_is_geometric():
 def test_ddpm_is_the_cumulative_product_at_its_own_steps(first, last, steps):
     kept = np.cumprod(1 - np.linspace(first, last, steps))
     t = torch.arange(steps, dtype=torch.float64) / (steps - 1)
-    schedule = DDPM(first, last, steps)
+    schedule = LinearBeta(first, last, steps)
     np.testing.assert_allclose(schedule.alpha(t) ** 2, kept, rtol=1e-12)
     np.testing.assert_allclose(schedule.sigma(t) ** 2, 1 - kept, rtol=1e-9)
     halfway = torch.tensor((steps // 2 + 0.5) / (steps - 1), dtype=torch.float64)
@@ -120,7 +120,7 @@ def test_a_schedule_of_ones_own_needs_two_methods():
         (lambda: VP("quadratic"), "decay='quadratic'"),
         (lambda: VP(eta=0.0), "eta=0.0"),
         (lambda: VE(1.0, 0.5), "sigma_min < sigma_max"),
-        (lambda: DDPM(beta_max=1.5), "beta_max"),
+        (lambda: LinearBeta(beta_max=1.5), "beta_max"),
     ],
 )
 def test_impossible_options_are_named(make, message):

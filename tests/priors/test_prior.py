@@ -121,7 +121,7 @@ def refused(path, message):
         ({"denoiser.data_std": "1"}, r"denoiser\.data_std is '1', expected a number"),
         ({"denoiser.schedule": "VE"}, r"denoiser\.schedule is 'VE', expected a table"),
         ({"denoiser.schedule.sigma_min": "a"}, "incomplete or damaged"),
-        ({"denoiser.schedule": {"name": "DDPM", "steps": 10**12}}, "steps <= 1e6"),
+        ({"denoiser.schedule": {"name": "LinearBeta", "steps": 10**12}}, "steps <= 1e6"),
         ({"denoiser.schedule.name": "Unknown"}, "it lacks 'Unknown'"),
         ({"denoiser.kind": "Unknown"}, "it lacks 'Unknown'"),
         ({"denoiser.network": []}, r"denoiser\.network is .., expected a table"),

@@ -83,7 +83,7 @@ class Metric:
         return int(np.prod(self.sizes[1:]))
 
     def near(self, position: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What counts at the grid points of these rows of the first dimension, for observations at ``position`` (M, space).
+        """What counts at these rows of the first dimension, for observations at ``position`` (M, space).
 
         Pairs as three arrays: grid points (of these rows, ravelled, ascending), observations, and what they count
         there.

@@ -19,7 +19,7 @@ from xsda.baselines.network import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class EnKF(EnsembleFilter):
-    """Stochastic ensemble Kalman filter: each member is updated with its own perturbed observations (Burgers et al. 1998).
+    """Stochastic ensemble Kalman filter: each member has its own perturbed observations (Burgers et al. 1998).
 
     The perturbations add up to zero over the N members, and each has the variance R. Their sample variance is therefore
     R N / (N - 1), which acts as a little inflation in small ensembles.
@@ -43,7 +43,7 @@ class EnKF(EnsembleFilter):
 
 @dataclass(frozen=True, kw_only=True)
 class DEnKF(EnsembleFilter):
-    """Deterministic ensemble Kalman filter: the anomalies are updated with half the gain of the mean (Sakov & Oke 2008).
+    """Deterministic ensemble Kalman filter: anomalies take half the gain of the mean (Sakov & Oke 2008).
 
     It needs no random numbers. Its spread is a little too large where observations are accurate.
 
@@ -126,7 +126,8 @@ class EnKFN(EnsembleFilter):
     r"""Finite-size ensemble Kalman filter: it finds the inflation that a small ensemble needs (Bocquet et al. 2015).
 
     Instead of n = members - 1 the transform uses :math:`\zeta`, the minimum over :math:`l = \sqrt{n / \zeta}` of
-    :math:`\sum_i u_i^2 / (n + l^2 s_i^2) + c\,(e / l^2 + g \log l^2)` with the innovation u along the singular vectors of S.
+    :math:`\sum_i u_i^2 / (n + l^2 s_i^2) + c\,(e / l^2 + g \log l^2)`
+    with the innovation u along the singular vectors of S.
 
     Parameters
     ----------

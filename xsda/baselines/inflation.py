@@ -56,7 +56,7 @@ class Factor(Inflation):
 
 @dataclass(frozen=True)
 class RTPS(Inflation):
-    """Relaxation to prior spread: the spread of the analysis is moved towards that of the forecast (Whitaker & Hamill 2012).
+    """Relaxation to prior spread: the spread moves towards that of the forecast (Whitaker & Hamill 2012).
 
     Parameters
     ----------

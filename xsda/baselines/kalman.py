@@ -160,7 +160,7 @@ def affine(function: Callable[[Tensor], Tensor], x: Tensor, what: str) -> tuple[
 
 
 def _standard(cycle: Cycle, k: int, purpose: str, x: Tensor) -> Tensor:
-    """Centred normal numbers (member, numbers), with the unit matrix as their covariance if there are enough members."""
+    """Centred normal numbers (member, numbers), with unit covariance if there are enough members."""
     members, size = len(x), x[0].numel()
     z = centred(cycle, k, purpose, members, size)
     return torch.linalg.qr(z)[0] * (members - 1) ** 0.5 if members > size else z
@@ -171,7 +171,7 @@ def _members(mean: Tensor, cov: Tensor, z: Tensor) -> Tensor:
 
 
 def _matched(x: Tensor, mean: Tensor, cov: Tensor) -> Tensor:
-    """Members (member, numbers) moved as little as possible to a mean, and to a covariance if there are enough of them."""
+    """Members moved as little as possible to a mean, and to a covariance if there are enough of them."""
     anomalies = split(x)[1]
     if len(x) > len(mean):
         values, vectors = torch.linalg.eigh(anomalies.T @ anomalies / (len(x) - 1))

@@ -1,8 +1,8 @@
 r"""Ensemble Kalman smoothers around any of the ensemble filters.
 
 EnKS (Evensen & van Leeuwen 2000): the analysis of a filter that sees the whole state combines members:
-:math:`x^a = X x^f` with a matrix X (member, member) whose rows add up to one. Applied to earlier states, the same X improves them
-with the later observations.
+:math:`x^a = X x^f` with a matrix X (member, member) whose rows add up to one. Applied to earlier states, the
+same X improves them with the later observations.
 
 Rauch-Tung-Striebel (Raanes 2016): backwards in time, with the anomalies A of the analysis and :math:`A_{f+}` of the
 forecast that starts from it, :math:`x^s = x^a + (x^s_+ - x^f_+)\, A_{f+}^{-1} A`, rows being members and the inverse a

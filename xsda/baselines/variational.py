@@ -99,7 +99,7 @@ class ThreeDVar(Filter):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FourDVar(SlidingWindow):
-    """4D-Var: the run of the model that fits best, in a window that slides by one observation time (Courtier et al. 1994).
+    """4D-Var: the run of the model that fits best, in a window that slides along (Courtier et al. 1994).
 
     Each observation is assimilated once, and the first ``lag`` of them together. At the start of a window the
     background is the analysis of the window before; its covariance, and that of the model errors, stay the same. The

@@ -1,4 +1,4 @@
-"""The command line: ``xsda demo``, ``simulate``, ``train``, ``assimilate``, ``sample``, ``evaluate``, ``plot``, ``models``.
+"""The command line: ``xsda assimilate``, ``sample``, ``evaluate``, ``plot``, ``train``, ``simulate``, ``demo``.
 
 Bad input ends with exit code 2 and one line; ``--debug`` shows the whole traceback. Output files are written whole or
 not at all, and existing ones are kept unless ``--overwrite`` is given.

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 @models_option
 @click.option(
     "--grid", default=None, type=FILE,
-    help="File whose coordinates say what is estimated [default: the prior's time steps from the first to the last observation].",
+    help="File whose coordinates say what is estimated [default: the prior's time steps from the first to the last "
+    "observation].",
 )  # fmt: skip
 @sigma_option
 @click.option(
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
 @overwrite_option
 def assimilate(
     observations: tuple[Path, ...], models: tuple[str, ...], grid: Path | None, sigma: tuple[str, ...],
-    likelihood: tuple[str, ...], correlation: tuple[str, ...], background: Path | None, background_sigma: tuple[str, ...],
-    out: Path, overwrite: bool, **draw: Any,
+    likelihood: tuple[str, ...], correlation: tuple[str, ...], background: Path | None,
+    background_sigma: tuple[str, ...], out: Path, overwrite: bool, **draw: Any,
 ) -> None:  # fmt: skip
     """Draw a posterior ensemble given OBSERVATIONS.
 
@@ -67,7 +68,8 @@ def assimilate(
     check_output(out, overwrite)
     said: dict[str, Any] = {
         "sigma": standard_deviation(sigma, "--sigma"), "likelihood": law(likelihood),
-        "correlation": settings(correlation, "--correlation") or None, "background": read(background) if background else None,
+        "correlation": settings(correlation, "--correlation") or None,
+        "background": read(background) if background else None,
         "background_sigma": standard_deviation(background_sigma, "--background-sigma"),
     }  # fmt: skip
     prior = _load(models)

@@ -54,8 +54,8 @@ def evaluate(ensemble: Path, truth: Path, obs: Path | None, sigma: tuple[str, ..
 )
 @overwrite_option
 def plot(
-    file: Path, truth: Path | None, obs: tuple[Path, ...], variables: tuple[str, ...], time: str | None, out: Path | None,
-    overwrite: bool,
+    file: Path, truth: Path | None, obs: tuple[Path, ...], variables: tuple[str, ...], time: str | None,
+    out: Path | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Draw the ensemble in FILE as series or maps.
 

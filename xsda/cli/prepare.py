@@ -29,7 +29,8 @@ from xsda.cli.values import DEVICES, NETWORKS, SYSTEMS, Name, settings
     "--coarsen", default=1, show_default=True, help="Keep means over blocks of so many points along each side."
 )
 @click.option(
-    "--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Parameter of the system, e.g. --set rho=28; may be repeated."
+    "--set", "pairs", multiple=True, metavar="NAME=VALUE",
+    help="Parameter of the system, e.g. --set rho=28; may be repeated.",
 )  # fmt: skip
 @click.option("--workers", default=1, show_default=True, help="Processes that share the --trajectories.")
 @click.option(
@@ -69,8 +70,8 @@ def simulate(
         )
     there = out.exists() and not overwrite  # then it is left as it is, or an error
     simulate_to(
-        out, simulator, trajectories=trajectories, length=length, burn_in=burn_in, every=every, coarsen=coarsen, seed=seed,
-        workers=workers, scheduler=scheduler, overwrite=overwrite, progress=progress,
+        out, simulator, trajectories=trajectories, length=length, burn_in=burn_in, every=every, coarsen=coarsen,
+        seed=seed, workers=workers, scheduler=scheduler, overwrite=overwrite, progress=progress,
     )  # fmt: skip
     click.echo(f"{out} is already there" if there else f"wrote {out}")
 

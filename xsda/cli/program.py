@@ -66,8 +66,8 @@ def _told(error: Exception) -> str:
     cls=OneLineGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     invoke_without_command=True,
-    epilog='Completion of names and options: eval "$(_XSDA_COMPLETE=bash_source xsda)". zsh_source and fish_source are for '
-    "those shells.",
+    epilog='Completion of names and options: eval "$(_XSDA_COMPLETE=bash_source xsda)". zsh_source and fish_source are '
+    "for those shells.",
 )
 @click.version_option(__version__, prog_name="xsda")
 @click.option(

@@ -18,8 +18,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 FILE = click.Path(path_type=Path)
 TYPES: dict[str, click.ParamType] = {
-    "members": Members(), "guidance": Name(GUIDANCE), "sampler": Name(SAMPLERS), "steps": click.INT, "redraw": click.INT,
-    "seed": click.INT, "chunks": click.INT, "batch": click.INT, "device": Name(DEVICES), "precision": Name(PRECISIONS),
+    "members": Members(), "guidance": Name(GUIDANCE), "sampler": Name(SAMPLERS), "steps": click.INT,
+    "redraw": click.INT, "seed": click.INT, "chunks": click.INT, "batch": click.INT,
+    "device": Name(DEVICES), "precision": Name(PRECISIONS),
 }  # fmt: skip
 METAVARS = {"members": "N | FIRST:END | N,N,..."}
 HELPS = {  # where a shell says it differently from Python

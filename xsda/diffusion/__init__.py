@@ -5,14 +5,14 @@ from xsda.diffusion.error import ErrorCurve, measure_error
 from xsda.diffusion.log_prob import elbo, log_prob
 from xsda.diffusion.loss import denoising_loss, training_times
 from xsda.diffusion.noise import MemberNoise
-from xsda.diffusion.schedules import DDPM, VE, VP, Schedule, SubSubVP, SubVP
+from xsda.diffusion.schedules import VE, VP, LinearBeta, Schedule, SubSubVP, SubVP
 
 __all__ = [
-    "DDPM",
     "VE",
     "VP",
     "Denoiser",
     "ErrorCurve",
+    "LinearBeta",
     "MemberNoise",
     "Preconditioned",
     "Schedule",

@@ -203,7 +203,7 @@ class VE(Schedule):
 
 
 @dataclass(frozen=True)
-class DDPM(Schedule):
+class LinearBeta(Schedule):
     """The discrete schedule of DDPM with linearly rising betas, made continuous.
 
     Times 0 and 1 are the first and the last discrete step. Between steps log(alpha^2) is interpolated linearly.
@@ -238,4 +238,4 @@ class DDPM(Schedule):
         return torch.sqrt(-torch.expm1(self._log_alpha_squared(t))).to(t.dtype)
 
 
-SCHEDULES: dict[str, type[Schedule]] = {c.__name__: c for c in (VP, SubVP, SubSubVP, VE, DDPM)}
+SCHEDULES: dict[str, type[Schedule]] = {c.__name__: c for c in (VP, SubVP, SubSubVP, VE, LinearBeta)}

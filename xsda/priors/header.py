@@ -45,7 +45,10 @@ HEADER = {
     },
 }
 NETWORK = {"network": {"name": str}, "parameterization": str, "data_std": NUMBER}
-WORDS = {str: "text", int: "an integer", float: "a number", bool: "true or false", dict: "a table", list: "a list", NONE: "null"}  # fmt: skip
+WORDS = {
+    str: "text", int: "an integer", float: "a number", bool: "true or false", dict: "a table", list: "a list",
+    NONE: "null",
+}  # fmt: skip
 
 
 def read_header(path: Path, text: str | None) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class Prior:
         return grid
 
     def unbalanced(self) -> Prior:
-        """Return this prior without the energy correction of ``xsda.balance``, for samplers with which it was not measured."""
+        """Return this prior without the energy correction of ``xsda.balance``, for other samplers."""
         if not isinstance(self.denoiser, Balanced):
             return self
         other = copy.copy(self)

@@ -52,7 +52,8 @@ def _entries(data: Any) -> dict[str, dict[str, str]]:
         file, sha256 = (entry.get(k) if isinstance(entry, dict) else None for k in ("file", "sha256"))
         if not isinstance(file, str) or not isinstance(sha256, str) or not re.fullmatch("[0-9a-fA-F]{64}", sha256):
             raise ValueError(
-                f'the prior {name!r} must have a "file" (its name) and a "sha256" (64 hexadecimal digits), got {entry!r:.200}'
+                f'the prior {name!r} must have a "file" (its name) and a "sha256" (64 hexadecimal digits), got '
+                f"{entry!r:.200}"
             )
         out[name] = {"file": file, "sha256": sha256.lower(), "url": f"{base.rstrip('/')}/{file}"}
     return out
