@@ -539,7 +539,9 @@ def test_bad_calls(ring):
     bare = obs.drop_attrs()
     with pytest.raises(ValueError, match="no observation error for 'u': pass sigma="):
         filter(truth, bare, system, method=ETKF(), progress=False)
-    with pytest.raises(ValueError, match=r"no variables over \('time', 'x'\), which say what the state is"):
+    with pytest.raises(
+        ValueError, match=r"no variables over \('time', 'x'\); expected one for each variable of the state"
+    ):
         filter(truth.drop_vars("u"), obs, lambda ds, a, b: ds, method=DEnKF(), progress=False)
 
 

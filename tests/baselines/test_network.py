@@ -295,7 +295,7 @@ def test_bad_observations():
         (one.assign_coords(time=[3.5]), {}, ValueError, "after the last state, at 3.5; the grid goes from 0 to 3. Use obs.sel"),
         (one, {"correlation": {"w": np.eye(3)}}, KeyError, "correlation names 'w', which is not observed"),
         (one.isel(time=0), {"correlation": {"u": np.eye(32)}}, ValueError, "has correlated errors and no time dimension"),
-        (one, {"correlation": {"u": {"time": 3.0}}}, ValueError, "correlated along 'time'; a filter takes correlations within each time only .* so give 'lat', 'lon'"),
+        (one, {"correlation": {"u": {"time": 3.0}}}, ValueError, "correlated along 'time'; filters accept correlations within each time only .* along 'lat' and 'lon'"),
         (one.assign_coords(hour=("time", [6.0])), {"correlation": {"u": {"lat": 9.0, "hour": 3.0}}}, ValueError, "correlated along 'hour'"),
     ]  # fmt: skip
     for obs, options, error, match in cases:

@@ -73,9 +73,7 @@ class Labels:
         axes = np.unravel_index(place, self.shape) if self.shape else ()
         where = ", ".join(f"{n} {_text(v[tuple(axes[a] for a in own)])}" for n, (own, v) in self.coords.items())
         value, seen = (v * self.scale[place] + self.mean[place] for v in (self.y[index], predicted))
-        return (
-            f"{self.name} = {value:.5g} {self.units}".rstrip() + f" at {where}, where they have {seen:.5g} on average"
-        )
+        return f"{self.name} = {value:.5g} {self.units}".rstrip() + f" at {where}, where members average {seen:.5g}"
 
 
 @dataclass(frozen=True, eq=False)
