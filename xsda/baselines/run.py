@@ -97,20 +97,11 @@ def filter(
     grid = state_grid(ds, forecast)
     stages = _stages(keep, method)
     x, start, memory = initial_ensemble(initial, members, grid, forecast, seed, method)
-    own = grid.numbers(grid.core_dims[0])
     network = Network.of(grid, obs, start=start, sigma=sigma, derived=derived, correlation=correlation)
-    if start > own[0]:
-        raise ValueError(
-            f"the initial ensemble is valid at {forecast.bind(grid).text(start)}, after the first time of the grid; "
-            "select later times with ds.sel(time=slice(...)) and obs.sel(time=slice(...))"
-        )
-    if "analysis" in str(getattr(initial, "attrs", {}).get("stages")) and network.numbers[0] <= start:
-        warn(
-            f"the initial ensemble is an analysis at {forecast.bind(grid).text(start)}, and there are observations at "
-            "that time; if the analysis already used them, drop them with obs.sel(time=slice(...))"
-        )
-    times = np.union1d(own, network.numbers)
-    cycle = Cycle(grid, forecast.bind(grid), network, times, start, seed, memory=memory)
+    bound = forecast.bind(grid)
+    _check_start(start, bound.text(start), initial, grid, network)
+    times = np.union1d(grid.numbers(grid.core_dims[0]), network.numbers)
+    cycle = Cycle(grid, bound, network, times, start, seed, memory=memory)
     method.check(cycle)
     kept = ", ".join(stages)
     attrs = {"method": str(method), "system": forecast.name, "members": len(x), "seed": seed, "stages": kept}
@@ -131,6 +122,20 @@ def filter(
             error.partial = record.partial()  # type: ignore[attr-defined]
             raise
     return record.result()
+
+
+def _check_start(start: float, label: str, initial: Any, grid: Grid, network: Network) -> None:
+    """Raise if the initial ensemble is valid too late; warn if it may contain its observations already."""
+    if start > grid.numbers(grid.core_dims[0])[0]:
+        raise ValueError(
+            f"the initial ensemble is valid at {label}, after the first time of the grid; select later times with "
+            "ds.sel(time=slice(...)) and obs.sel(time=slice(...))"
+        )
+    if "analysis" in str(getattr(initial, "attrs", {}).get("stages")) and network.numbers[0] <= start:
+        warn(
+            f"the initial ensemble is an analysis at {label}, and there are observations at that time; if the analysis "
+            "already used them, drop them with obs.sel(time=slice(...))"
+        )
 
 
 def state_grid(ds: xr.Dataset, forecast: Forecast) -> Grid:
