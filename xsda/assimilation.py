@@ -122,7 +122,7 @@ def assimilate(
     --------
     ``obs`` holds x at every fourth time of a Lorenz-63 trajectory, with the attribute ``error_std``:
 
-    >>> post = xsda.assimilate(truth, obs, "lorenz63", members=4, steps=8, redraw=0, progress=False)
+    >>> post = xsda.assimilate(truth, obs, "lorenz63", members=4, steps=24, redraw=0, progress=False)
     >>> dict(post.x.sizes)
     {'member': 4, 'time': 16}
 

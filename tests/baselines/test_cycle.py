@@ -133,7 +133,7 @@ def test_an_ensemble_of_an_earlier_time_is_brought_to_the_first():
     later = filter(grid, between, system, method=ETKF(), initial=initial.isel(time=0), progress=False)
     np.testing.assert_array_equal(later.u, first.u[:, 1:])
     with pytest.raises(
-        ValueError, match=r"before the first state: at 0, where the grid goes from 0.1 to 0.25 and the initial"
+        ValueError, match=r"before the first state, at 0; the grid goes from 0.1 to 0.25, and the initial"
     ):
         filter(
             grid, truth.isel(time=[0]), system, method=ETKF(), initial=initial.isel(time=0), sigma=1.0, progress=False
@@ -518,8 +518,8 @@ def test_bad_calls(ring):
         ({"method": ETKF}, TypeError, r"method is the class ETKF; pass an object of it: ETKF\(...\)"),
         ({"method": 3}, TypeError, "method must be one of xsda.baselines .*ETKF.*, got int"),
         ({"method": LETKF}, TypeError, "pass an object of it"),
-        ({"keep": "analyses"}, ValueError, "keep='analyses': ETKF has forecast, analysis; did you mean 'analysis'"),
-        ({"keep": "smoothed"}, ValueError, "keep='smoothed': ETKF has forecast, analysis"),
+        ({"keep": "analyses"}, ValueError, "keep='analyses': ETKF has the stages forecast, analysis; did you mean 'analysis'"),
+        ({"keep": "smoothed"}, ValueError, "keep='smoothed': ETKF has the stages forecast, analysis"),
         ({"keep": ["analysis", "x"]}, ValueError, "keep='x': ETKF has"),
         ({"keep": []}, ValueError, "keep names no stage"),
         ({"system": Lorenz96}, TypeError, "system is the class Lorenz96; pass an object"),
@@ -530,7 +530,7 @@ def test_bad_calls(ring):
         ({"ds": truth.isel(time=slice(None, None, -1))}, ValueError, "the time axis 'time' runs backwards"),
         ({"ds": truth.drop_vars("u")}, KeyError, "has the variable 'u'"),
         ({"ds": truth.u}, TypeError, "the grid must be an xarray.Dataset, got DataArray"),
-        ({"initial": system.simulate(2, 4).isel(time=-1).assign_coords(time=9.0)}, ValueError, "the initial ensemble is of 9, after the first time of the grid; use"),
+        ({"initial": system.simulate(2, 4).isel(time=-1).assign_coords(time=9.0)}, ValueError, "the initial ensemble is valid at 9, after the first time of the grid; select"),
     ]  # fmt: skip
     for change, error, match in cases:
         call = {"ds": truth, "obs": obs, "system": system, "method": ETKF(), "members": 4, "progress": False, **change}

@@ -169,9 +169,9 @@ def test_dates(kind):
     network = Network.of(grid_of(ds), obs, sigma=1.0)
     np.testing.assert_array_equal(network.numbers, [86400.0, 2 * 86400.0])
     assert [network(k).y.tolist() for k in range(2)] == [[4.0], [3.0]]
-    with pytest.raises(ValueError, match="'time' holds plain numbers, the grid's 'time' holds dates;"):
+    with pytest.raises(ValueError, match="'time' holds plain numbers, the grid's 'time' holds dates"):
         Network.of(grid_of(ds), series([1.0]), sigma=1.0)
-    with pytest.raises(ValueError, match="after the last state: at 2001-03-03"):
+    with pytest.raises(ValueError, match="after the last state, at 2001-03-03"):
         Network.of(grid_of(ds), series(np.array([date(2001, 3, 3)])), sigma=1.0)
 
 
@@ -281,18 +281,18 @@ def test_bad_observations():
     cases = [
         (xr.Dataset(), {}, ValueError, "obs holds no variables"),
         (one * np.nan, {}, ValueError, r"all observations are missing \(NaN\)"),
-        (one.isel(time=slice(0)), {}, ValueError, "the observations have no times"),
+        (one.isel(time=slice(0)), {}, ValueError, "the observations are empty along time"),
         (one / 0.0, {}, ValueError, "'u' holds infinite values; mark missing values as NaN"),
         (one.rename(u="w"), {}, KeyError, "'w' is neither a variable"),
         (one, {"sigma": None}, ValueError, "no observation error for 'u': pass sigma="),
         (one, {"sigma": 0.0}, ValueError, "sigma of 'u' must be positive and finite"),
         (one, {"sigma": {"v": 1.0}}, KeyError, "sigma names 'v', which is not observed"),
-        (one.isel(time=0, drop=True), {}, ValueError, "'u' does not say its 'time'; a filter needs the time of every"),
+        (one.isel(time=0, drop=True), {}, ValueError, "'u' has no 'time'; filters need the time of every"),
         (ds[["u"]].isel(time=[2, 1]), {}, ValueError, r"the times of the observed 'u' do not increase; use .sortby\('time'\)"),
         (ds[["u"]].isel(time=[1, 1]), {}, ValueError, "do not increase; .* and drop duplicates"),
         (one.assign_coords(time=[np.nan]), {}, ValueError, "the times of the observed 'u' hold NaN or NaT; drop those"),
-        (one.assign_coords(time=[-1.0]), {}, ValueError, r"before the first state: at -1, where the grid goes from 0 to 3; use obs.sel\(time="),
-        (one.assign_coords(time=[3.5]), {}, ValueError, "after the last state: at 3.5, where the grid goes from 0 to 3; use obs.sel"),
+        (one.assign_coords(time=[-1.0]), {}, ValueError, r"before the first state, at -1; the grid goes from 0 to 3. Use obs.sel\(time="),
+        (one.assign_coords(time=[3.5]), {}, ValueError, "after the last state, at 3.5; the grid goes from 0 to 3. Use obs.sel"),
         (one, {"correlation": {"w": np.eye(3)}}, KeyError, "correlation names 'w', which is not observed"),
         (one.isel(time=0), {"correlation": {"u": np.eye(32)}}, ValueError, "has correlated errors and no time dimension"),
         (one, {"correlation": {"u": {"time": 3.0}}}, ValueError, "correlated along 'time'; a filter takes correlations within each time only .* so give 'lat', 'lon'"),
@@ -345,7 +345,7 @@ def test_a_derived_quantity_that_is_not_a_number():
     obs = series([0.0]).rename(u="root")
     batch = Network.of(grid_of(ds), obs, sigma=1.0, derived={"root": lambda s: s["u"].sqrt()})(0)
     with pytest.raises(
-        ForecastError, match="derived variable 'root' is not finite for member 1; its function must hold"
+        ForecastError, match="derived variable 'root' is not finite for member 1; its function must accept"
     ):
         batch.geometry.observe(torch.tensor([[4.0], [-1.0]]))
 

@@ -109,7 +109,7 @@ def test_a_model_without_gradient():
 def test_desroziers_between_the_states():
     later = STATIONS.assign_coords(time=STATIONS.time + np.timedelta64(3, "h"))
     both = run(obs=later, keep="both")
-    with pytest.raises(ValueError, match=r"hold no state .3 of 3 times"):
+    with pytest.raises(ValueError, match=r"have no state .3 of 3 times"):
         desroziers(both.sel(stage="forecast"), both.sel(stage="analysis"), later)
 
 
@@ -161,7 +161,7 @@ def test_observations_used_twice_are_warned_of():
     options = {"method": ETKF(), "sigma": 0.5, "progress": False}
     first = GRID.isel(time=early).sda.filter(STATIONS.isel(time=slice(2)), step, initial=FIRST, **options)
     again = {"initial": first.isel(time=-1), **options}
-    with pytest.warns(RuntimeWarning, match="have they been used already"):
+    with pytest.warns(RuntimeWarning, match="if the analysis already used them"):
         GRID.isel(time=late).sda.filter(STATIONS.isel(time=slice(1, None)), step, **again)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)

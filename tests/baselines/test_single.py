@@ -195,9 +195,9 @@ def test_bad_forecasts(lazy):
     cases = [
         (ens.isel(member=0, drop=True), {}, ValueError, r"the forecast has no dimension 'member'; it has \('x',\)"),
         (ens.isel(member=[0]), {}, ValueError, "the initial ensemble has 1 members; the method takes at least 2"),
-        (ens.drop_vars("time"), {}, ValueError, r"does not say its 'time'; use .assign_coords\(time=...\)"),
+        (ens.drop_vars("time"), {}, ValueError, r"has no 'time'; use .assign_coords\(time=...\)"),
         (ens.expand_dims(time=[0.0, 1.0]), {}, ValueError, "the forecast has 2 times, expected one; use ds.sda.filter"),
-        (ens.assign_coords(time=1.0), {}, ValueError, "before the first state: at 0, where the grid goes from 1 to 1"),
+        (ens.assign_coords(time=1.0), {}, ValueError, "before the first state, at 0; the grid goes from 1 to 1"),
         (ens.where(ens.x != 4), {}, ValueError, "the .* holds NaN or infinite values"),
         (ens, {"sigma": None}, ValueError, "no observation error for 'u'"),
         (ens, {"correlation": {"u": {"x": 2.0}}}, ValueError, "LETKF weighs .* so their errors must be independent; use ETKF"),
@@ -213,7 +213,7 @@ def test_bad_forecasts(lazy):
 def test_lazily_nothing_is_remembered():
     ens = ring()
     method = LETKF(localization=2.0, inflation=AdaptiveInflation())
-    with pytest.raises(ValueError, match=r"AdaptiveInflation remembers earlier times; use it in ds\.sda\.filter"):
+    with pytest.raises(ValueError, match=r"AdaptiveInflation depends on earlier times; use it in ds\.sda\.filter"):
         analyse(ens.chunk(), shifted(ens, x=[1]), method=method, sigma=0.5)
     out = analyse(ens, shifted(ens, x=[1]), method=method, sigma=0.5)
     assert np.isfinite(out.inflation)

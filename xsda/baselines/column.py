@@ -1,4 +1,4 @@
-"""One observed variable in the order of its times: which numbers of a state each value is made of, and where it is."""
+"""Sorts one observed variable by time, with the state indices, weights and position of each value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ from xsda.observations.read import Observed
 
 @dataclass(eq=False)
 class Column:
-    """One observed variable: its values in the order of their times (numbers of times, ascending)."""
+    """One observed variable, sorted by time. ``time`` holds the number of each value's time.
+
+    ``index`` and ``weight`` (value, point) refer to a flattened state; ``position`` is (value, space). ``pick`` are
+    the ravelled positions of the values in ``da``.
+    """
 
     name: str
     derived: Derived | None
@@ -39,10 +43,11 @@ class Column:
     _white: tuple[bytes, Whitener] | None = None
 
     def key(self, span: slice) -> bytes:
+        """A key of the places of these values."""
         return b"|".join([self.name.encode(), self.index[span].tobytes(), self.weight[span].tobytes()])
 
     def whitener(self, span: slice) -> Whitener:
-        """That of the values of one time; ``correlation`` is of all values of a time, missing ones too."""
+        """Return the whitener of the values of one time. ``correlation`` includes missing values of that time."""
         values = list(np.unravel_index(self.pick[span], self.da.shape))
         when = values.pop(self.da.dims.index(self.time_dim))[0]
         now = self.da.isel({self.time_dim: int(when)})
@@ -56,22 +61,22 @@ class Column:
 
     @property
     def _moves(self) -> bool:
-        """Whether what the correlation depends on may change from time to time."""
+        """Whether the correlation may change from time to time."""
         along = self.correlation if isinstance(self.correlation, Mapping) else ()
         return any(c in self.da.coords and self.time_dim in self.da[c].dims for c in along)
 
 
 def check_instrument(observed: Observed) -> None:
-    """Raise if a filter cannot take these observations."""
+    """Raise unless the errors are Gaussian."""
     if not isinstance(observed.law, Normal):
         raise ValueError(
-            f"{observed.name!r} has errors of the law {observed.law}; a filter takes Gaussian ones (assimilate takes "
-            "others)"
+            f"{observed.name!r} has errors of the law {observed.law}; filters need Gaussian errors (assimilate "
+            "accepts others)"
         )
 
 
 def column(grid: Grid, observed: Observed) -> Column:
-    """``grid``: with the observation times as its time axis."""
+    """Build the column of a variable on a grid whose times are the observation times."""
     name, da, correlation, (time, *space) = observed.name, observed.da, observed.correlation, grid.core_dims
     coord = matching_coordinate(da, grid, time)
     assert coord is not None
@@ -98,7 +103,7 @@ def column(grid: Grid, observed: Observed) -> Column:
 
 
 def _check_instant(da: xr.DataArray, coord: xr.DataArray, grid: Grid) -> None:
-    """Raise if the observations are averages over time, which no single state knows."""
+    """Raise if the observations are averages over time, which depend on several states."""
     time = grid.core_dims[0]
     names = {time, str(coord.name), str(coord.attrs.get("standard_name", time))}
     template = grid.template.get(da.name)
@@ -106,30 +111,30 @@ def _check_instant(da: xr.DataArray, coord: xr.DataArray, grid: Grid) -> None:
     method = cell_method(da, names)
     if method == "mean" and (own != method or "bounds" in coord.attrs):
         raise ValueError(
-            f"observed variable {da.name!r} is an average over {time!r} (cell_methods); a filter needs observations of "
-            "one time each (assimilate takes both)"
+            f"observed variable {da.name!r} is an average over {time!r} (cell_methods); filters need observations of "
+            "one time each (assimilate accepts both)"
         )
 
 
 def _check_within_times(da: xr.DataArray, coord: xr.DataArray, correlation: Any) -> None:
-    """Raise unless errors can be correlated within each time, and are not from one time to another."""
+    """Raise if errors are correlated from one time to another, or if there is no time dimension."""
     if coord.dims != (coord.name,):
         raise ValueError(
-            f"{da.name!r} has correlated errors and no time dimension; a filter takes correlated errors of values over "
-            "(time, ...), correlated within each time"
+            f"{da.name!r} has correlated errors and no time dimension; filters accept correlated errors of variables "
+            "over (time, ...), correlated within each time"
         )
     along = correlation if isinstance(correlation, Mapping) else ()
     alone = [c for c in along if c in da.coords and da[c].dims == coord.dims]
     if alone:
+        others = [repr(str(d)) for d in da.dims if d != coord.name]
         raise ValueError(
-            f"the errors of {da.name!r} are correlated along {alone[0]!r}; a filter takes correlations within each "
-            "time only (assimilate takes both), so give "
-            f"{', '.join(repr(str(d)) for d in da.dims if d != coord.name) or 'other dimensions'}"
+            f"the errors of {da.name!r} are correlated along {alone[0]!r}; filters accept correlations within each "
+            f"time only (assimilate accepts both), along {' and '.join(others) or 'other dimensions'}"
         )
 
 
 def _centre(grid: Grid, dim: str, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Where observations made of several grid points are along one dimension; NaN where they are of all of it."""
+    """Return the centre of each observation along one dimension; NaN if it covers the whole dimension."""
     axis = grid_axis(grid, dim)
     x = axis.points[index]
     offset = x - x[:, :1]

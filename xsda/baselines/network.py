@@ -1,4 +1,4 @@
-"""The observations of each time, as tensors: what a filter sees when it gets there."""
+"""Provides filters with the observations of each time, as tensors."""
 
 from __future__ import annotations
 
@@ -22,15 +22,12 @@ from xsda.observations.operator import Derived, State, derived_field
 from xsda.observations.read import Observed, read, units_of
 from xsda.observations.sources import Sources
 
-KEPT = 32  # geometries that are kept for later times that have the same
+KEPT = 32  # number of geometries kept for later times with the same places
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Observations of one variable.
-
-    Which numbers of its field each is made of, with which weights, both (M, points).
-    """
+    """Observations of one variable: indices into its flattened field, and weights, both (M, points)."""
 
     name: str
     derived: Derived | None
@@ -38,7 +35,7 @@ class Part:
     weight: Tensor
 
     def read(self, field: Tensor) -> Tensor:
-        """``field`` (member, numbers) -> (member, M)."""
+        """Observe a flattened field (member, numbers); returns (member, M)."""
         if self.index.shape[1] == 1:
             return field.index_select(1, self.index[:, 0])
         values = field.index_select(1, self.index.ravel()).unflatten(1, self.index.shape)
@@ -47,10 +44,10 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where the M observations of a time are; the same object for all times that have the same ones.
+    """The places of the M observations of one time. Times with the same places share one object.
 
-    ``position`` (M, space) in the numbers of the grid; NaN along a dimension that was averaged away. ``cache`` is for
-    what methods derive from it.
+    ``position`` is (M, space) in the coordinates of the grid, and NaN along a dimension that was averaged. Methods
+    keep in ``cache`` what they compute from the places.
     """
 
     grid: Grid
@@ -59,7 +56,7 @@ class Geometry:
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def observe(self, x: Tensor) -> Tensor:
-        """H of states (member, channel, *space), (member, M)."""
+        """Apply H to states (member, channel, *space); returns (member, M)."""
         flat, seen = x.flatten(1), []
         for part in self.parts:
             if part.derived is None:
@@ -75,17 +72,14 @@ class Geometry:
         return all(p.derived is None for p in self.parts)
 
     def matrix(self, shape: tuple[int, ...]) -> Tensor:
-        """H as a matrix (M, numbers of the state ``shape``), where it is linear."""
+        """Return a linear H as a matrix (M, numbers of a state of ``shape``)."""
         size = int(np.prod(shape))
         return self.observe(torch.eye(size, dtype=torch.float64).reshape(size, *shape)).T
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The observations of one time.
-
-    Values and standard errors (M,), and whiteners of spans whose errors are correlated.
-    """
+    """The observations of one time: values and standard errors (M,), and whiteners of spans with correlated errors."""
 
     geometry: Geometry
     y: Tensor
@@ -97,7 +91,7 @@ class Batch:
         return bool(self.whiteners)
 
     def scaled(self, values: Tensor) -> Tensor:
-        """R^-1/2 of differences (..., M)."""
+        """Multiply differences (..., M) by R^-1/2."""
         values = values / self.std
         for span, white in self.whiteners:
             part, values = values[..., span], values.clone()
@@ -105,12 +99,15 @@ class Batch:
         return values
 
     def innovations(self, x: Tensor) -> Tensor:
-        """R^-1/2 (y - H(x)) of each member, (member, M)."""
+        """Return R^-1/2 (y - H(x)) of each member, (member, M)."""
         return self.scaled(self.y - self.geometry.observe(x))
 
 
 class Network:
-    """All observations, by time: from the first to the last of the grid, or from ``start`` on if that is earlier."""
+    """All observations in the order of their times.
+
+    Times must lie within those of the grid, or after ``start`` if that is earlier.
+    """
 
     def __init__(self, grid: Grid, observed: Sequence[Observed], start: float = np.inf):
         self.grid = grid
@@ -130,11 +127,11 @@ class Network:
 
     @classmethod
     def of(cls, grid: Grid, obs: Sources, *, start: float = np.inf, **options: Any) -> Network:
-        """From labelled observations; ``options`` are those of ``xsda.observations.read``."""
+        """Read labelled observations; ``options`` are those of ``xsda.observations.read``."""
         return cls(grid, read(obs, units_of(grid), **options), start)
 
     def __call__(self, number: int) -> Batch | None:
-        """The observations of the ``number``-th time; None if all are missing."""
+        """Return the observations of time number ``number``; None if all are missing."""
         spans = [(c, slice(*np.searchsorted(c.time, [number, number + 1]))) for c in self._columns]
         spans = [(c, s) for c, s in spans if s.stop > s.start]
         if not spans:
@@ -158,7 +155,7 @@ class Network:
         return Batch(self._geometries[key], y, std, tuple(whiteners))
 
     def mark(self, stop: float) -> str:
-        """A number that tells the observations up to a time from others: their values, errors, places and times."""
+        """Return a hash of values, errors, places and times of the observations up to a time."""
         last = int(np.searchsorted(self.numbers, stop, side="right"))
         mark = hashlib.blake2b(self.numbers[:last].tobytes(), digest_size=8)
         for c in self._columns:
@@ -168,7 +165,7 @@ class Network:
         return mark.hexdigest()
 
     def ordered(self, number: int, seen: Mapping[str, xr.Dataset]) -> Tensor:
-        """Labelled H of an ensemble, by source, as a tensor (member, M) in the order of the batch of that time."""
+        """Convert labelled H of an ensemble to a tensor (member, M), in the order of the batch of that time."""
         parts = []
         for o, c in zip(self._observed, self._columns, strict=True):
             values = seen[o.source][o.name].transpose("member", *c.da.dims).values
@@ -177,10 +174,11 @@ class Network:
 
 
 def _check_finite(name: str, seen: Tensor) -> None:
+    """Raise if a derived variable is not finite, naming the first such member."""
     finite = torch.isfinite(seen).all(1)
     if not bool(finite.all()):
         member = int((~finite).nonzero()[0])
         raise ForecastError(
-            f"the derived variable {name!r} is not finite for member {member}; its function must hold for every state "
-            "that the ensemble may take, such as torch.clamp(..., min=0) below a root"
+            f"the derived variable {name!r} is not finite for member {member}; its function must accept every state "
+            "of the ensemble, for example with torch.clamp(..., min=0) under a square root"
         )

@@ -1,4 +1,4 @@
-"""``ds.sda.filter``: labelled observations in, a labelled ensemble out."""
+"""Runs a filter or smoother with a forecast model through labelled observations: ``filter``."""
 
 from __future__ import annotations
 
@@ -43,39 +43,53 @@ def filter(
     out: str | Path | None = None,
     every: int = 1000,
 ) -> xr.Dataset:
-    """Go through the observations with a forecast model: an ensemble on the axes of ``ds``.
+    """Run a filter, smoother or variational method with a forecast model through the observations.
 
     Parameters
     ----------
     ds
-        The grid: its coordinates say what is estimated, and at which times. Its values are not read.
+        The grid: its coordinates define what is estimated, and at which times. Its values are not read.
     obs
-        Observations at any times within those of ``ds`` (or between those and an earlier initial ensemble), one Dataset
-        or several; the ensemble is forecast to each time. NaN is a missing value.
+        Observations, one Dataset or several, at any times within those of ``ds``, or between an earlier initial
+        ensemble and ``ds``. The ensemble is forecast to each time. NaN is a missing value.
     system
-        One of ``xsda.systems``; a function ``step(ds, start, stop)`` on labelled ensembles; or
+        One of ``xsda.systems``, a function ``step(ds, start, stop)`` on labelled ensembles, or an
         ``xsda.baselines.Forecast``.
     method
         One of ``xsda.baselines``, such as ``LETKF(localization=4.0, inflation=1.04)``.
     members
-        Size of the ensemble (default: 20, or that of ``initial``).
+        Size of the ensemble. Default: 20, or the size of ``initial``.
     sigma, correlation, derived
-        Errors of the observations and functions for derived quantities, as in ``assimilate``. Correlations are between
-        values of one time.
+        Errors of the observations, and functions for derived variables, as in ``xsda.assimilate``. Errors can be
+        correlated within each time only.
     initial
-        An ensemble over ``member``, valid at its coordinate ``time`` (default: the first time of ``ds``); a long run
-        over time to draw states from. Default: states from the climate of the system. A result's last analysis goes on
-        where it ended, to the bit: ``initial=result.isel(time=-1)``, with later times in ``ds`` and ``obs``.
+        An ensemble over ``member``, valid at its coordinate ``time`` (default: the first time of ``ds``), or a long
+        run over time to draw states from. Default: states from the climate of the system. To continue an earlier run
+        exactly, pass ``initial=result.isel(time=-1)`` and later times in ``ds`` and ``obs``.
     keep
-        "analysis", "forecast", "smoothed" (where the method smooths), "both" (forecast and analysis), or several of
-        them, then along the dimension ``stage``. Default: what the method is for.
+        "analysis", "forecast", "smoothed" (for smoothers), "both" (forecast and analysis), or a list of these.
+        Several are kept along the dimension ``stage``. Default: the last stage of the method.
     seed
-        Same seed, same numbers.
+        Seed of all random numbers.
     progress
-        Show a progress bar (default: in a terminal or notebook).
-    out, every
-        A folder to which each ``every`` times are written as NetCDF, so that long runs fit into memory; the result
-        reads it lazily. Called again, a run that was interrupted goes on after what is there (filters only).
+        Show a progress bar. Default: in a terminal or notebook.
+    out
+        A folder for the result, so that long runs fit into memory. The result is read lazily from its NetCDF files. An
+        interrupted filter continues from the files if it is called again.
+    every
+        Number of times in each of these files.
+
+    Returns
+    -------
+    xarray.Dataset
+        The ensemble over (member, time, ...), with the coordinates and attributes of ``ds``.
+
+    Examples
+    --------
+    >>> method = xsda.baselines.ETKF(inflation=1.02)
+    >>> run = xsda.baselines.filter(truth, obs, xsda.systems.Lorenz63(), method=method, members=10, progress=False)
+    >>> dict(run.x.sizes)
+    {'member': 10, 'time': 16}
     """
     if isinstance(method, type) or not isinstance(method, Method):
         raise _not_a_method(method)
@@ -87,13 +101,13 @@ def filter(
     network = Network.of(grid, obs, start=start, sigma=sigma, derived=derived, correlation=correlation)
     if start > own[0]:
         raise ValueError(
-            f"the initial ensemble is of {forecast.bind(grid).text(start)}, after the first time of the grid; use "
-            "ds.sel(time=slice(...)) and obs.sel(time=slice(...)) from there"
+            f"the initial ensemble is valid at {forecast.bind(grid).text(start)}, after the first time of the grid; "
+            "select later times with ds.sel(time=slice(...)) and obs.sel(time=slice(...))"
         )
     if "analysis" in str(getattr(initial, "attrs", {}).get("stages")) and network.numbers[0] <= start:
         warn(
-            f"the initial ensemble is an analysis of {forecast.bind(grid).text(start)}, and there are observations at "
-            "that time: have they been used already? Then leave them out, obs.sel(time=slice(...))"
+            f"the initial ensemble is an analysis at {forecast.bind(grid).text(start)}, and there are observations at "
+            "that time; if the analysis already used them, drop them with obs.sel(time=slice(...))"
         )
     times = np.union1d(own, network.numbers)
     cycle = Cycle(grid, forecast.bind(grid), network, times, start, seed, memory=memory)
@@ -108,7 +122,8 @@ def filter(
         torch.no_grad(),
     ):
         try:
-            for stage, k, state in method.run(cycle, x) if not skip else method.resume(cycle, x, skip):  # type: ignore[attr-defined]
+            events = method.resume(cycle, x, skip) if skip else method.run(cycle, x)  # type: ignore[attr-defined]
+            for stage, k, state in events:
                 record.put(stage, k, state)
                 if stage == "analysis":
                     bar.update()
@@ -119,7 +134,7 @@ def filter(
 
 
 def state_grid(ds: xr.Dataset, forecast: Forecast) -> Grid:
-    """The grid with the variables in the order of the model's state, without what an earlier run told of its times."""
+    """Return the grid with the variables in the order of the model, without the notes of an earlier run."""
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"the grid must be an xarray.Dataset, got {type(ds).__name__}")
     ds = ds.drop_vars([n for n, text in LONG_NAMES.items() if n in ds.coords and ds[n].attrs.get("long_name") == text])
@@ -132,32 +147,31 @@ def state_grid(ds: xr.Dataset, forecast: Forecast) -> Grid:
             f"{choose(missing[0], ds.data_vars)}"
         )
     if not names:
-        raise ValueError(f"the grid has no variables over {(time, *space)}, which say what the state is")
+        raise ValueError(
+            f"the grid has no variables over {(time, *space)}; expected one for each variable of the state"
+        )
     return Grid.match(Layout.of(ds[names], even=False), ds[names])
 
 
 def _stages(keep: str | Sequence[str] | None, method: Method) -> tuple[str, ...]:
+    """Return the stages to keep, in their order."""
     if keep is None:
         return (method.stages[-1],)
-    named = (
-        ["forecast", "analysis"]
-        if keep == "both"
-        else list(keep)
-        if isinstance(keep, Sequence) and not isinstance(keep, str)
-        else [keep]
-    )
+    keep = ("forecast", "analysis") if keep == "both" else keep
+    named = list(keep) if isinstance(keep, Sequence) and not isinstance(keep, str) else [keep]
     if not named:
         raise ValueError(f"keep names no stage; {choose('', method.stages)}")
     for name in named:
         if name not in method.stages:
             raise ValueError(
-                f"keep={name!r}: {type(method).__name__} has {', '.join(method.stages)}; "
+                f"keep={name!r}: {type(method).__name__} has the stages {', '.join(method.stages)}; "
                 f"{choose(str(name), [*method.stages, 'both'])}"
             )
     return tuple(s for s in STAGES if s in named)
 
 
 def _not_a_method(method: Any) -> Exception:
+    """Describe what came instead of a method."""
     names = sorted(c.__name__ for c in _kinds(Method) if not inspect.isabstract(c) and not c.__name__.startswith("_"))
     if isinstance(method, type) and issubclass(method, Method):
         return TypeError(f"method is the class {method.__name__}; pass an object of it: {method.__name__}(...)")
@@ -169,7 +183,7 @@ def _not_a_method(method: Any) -> Exception:
 
 
 def _kinds(cls: type[Any]) -> set[type[Any]]:
-    """All classes derived from one."""
+    """All classes of this package that derive from ``cls``."""
     found: set[type[Any]] = set()
     for sub in cls.__subclasses__():
         found |= {sub, *_kinds(sub)}

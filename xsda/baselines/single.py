@@ -1,4 +1,4 @@
-"""One analysis of a labelled ensemble, for those who cycle themselves; lazily where the ensemble is lazy."""
+"""Analyses a labelled ensemble at one time, for users with a cycle of their own; lazily if the ensemble is lazy."""
 
 from __future__ import annotations
 
@@ -37,11 +37,35 @@ def analyse(
     derived: Mapping[str, Derived] | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
-    """The analysis ensemble of one time.
+    """Compute the analysis ensemble of one time.
 
-    ``forecast``: an ensemble over ``member`` and space, with its time as a scalar coordinate or a dimension of one. The
-    observations are of that time. With dask-backed variables and ``LETKF`` the result is lazy, and chunks of grid
-    points are analysed each by itself: only the observed ensemble is computed at once.
+    With dask-backed variables and ``LETKF`` the result is lazy: each chunk of grid points is analysed on its own, and
+    only the observed ensemble is computed at once.
+
+    Parameters
+    ----------
+    forecast
+        Ensemble over ``member`` and space. Its time is a scalar coordinate, or a dimension of size 1.
+    obs
+        Observations of that time.
+    method
+        A filter, such as ``xsda.baselines.LETKF(localization=4.0)``.
+    sigma, correlation, derived
+        Errors of the observations, and functions for derived variables, as in ``xsda.assimilate``.
+    seed
+        Seed of the random numbers of the method.
+
+    Returns
+    -------
+    xarray.Dataset
+        The analysis, with the dimensions and labels of ``forecast``.
+
+    Examples
+    --------
+    >>> forecast = post.isel(time=4)
+    >>> analysis = xsda.baselines.analyse(forecast, obs.isel(time=1), method=xsda.baselines.ETKF())
+    >>> bool(analysis.x.std() < forecast.x.std())
+    True
     """
     if "member" not in forecast.dims:
         raise ValueError(f"the forecast has no dimension 'member'; it has {tuple(forecast.sizes)}")
@@ -51,42 +75,35 @@ def analyse(
     scalar = time not in forecast.dims
     if scalar and time not in forecast.coords:
         raise ValueError(
-            f"the forecast does not say its {time!r}; use .assign_coords({time}=...), the time of the observations"
+            f"the forecast has no {time!r}; use .assign_coords({time}=...) with the time of the observations"
         )
     ds = forecast.expand_dims(time) if scalar else forecast
     if ds.sizes[time] != 1:
-        raise ValueError(
-            f"the forecast has {ds.sizes[time]} times, expected one; use ds.sda.filter to go through several"
-        )
+        raise ValueError(f"the forecast has {ds.sizes[time]} times, expected one; use ds.sda.filter for several")
     if isinstance(method, LETKF) and any(v.chunks is not None for v in ds.data_vars.values()):
-        out = _lazily(
-            ds,
-            Network.of(state_grid(ds, Forecast(as_it_is)), obs, sigma=sigma, derived=derived, correlation=correlation),
-            obs,
-            method,
-            derived,
-            seed,
-        )
+        grid = state_grid(ds, Forecast(as_it_is))
+        network = Network.of(grid, obs, sigma=sigma, derived=derived, correlation=correlation)
+        out = _lazily(ds, network, obs, method, derived, seed)
     else:
         out = filter(
             ds.isel(member=0, drop=True), obs, Forecast(as_it_is), method=method, sigma=sigma,
-            initial=ds.isel({time: 0}),
-            correlation=correlation, derived=derived, seed=seed, progress=False,
+            initial=ds.isel({time: 0}), correlation=correlation, derived=derived, seed=seed, progress=False,
         )  # fmt: skip
     return out.isel({time: 0}) if scalar else out
 
 
 def as_it_is(ds: xr.Dataset, start: Any, stop: Any) -> xr.Dataset:
-    """No forecast."""
+    """The forecast of no time step: the ensemble itself."""
     return ds
 
 
 def _lazily(ds: xr.Dataset, network: Network, obs: Sources, method: LETKF, derived: Any, seed: int) -> xr.Dataset:
+    """Compute the observed ensemble now, and the local analyses chunk by chunk when the result is computed."""
     inflation, members = as_inflation(method.inflation), ds.sizes["member"]
     if inflation.remembers:
         raise ValueError(
-            f"{type(inflation).__name__} remembers earlier times; use it in ds.sda.filter, or a factor, RTPS or RTPP "
-            "here"
+            f"{type(inflation).__name__} depends on earlier times; use it in ds.sda.filter, or use a factor, RTPS or "
+            "RTPP here"
         )
     check_size(members, None, method.least)
     grid, batch = network.grid, network(0)
@@ -94,7 +111,9 @@ def _lazily(ds: xr.Dataset, network: Network, obs: Sources, method: LETKF, deriv
     check_independent(batch)
     seen = network.ordered(0, _observed(ds[list(grid.names.values())], obs, derived))
     if not bool(torch.isfinite(seen).all()):
-        raise ValueError("the forecast holds NaN or infinite values where it is observed")
+        raise ValueError(
+            "the forecast holds NaN or infinite values where it is observed; fill them, or drop the members"
+        )
     mean = seen.mean(0, keepdim=True)
     s, d = batch.scaled(seen - mean), batch.scaled(batch.y - mean)
     label = Forecast(as_it_is).bind(grid).label(float(network.numbers[0]))
@@ -102,7 +121,7 @@ def _lazily(ds: xr.Dataset, network: Network, obs: Sources, method: LETKF, deriv
 
     def analysis(x: np.ndarray, block_info: Any = None) -> np.ndarray:
         spans = [slice(*place) for place in block_info[0]["array-location"][2:]]
-        prior = torch.as_tensor(np.ascontiguousarray(x, dtype=np.float64))  # torch takes no reversed axes
+        prior = torch.as_tensor(np.ascontiguousarray(x, dtype=np.float64))  # torch does not support reversed axes
         centre = prior.mean(0, keepdim=True)
         blocks = blocks_of(metric.part(spans), position, members)
         posterior = inflation.after(prior, centre + localized(prior - centre, s, d, blocks))
@@ -118,13 +137,13 @@ def _lazily(ds: xr.Dataset, network: Network, obs: Sources, method: LETKF, deriv
 
 
 def _observed(ds: xr.Dataset, obs: Sources, derived: Any) -> dict[str, xr.Dataset]:
-    """H of the ensemble, by source; computed together."""
+    """Compute H of the ensemble for all sources together."""
     lazy = {k: observe(ds.astype(float), source, derived=derived) for k, source in as_sources(obs).items()}
     return dask.compute(lazy)[0]
 
 
 def _array(ds: xr.Dataset, grid: Grid) -> Any:
-    """The states (member, channel, *space), in chunks along space alone."""
+    """Stack the states to (member, channel, *space), chunked along space only."""
     import dask.array  # which loads scipy
 
     time, *space = grid.core_dims

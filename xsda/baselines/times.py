@@ -1,4 +1,4 @@
-"""When observations are made: the times of all of them, and which of those stand for one another."""
+"""Collects the times of all observations, and merges those that differ by rounding only."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from xsda.labels.grid import Grid
 from xsda.labels.layout import SAMPLE_DIMS
 from xsda.observations.compile import matching_coordinate
 
-SAME = 1e-4  # times this close, in units of the shortest step of the grid, are one
+SAME = 1e-4  # times closer than this, in units of the shortest step of the grid, are the same
 
 
 def times_of(grid: Grid, da: xr.DataArray) -> np.ndarray:
-    """The times of an observed variable as the user wrote them."""
+    """Return the times of an observed variable: dates, or numbers in the units of the grid."""
     name = grid.core_dims[0]
     coord = matching_coordinate(da, grid, name)
     if coord is None:
         if name in da.dims and da.sizes[name] == grid.template.sizes[name]:
             return np.asarray(grid.template[name].values if name in grid.template.coords else grid.numbers(name))
         raise ValueError(
-            f"observed variable {da.name!r} does not say its {name!r}; a filter needs the time of every observation"
+            f"observed variable {da.name!r} has no {name!r}; filters need the time of every observation, so use "
+            f".assign_coords({name}=...)"
         )
     check_calendar(coord, grid.origin is not None, f"the grid's {name!r}")
     numbers = np.atleast_1d(axis_numbers(coord, grid.origin))
@@ -29,21 +30,21 @@ def times_of(grid: Grid, da: xr.DataArray) -> np.ndarray:
         raise ValueError(f"the times of the observed {da.name!r} hold NaN or NaT; drop those observations")
     if coord.dims == (coord.name,) and (np.diff(numbers) <= 0).any():
         raise ValueError(
-            f"the times of the observed {da.name!r} do not increase; use .sortby({str(coord.name)!r}), and drop "
+            f"the times of the observed {da.name!r} do not increase; use .sortby({str(coord.name)!r}) and drop "
             "duplicates"
         )
     return np.atleast_1d(coord.values).ravel()
 
 
 def union(grid: Grid, times: list[np.ndarray], start: float) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """All observation times in their order, as labels and as numbers of the grid, and which of them each given one is.
+    """Merge observation times; return them as labels and as numbers of the grid, and the number of each given time.
 
-    Times next to each other, or to one of the grid, are one.
+    Times that are very close to each other, or to a time of the grid, are the same.
     """
     time, own = grid.core_dims[0], grid.numbers(grid.core_dims[0])
     labels = np.concatenate(times)
     if not len(labels):
-        raise ValueError("the observations have no times; there is nothing to assimilate")
+        raise ValueError("the observations are empty along time, so there is nothing to assimilate")
     given = axis_numbers(xr.DataArray(labels, dims=time, name=time), grid.origin)
     close = SAME * float(np.diff(own).min()) if len(own) > 1 else 1e-9 * max(1.0, abs(own[0]))
     nearest = _nearest(own, given)
@@ -55,29 +56,34 @@ def union(grid: Grid, times: list[np.ndarray], start: float) -> tuple[np.ndarray
             keep.append(i)
     labels, numbers = labels[first[keep]], numbers[keep]
     places = np.split(np.searchsorted(numbers, given, side="right") - 1, np.cumsum([len(t) for t in times])[:-1])
-    for number, past in (
-        (numbers[0], numbers[0] < own[0] and not numbers[0] > start),
-        (numbers[-1], numbers[-1] > own[-1]),
-    ):
-        if past:
-            which = "before the first" if number < own[0] else "after the last"
-            from_ = f" and the initial ensemble is of {axis_text(start, grid.origin)}" if start < own[0] else ""
-            raise ValueError(
-                f"there are observations {which} state: at {axis_text(number, grid.origin)}, where the grid goes from "
-                f"{axis_text(own[0], grid.origin)} to {axis_text(own[-1], grid.origin)}{from_}; use "
-                f"obs.sel({time}=slice(...)), or a longer grid"
-            )
+    _check_range(grid, numbers, start)
     return labels, numbers, places
 
 
+def _check_range(grid: Grid, numbers: np.ndarray, start: float) -> None:
+    """Raise if there are observations before the first state (of the grid, or at ``start``) or after the last."""
+    time, own = grid.core_dims[0], grid.numbers(grid.core_dims[0])
+    early, late = numbers[0] < own[0] and not numbers[0] > start, numbers[-1] > own[-1]
+    if not early and not late:
+        return
+    where, number = ("before the first", numbers[0]) if early else ("after the last", numbers[-1])
+    at, first, last, valid = (axis_text(n, grid.origin) for n in (number, own[0], own[-1], start))
+    initial = f", and the initial ensemble is valid at {valid}" if start < own[0] else ""
+    raise ValueError(
+        f"there are observations {where} state, at {at}; the grid goes from {first} to {last}{initial}. Use "
+        f"obs.sel({time}=slice(...)), or a longer grid"
+    )
+
+
 def _nearest(own: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The nearest of the ascending numbers ``own`` to each of ``numbers``."""
     right = np.searchsorted(own, numbers).clip(max=len(own) - 1)
     left = (right - 1).clip(min=0)
     return np.where(numbers - own[left] < own[right] - numbers, own[left], own[right])
 
 
 def at_times(ds: xr.Dataset, name: str, grid: Grid, labels: np.ndarray) -> xr.Dataset:
-    """The observations with the times that stand for theirs."""
+    """Give the observations the merged times ``labels``."""
     time = grid.core_dims[0]
     coord = matching_coordinate(ds[name], grid, time)
     if coord is None:
@@ -86,7 +92,7 @@ def at_times(ds: xr.Dataset, name: str, grid: Grid, labels: np.ndarray) -> xr.Da
 
 
 def on_times(grid: Grid, labels: np.ndarray) -> Grid:
-    """The grid with other times; its values are placeholders that take no memory."""
+    """Return the grid with other times. Its values are zeros that take no memory."""
     time = grid.core_dims[0]
     old = grid.template
     data = {}
