@@ -235,7 +235,7 @@ class Censored(ErrorLaw):
     Parameters
     ----------
     lower, upper
-        Limits in the units of the variable. An observation of ``lower`` or less means "at most ``lower``", one of
+        Limits in the units of the observations. An observation of ``lower`` or less means "at most ``lower``", one of
         ``upper`` or more means "at least ``upper``". Between the limits errors are Gaussian.
 
     Examples
