@@ -180,5 +180,6 @@ def _check_finite(name: str, seen: Tensor) -> None:
         member = int((~finite).nonzero()[0])
         raise ForecastError(
             f"the derived variable {name!r} is not finite for member {member}; its function must accept every state "
-            "of the ensemble, for example with torch.clamp(..., min=0) under a square root"
+            "of the ensemble, for example with torch.clamp(..., min=0) under a square root",
+            members=(member,),
         )

@@ -131,7 +131,8 @@ def _check_start(start: float, label: str, initial: Any, grid: Grid, network: Ne
             f"the initial ensemble is valid at {label}, after the first time of the grid; select later times with "
             "ds.sel(time=slice(...)) and obs.sel(time=slice(...))"
         )
-    if "analysis" in str(getattr(initial, "attrs", {}).get("stages")) and network.numbers[0] <= start:
+    stages = initial.coords.get("stage", ()) if isinstance(initial, xr.Dataset) else ()
+    if "analysis" in np.atleast_1d(stages) and network.numbers[0] <= start:
         warn(
             f"the initial ensemble is an analysis at {label}, and there are observations at that time; if the analysis "
             "already used them, drop them with obs.sel(time=slice(...))"
@@ -142,13 +143,13 @@ def state_grid(ds: xr.Dataset, forecast: Forecast) -> Grid:
     """Return the grid with the variables in the order of the model, without the notes of an earlier run."""
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"the grid must be an xarray.Dataset, got {type(ds).__name__}")
-    ds = ds.drop_vars([n for n, text in LONG_NAMES.items() if n in ds.coords and ds[n].attrs.get("long_name") == text])
+    ds = ds.drop_vars([n for n in ("stage", *LONG_NAMES) if n in ds.coords and n not in ds.dims])
     time, space = find_axes(ds)
     names = list(forecast.variables or [str(v) for v in ds.data_vars if {time, *space} <= set(ds[v].dims)])
     missing = [v for v in names if v not in ds.data_vars]
     if missing:
         raise KeyError(
-            f"{type(forecast.step).__name__} has the variable {missing[0]!r}, which the grid lacks; "
+            f"{forecast.model.title} has the variable {missing[0]!r}, which the grid lacks; "
             f"{choose(missing[0], ds.data_vars)}"
         )
     if not names:
