@@ -82,7 +82,8 @@ class SamplingOptions:
 
 
 def member_numbers(members: int | Sequence[int]) -> Sequence[int]:
-    """Return the numbers of the members to draw."""
+    """Return the numbers of the members to draw; an array of them becomes a list."""
+    members = getattr(members, "tolist", lambda: members)()
     if not isinstance(members, Sequence) or isinstance(members, str):
         return range(whole_number("members", members, least=1))
     numbers = [whole_number("members", m, least=0) for m in members]
