@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -75,3 +76,8 @@ def public_functions():
 def test_public_functions_have_an_example():
     lacking = {public for public, home in public_functions().items() if home not in EXAMPLES}
     assert lacking == set(), "give these an Examples section"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_headings_in_docstrings_stand_on_a_line_of_their_own(module):
+    assert not re.search(r"\w -{3,}", inspect.getsource(module))

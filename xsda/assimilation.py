@@ -109,8 +109,10 @@ def assimilate(
         The variables of the prior over (member, time, ...), with the coordinates, names and attributes of ``ds``. Each
         variable has the dtype it has in ``ds``.
 
-    Notes ----- A member is the same whatever the chunks, the scheduler or the batch: to about 1e-4 of a standard
-    deviation in float32, and to rounding (about 1e-12) in float64.
+    Notes
+    -----
+    A member is the same whatever the chunks, the scheduler or the batch: to about 1e-4 of a standard deviation in
+    float32, and to rounding (about 1e-12) in float64.
 
     Compatible units are converted. Results are in the units of ``ds``, and the attribute ``history`` records what was
     converted.

@@ -60,7 +60,7 @@ def test_an_ensemble_is_extended_by_naming_members(grid, obs):
     whole = grid.sda.assimilate(obs, one, members=6, progress=False)
     more = grid.sda.assimilate(obs, one, members=range(4, 6), progress=False)
     xr.testing.assert_allclose(xr.concat([whole.isel(member=slice(0, 4)), more], "member").level, whole.level)
-    pooled = grid.sda.assimilate(obs, [one, prior(1.0, "high")], members=[5, 2], progress=False)
+    pooled = grid.sda.assimilate(obs, [one, prior(1.0, "high")], members=np.array([5, 2]), progress=False)
     assert pooled.member.values.tolist() == [5, 2]
     np.testing.assert_allclose(pooled.level[1], whole.level[2], atol=1e-6)
 

@@ -226,7 +226,9 @@ class GaussianPrior(GaussianMixturePrior):
         Prior
             A prior with an exact denoiser, on the grid of ``ds``, for trajectories of ``length`` states.
 
-        Notes ----- Regular cycles (day and year) count as variability. If they are known, remove them first and
+        Notes
+        -----
+        Regular cycles (day and year) count as variability. If they are known, remove them first and
         assimilate anomalies. If the covariance of the data is far from separable (coasts, fronts, travelling weather),
         the ensemble will have somewhat too little spread; check it with ``evaluate`` on a period that was not used for
         the fit.

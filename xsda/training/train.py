@@ -212,32 +212,6 @@ def _prior(
     )
 
 
-def _trained(trainer: Trainer, layout: Layout, held_out: Windows, summary: Mapping[str, Any], name: str) -> Prior:
-    """The prior of the averaged network, with its error on the validation data."""
-    final, settings, team, window = trainer.average, trainer.options, trainer.team, held_out.window
-    error = measure_error(final, _batches(final, held_out, team.device))
-    shortest = window // (window // (settings.shortest or window))
-    return Prior(
-        final.cpu(),
-        layout,
-        window=window if isinstance(final.network, MarkovNet) else shortest,
-        error=error,
-        info={
-            "parameters": sum(p.numel() for p in final.network.parameters()),
-            "training_steps": summary["steps"],
-            "batch_size": trainer.setup["windows_a_step"],
-            "training_window": window,
-            "seed": settings.seed,
-            "validation_loss": round(summary["validation_loss"], 6),
-            "options": {f.name: v for f in fields(settings) if (v := getattr(settings, f.name)) != f.default},
-            "processes": team.size,
-            "device": team.device.type,
-            "torch": torch.__version__.split("+")[0],
-        },
-        name=name,
-    )
-
-
 def planned(
     ds: xr.Dataset,
     *,
