@@ -40,7 +40,7 @@ def grid_axis(grid: Grid, dim: str) -> GridAxis:
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Positions of the observations along the grid dimension ``dim``; the stencil has a row for each entry of ``dims``."""
+    """Positions of the observations along the grid dimension ``dim``; one row of the stencil per entry of ``dims``."""
 
     dim: str
     dims: tuple[str, ...]
