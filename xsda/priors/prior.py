@@ -155,6 +155,8 @@ class Prior:
         if self.error is not None:
             tensors |= {"error.levels": self.error.levels, "error.rms": self.error.rms}
             tensors |= {} if self.error.lag is None else {"error.lag": self.error.lag}
+        if self.layout.normals is not None:
+            tensors |= {f"normals.{k}": v for k, v in self.layout.normals.tensors().items()}
         if isinstance(self.denoiser, Balanced):
             tensors |= {f"balance.{k}": v for k, v in vars(self.denoiser.balance).items()}
         return tensors
@@ -252,10 +254,12 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
     options = dict(kind["schedule"])
     schedule = SCHEDULES[options.pop("name")](**options)
     state = _part(tensors, "denoiser.")
-    layout = Layout.from_json(meta["layout"])
+    layout = Layout.from_json(meta["layout"], _part(tensors, "normals."))
     denoiser: Denoiser
     if kind["kind"] == "Preconditioned":
-        denoiser = Preconditioned(build_network(kind["network"]), schedule, kind["parameterization"], kind["data_std"])
+        masked = layout.normals is not None and layout.normals.masked
+        network = build_network(kind["network"])
+        denoiser = Preconditioned(network, schedule, kind["parameterization"], kind["data_std"], masked)
         denoiser.load_state_dict(state)
         if "balance.rate" in tensors:
             parts = ("levels", "wavenumbers", "rate")
