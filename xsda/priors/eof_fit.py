@@ -19,6 +19,7 @@ import torch
 import xarray as xr
 
 from xsda.labels.layout import Layout
+from xsda.labels.steps import step_numbers, stretches
 from xsda.priors.eof import EofDenoiser, time_factors
 from xsda.priors.moments import Blocks
 from xsda.priors.taper import positions, taper_functions
@@ -42,6 +43,8 @@ class Anomalies:
         self.grid = self.blocks.grid
         self.valid = layout.normals.valid.ravel()
         self.rows, self.states = self.blocks.rows, ds.sizes[layout.time]
+        numbers = step_numbers(ds[layout.time]) if layout.time in ds.coords else np.arange(float(self.states))
+        self.stretches = stretches(numbers, layout.dt)
         small = self.rows * self.states * int(self.valid.sum()) <= HELD_NUMBERS
         self.held: list[tuple[int, np.ndarray]] | None = None
         self.held = list(self) if small else None
@@ -115,7 +118,8 @@ def fit_eof(
     free = data.points - count
     rest = max(total - float(variance.sum()), 0.0) / free if free else 0.0
     ends = group_ends(count)
-    lags = lagged(data.map(lambda z: z @ patterns.T, count), length)
+    series = data.map(lambda z: z @ patterns.T, count)
+    lags = np.sum([lagged(series[:, part], length) for part in data.stretches], 0)
     groups = [pooled(lags[:, a:b]) for a, b in pairwise([0, *ends])]
     values, vectors = time_factors([torch.as_tensor(c) for c in [*groups, groups[-1]]])
     denoiser = EofDenoiser(
@@ -181,7 +185,7 @@ def choose_taper(data: Anomalies, places: np.ndarray, width: float, length: int)
     rng = np.random.default_rng(1)
     pick = np.sort(rng.choice(data.points, min(POINTS, data.points), replace=False))
     z = data.map(lambda block: block[..., pick], len(pick)).astype(np.float64)
-    folds = list(_folds(z, min(length, STATES)))
+    folds = list(_folds(z, min(length, STATES), {part.stop for part in data.stretches}))
     if not folds or len(pick) < 4:
         return Choice(np.inf, 1.0, np.nan)
     distance = np.linalg.norm(places[pick, None] - places[None, pick], axis=-1)
@@ -195,8 +199,11 @@ def choose_taper(data: Anomalies, places: np.ndarray, width: float, length: int)
     return Choice(*best, scores[best])
 
 
-def _folds(z: np.ndarray, states: int) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
-    """Yield training series and held-out windows, (time, point), by trajectory or by stretch of time."""
+def _folds(z: np.ndarray, states: int, ends: set[int]) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
+    """Yield training series and held-out windows, (time, point), by trajectory or by stretch of time.
+
+    A window holds no gap, which follows each of ``ends``.
+    """
     rows, time, _ = z.shape
     if rows >= FOLDS and time >= states:
         for f in range(FOLDS):
@@ -208,8 +215,9 @@ def _folds(z: np.ndarray, states: int) -> Iterator[tuple[list[np.ndarray], list[
     edges = np.linspace(0, time, FOLDS + 1).astype(int)
     for a, b in pairwise(edges):
         train = [part for row in z for part in (row[:a], row[b:]) if len(part)]
-        starts = np.linspace(a, b - states, WINDOWS).astype(int)
-        yield train, [row[s : s + states] for row in z for s in starts]
+        starts = [s for s in np.linspace(a, b - states, WINDOWS).astype(int) if not ends & {*range(s + 1, s + states)}]
+        if starts:
+            yield train, [row[s : s + states] for row in z for s in starts]
 
 
 def _score(

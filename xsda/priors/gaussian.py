@@ -14,6 +14,7 @@ from xsda.diffusion.error import ErrorCurve, measure_error
 from xsda.diffusion.schedules import Schedule
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
+from xsda.labels.steps import step_numbers, stretches, tell_of_gaps
 from xsda.priors.eof import EofDenoiser
 from xsda.priors.eof_fit import fit_eof
 from xsda.priors.exact import EXACT_SCHEDULE, ExactDenoiser, GaussianDenoiser, MixtureDenoiser
@@ -270,6 +271,8 @@ class GaussianPrior(GaussianMixturePrior):
         layout = Layout.of(ds, periodic=periodic)
         if structure == "eof":
             return _patterns(ds, layout, int(length), modes, climatology, mask, taper, schedule, name)
+        if layout.time in ds.coords and len(stretches(step_numbers(ds[layout.time]), layout.dt)) > 1:
+            raise ValueError("the record has gaps in time, which a separable fit cannot use; use structure='eof'")
         found = estimate(ds, layout, int(length))
         factors = [found.time, found.channel * np.outer(found.std, found.std), *found.space]
         return _separable(layout, found.mean[None], factors, schedule, name, {"data": found.source})
@@ -292,6 +295,7 @@ def _patterns(
         whole_number("modes", modes, least=1)
     if not (taper is None or taper == "auto" or (isinstance(taper, int | float) and taper > 0)):
         raise ValueError(f"taper={taper!r} must be a positive length, 'auto' or None")
+    tell_of_gaps(ds[layout.time], layout.dt)
     layout = fit_normals(ds, layout, chosen_cycles(ds, layout, climatology), mask)
     denoiser, info = fit_eof(ds, layout, length, modes=modes, taper=taper)
     denoiser.schedule = schedule or denoiser.schedule
