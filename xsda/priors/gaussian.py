@@ -74,6 +74,7 @@ class GaussianMixturePrior(Prior):
                     )
             _check_mean(other, layout)
         grid = Grid.match(layout, means[0])
+        grid.check_time()
         order = _tensor_order(grid)
         arrays = [_check_cov(cov, len(order), "the covariance", "the mean has {} numbers") for cov in covs]
         flat = [_ravel(m, layout) for m in means]
@@ -180,6 +181,7 @@ class GaussianPrior(GaussianMixturePrior):
         layout = Layout.of(mean, periodic=periodic)
         _check_mean(mean, layout)
         grid = Grid.match(layout, mean)
+        grid.check_time()
         values = grid.stack(mean)
         if values.shape != grid.shape:
             raise ValueError(

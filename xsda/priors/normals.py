@@ -22,6 +22,7 @@ from xsda.labels.layout import Layout
 from xsda.priors.moments import Blocks
 
 LEAST = 0.05  # points with a smaller share of the states are masked
+RIDGE = 1e-9  # added to the normal equations, relative to the number of states
 FLAT = 1e-3  # smallest standard deviation of a point, in those of its channel
 DAY, YEAR = 86400.0, 365.25 * 86400.0
 
@@ -159,9 +160,9 @@ def _given_mask(mask: xr.DataArray, blocks: Blocks, found: np.ndarray) -> np.nda
 def _layout(layout: Layout, sums: Sums, valid: np.ndarray, cycles: tuple[str, ...]) -> Layout:
     """Solve the normal equations, and write mean and spread in units of the channels."""
     size = len(sums.wx)
-    ww = np.moveaxis(sums.ww.reshape(size, size, -1), -1, 0) + np.where(valid.ravel(), 0, 1)[:, None, None] * np.eye(
-        size
-    )
+    ww = np.moveaxis(sums.ww.reshape(size, size, -1), -1, 0)
+    # a wave that the time step cannot tell from another, or that is zero at all times, gets the coefficient zero
+    ww = ww + (RIDGE * sums.count.ravel() + ~valid.ravel())[:, None, None] * np.eye(size)
     wx = sums.wx.reshape(size, -1).T
     mean = np.linalg.solve(ww, wx[..., None])[..., 0]
     variance = (sums.square.ravel() - (mean * wx).sum(1)) / sums.count.ravel().clip(1)
