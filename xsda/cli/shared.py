@@ -19,7 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 TYPES: dict[str, click.ParamType] = {
     "members": Members(), "guidance": Name(GUIDANCE), "sampler": Name(SAMPLERS), "steps": click.INT,
-    "redraw": click.INT, "seed": click.INT, "chunks": click.INT, "batch": click.INT,
+    "redraw": click.INT, "seed": click.INT, "chunks": click.IntRange(min=1), "batch": click.INT,
     "device": Name(DEVICES), "precision": Name(PRECISIONS),
 }  # fmt: skip
 METAVARS = {"members": "N | FIRST:END | N,N,..."}

@@ -168,12 +168,16 @@ def _exponential(da: xr.DataArray, pick: np.ndarray, lengths: Mapping[str, Any])
 def _length(coord: xr.DataArray, length: Any) -> float:
     """The correlation length as a number; along dates and lags it must be a duration, and the number is in seconds."""
     if is_datelike(coord) or coord.dtype.kind == "m":
-        if isinstance(length, (int, float, np.number)) and not isinstance(length, np.timedelta64):
+        try:
+            number = isinstance(length, (int, float, np.number)) and not isinstance(length, np.timedelta64)
+            if number or (isinstance(length, str) and not any(c.isalpha() or c == ":" for c in length)):
+                raise TypeError("a number has no unit")  # pandas reads nanoseconds
+            return pd.Timedelta(length).total_seconds()
+        except (TypeError, ValueError):
             raise ValueError(
                 f"the correlation length along the dates of {coord.name!r} must be a duration such as '6h', got "
                 f"{length!r}"
-            )
-        return pd.Timedelta(length).total_seconds()
+            ) from None
     try:
         return float(length)
     except (TypeError, ValueError):
