@@ -158,6 +158,9 @@ BAD = {
     "chunks": ([*DRAW, "--sigma", "1", "--chunks", "0"], "'--chunks': 0 is not in the range x>=1."),
     "no members": ([*DRAW, "--sigma", "1", "--members", "0"], "(on the command line: --members N | FIRST:END | N,N,...)"),
     "empty range": ([*DRAW, "--sigma", "1", "--members", "4:2"], "'4:2' is empty; 16:32 means the members 16 to 31."),
+    "no length": ([*DRAW, "--sigma", "1", "--correlation", "x=3"], "(on the command line: --correlation NAME/COORDINATE=LENGTH)"),
+    "population": ([*DRAW, "--sigma", "1", "--sampler", "tds", "--members", "64", "--chunks", "3"], "(on the command line: --chunks N)"),
+    "demo": (["demo", "--members", "0", "--folder", "{}"], "0 is not in the range x>=1."),
     "steps": ([*DRAW, "--sigma", "1", "--steps", "1"], "steps=1 must be an integer of at least 2\n"),
 }  # fmt: skip
 

@@ -53,10 +53,10 @@ def whitener(da: xr.DataArray, pick: np.ndarray, correlation: Any, dtype: torch.
             "correlation allows; thin them, average them, or pass an object with a method whiten(values) that uses "
             "its structure"
         )
-    if isinstance(correlation, str) or (isinstance(correlation, Mapping) and not correlation):
+    if isinstance(correlation, (str, int, float)) or (isinstance(correlation, Mapping) and not correlation):
         raise ValueError(
             f"the correlation of {name!r} names no coordinate; give one with its length, such as "
-            f"{{{name!r}: {{'time': '6h'}}}}"
+            f"correlation={{{name!r}: {{'time': '6h'}}}}"
         )
     given = isinstance(correlation, Mapping)
     matrix = _exponential(da, pick, correlation) if given else _matrix(da, pick, correlation)
