@@ -129,9 +129,10 @@ def train(
     >>> model.layout.names
     ('x', 'y', 'z')
     """
-    if not isinstance(ds, xr.Dataset):
-        raise TypeError(f"the training data must be an xarray.Dataset, got {type(ds).__name__}; use .to_dataset()")
     for what, data in (("training", ds), ("validation", validation)):
+        if not isinstance(data, xr.Dataset) and (data is not None or what == "training"):
+            hint = "open it with xr.open_dataset" if isinstance(data, (str, os.PathLike)) else "use .to_dataset()"
+            raise TypeError(f"the {what} data must be an xarray.Dataset, got {type(data).__name__}; {hint}")
         empty = [str(d) for d, n in data.sizes.items() if n == 0] if data is not None else []
         if empty:
             raise ValueError(f"the {what} data are empty along {empty[0]!r}; give data with at least one entry there")
