@@ -73,8 +73,7 @@ def methods(ds: xr.Dataset, members: int) -> dict[str, Method]:
         seen = clim.to_dataset(name="t2m").sda.observe(obs[["t2m"]] * 0)
         method = xsda.baselines.OptimalInterpolation(climatology=past.drop_vars("hour"))
         run = (day - clim).sda.filter(
-            obs - seen, lambda state, start, stop: state, method=method, members=members, sigma=SIGMA, progress=False,
-            initial=past.drop_vars("hour"),
+            obs - seen, method=method, members=members, sigma=SIGMA, progress=False,
         )  # fmt: skip
         return run + clim
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import xarray as xr
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from xsda.arguments import choose
 from xsda.diffusion.denoisers import PARAMETERIZATIONS, Denoiser, Preconditioned
@@ -161,7 +162,7 @@ def train(
             progress=progress,
             callback=callback,
         )
-        prior = _prior(trainer, layout, held_out, summary, window, name)
+        prior = _prior(trainer, layout, held_out, summary, window, name, progress and trainer.team.leads)
         if not balance:
             return prior
         return balanced(
@@ -203,12 +204,18 @@ def _trainer(denoiser: Preconditioned, layout: Layout, settings: TrainingOptions
 
 
 def _prior(
-    trainer: Trainer, layout: Layout, held_out: Windows, summary: dict[str, Any], window: int, name: str
+    trainer: Trainer,
+    layout: Layout,
+    held_out: Windows,
+    summary: dict[str, Any],
+    window: int,
+    name: str,
+    progress: bool,
 ) -> Prior:
     """The averaged network as a prior, with its error on the validation data."""
     final, team, settings = trainer.average, trainer.team, trainer.options
     network = final.network
-    error = measure_error(final, _batches(final, held_out, team.device))
+    error = measure_error(final, _batches(final, held_out, team.device, progress))
     return Prior(
         final.cpu(),
         layout,
@@ -279,11 +286,13 @@ def planned(
     return settings, layout
 
 
-def _batches(denoiser: Preconditioned, windows: Windows, device: torch.device) -> Iterator[tuple[Denoiser, Tensor]]:
+def _batches(
+    denoiser: Preconditioned, windows: Windows, device: torch.device, progress: bool
+) -> Iterator[tuple[Denoiser, Tensor]]:
     """Yield 256 windows, or as many as make two million numbers."""
     wanted = min(256, max(8, 2**21 // (windows.window * math.prod(windows.grid.shape[1:]))))
     size = min(wanted, 64)
     source = windows.batches(size, seed=2)
-    for _ in range(wanted // size):
+    for _ in tqdm(range(wanted // size), desc="measuring the error", unit="batch", disable=not progress):
         x0, context = next(source)
         yield denoiser if context is None else denoiser.conditioned(context.to(device)), x0.to(device)
