@@ -30,14 +30,16 @@ def test_means_over_the_sphere_converge_at_second_order(kind):
             y = rows(count, kind)
             errors.append(abs((area_weights(lat(y)) * field(np.deg2rad(y))).mean() - exact))
         orders = np.log2(np.divide(errors[:-1], errors[1:]))
-        assert (orders > 1.8).all() and errors[-1] < 2e-4
+        assert (orders > 1.8).all()
+        assert errors[-1] < 2e-4
 
 
 @pytest.mark.parametrize("kind", ["on", "between", "gaussian"])
 def test_bands_cover_the_sphere(kind):
     for count in (2, 3, 4, 9, 32, 33):
         edges = band_edges(rows(count, kind))
-        assert edges[0] == pytest.approx(-90) and edges[-1] == pytest.approx(90)
+        assert edges[0] == pytest.approx(-90)
+        assert edges[-1] == pytest.approx(90)
         assert len(edges) == count + 1
 
 
