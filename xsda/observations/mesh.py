@@ -82,7 +82,7 @@ class Mesh:
         if not np.isfinite(nodes).any():
             raise ValueError(f"the coordinates {lat.name!r} and {lon.name!r} of the grid hold NaN only")
         names = str(lat.name), str(lon.name)
-        return cls(names, lat.shape, nodes.reshape(-1, 3), _cells(nodes), _with_index(lat, lon))
+        return cls(names, (lat.shape[0], lat.shape[1]), nodes.reshape(-1, 3), _cells(nodes), _with_index(lat, lon))
 
     def locate(self, lat: np.ndarray, lon: np.ndarray) -> Stencil:
         """Interpolate between the corners of the cells that hold these places; raise outside the grid."""
