@@ -119,7 +119,7 @@ def area_mean(ds, dim):
 
 def coarse(ds, lat, **sizes):
     """Block means, by area."""
-    weight = np.cos(np.deg2rad(ds.lat))
+    weight = np.cos(np.deg2rad(ds.lat)).drop_attrs()
     return (ds * weight).coarsen(lat=lat, **sizes).mean() / weight.drop_vars("lat").coarsen(lat=lat).mean()
 
 
