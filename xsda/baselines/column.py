@@ -25,9 +25,9 @@ from xsda.observations.read import Observed
 class Column:
     """One observed variable, sorted by time. ``time`` holds the number of each value's time.
 
-    ``index`` and ``weight`` (value, point) refer to a flattened state. ``position`` is (value, space), in the coordinates
-    of the grid (latitude and longitude if these are two-dimensional). ``pick`` are the ravelled positions of the values
-    in ``da``.
+    ``index`` and ``weight`` (value, point) refer to a flattened state. ``position`` is (value, space), in the
+    coordinates of the grid (latitude and longitude if these are two-dimensional). ``pick`` are the ravelled positions
+    of the values in ``da``.
     """
 
     name: str

@@ -2,7 +2,8 @@ r"""Distances from observations to grid points, and the weight that observations
 
 Distances are in the units of the coordinates, around the ring on periodic axes; on (latitude, longitude) they are great
 circles in kilometres, also where these are two-dimensional. The taper of Gaspari & Cohn (1999, eq. 4.10) stands for a
-Gaussian of standard deviation ``length``: its half-support is :math:`c = \sqrt{10/3}` lengths, and it is zero beyond 2 c.
+Gaussian of standard deviation ``length``: its half-support is :math:`c = \sqrt{10/3}` lengths, and it is zero beyond
+2 c.
 """
 
 from __future__ import annotations
