@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xsda.observations.stencils import GridAxis, Stencil
+from xsda.observations.stencils import GridAxis
 
 UNEVEN = np.array([0.0, 1.0, 1.5, 4.0, 6.0])
 
