@@ -344,3 +344,26 @@ def test_numbers_along_the_dimensions_still_work():
     like = ds.interp(y=[0.5, 2.0], x=[3.25])
     np.testing.assert_allclose(ds.sda.observe(like).t, like.t, atol=1e-12)
     np.testing.assert_allclose(ds.sda.observe(like.drop_vars(["lat", "lon"])).t, like.t, atol=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(9, 8), (18, 36), (37, 73), (90, 180), (91, 144)])
+@pytest.mark.parametrize("offset", [0.0, 0.5, 1.0, 2.0])
+def test_regular_grids_have_a_seam_and_no_fold(rows, columns, offset):
+    """Wherever the last row lies: on the pole, half a spacing from it, or farther."""
+    step = 180 / (rows - 1 + 2 * offset)
+    lat = np.linspace(-90 + offset * step, 90 - offset * step, rows)
+    lat, lon = np.meshgrid(lat, np.arange(columns) * 360 / columns, indexing="ij")
+    assert Mesh.of(grid_of(dataset(lat, lon))).cells.shape == (rows - 1, columns, 4)
+    part = slice(0, columns * 2 // 3)
+    assert Mesh.of(grid_of(dataset(lat[:, part], lon[:, part]))).cells.shape == (rows - 1, part.stop - 1, 4)
+
+
+def test_rows_on_the_poles_are_triangles():
+    lat, lon = np.meshgrid(np.linspace(-90, 90, 19), np.arange(0.0, 360, 20), indexing="ij")
+    rng = np.random.default_rng(0)
+    y, x = np.degrees(np.arcsin(rng.uniform(-1, 1, 1000))), rng.uniform(0, 360, 1000)
+    y[:100] = 90 - 10 * rng.uniform(0, 1, 100) ** 2
+    assert check_cover(lat, lon, y, x, 23) < 3e-3
+    ds = dataset(lat, lon)
+    ds["t"] = ds.t.where(lat < 90, 7.0)
+    assert ds.sda.observe(stations([90.0], [123.0])).t.values == pytest.approx(7.0)

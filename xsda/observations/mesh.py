@@ -303,14 +303,19 @@ def _triangle(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def _continues(before: np.ndarray, last: np.ndarray, following: np.ndarray) -> bool:
-    """Whether points (n, 3) go on in the direction and with about the spacing of the two rows before them."""
+    """Whether a row of points (n, 3) goes on from the two rows before it, beside the last and about as far away."""
     step, gap = last - before, following - last
     with np.errstate(all="ignore"):
-        ratio = np.linalg.norm(gap, axis=-1) / np.linalg.norm(step, axis=-1)
-        ahead = (step * gap).sum(-1) / np.linalg.norm(gap, axis=-1) / np.linalg.norm(step, axis=-1)
-    known = np.isfinite(step).all(-1) & np.isfinite(gap).all(-1)
-    good = (ratio > 0.5) & (ratio < 2) & (ahead > 0.4)
-    return bool(known.any()) and bool(good[known].mean() >= JOINED)
+        ratio = np.linalg.norm(gap, axis=1) / np.linalg.norm(step, axis=1)
+    onwards = (ratio > 0.5) & (ratio < 2) & (_cosine(step, gap) > 0.4)
+    beside = _cosine(np.diff(last, axis=0), np.diff(following, axis=0)) > 0.4
+    known = np.isfinite(step + gap).all(1)
+    return all(k.any() and c[k].mean() >= JOINED for c, k in ((onwards, known), (beside, known[1:] & known[:-1])))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of the angle between vectors; 0 for vectors of length zero."""
+    return (_normalised(a) * _normalised(b)).sum(-1)
 
 
 def _blocks(number: np.ndarray) -> np.ndarray:
