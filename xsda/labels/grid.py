@@ -30,6 +30,7 @@ from xsda.labels.axes import (
 from xsda.labels.cf import is_longitude
 from xsda.labels.climatology import Normals, Scaling
 from xsda.labels.layout import SAMPLE_DIMS, Layout, Variable
+from xsda.labels.steps import step_numbers
 
 SAME = 1e-2  # points closer than this, in units of the spacing, are the same
 RESOLVED = 1e-3  # single precision is enough if its steps are smaller than this, in standard deviations
@@ -345,6 +346,10 @@ class Grid:
                 del coord.attrs["bounds"]
         return out
 
+    def part(self, times: slice) -> Grid:
+        """Return the grid at some of its times."""
+        return replace(self, template=self.template.isel({self.core_dims[0]: times}))
+
     def check_spacing(self) -> list[str]:
         """Describe differences from the training grid that may make the network inaccurate."""
         notes = []
@@ -383,7 +388,7 @@ class Grid:
         if self.layout.dt is None or self.template.sizes[dim] < 2 or dim not in self.template.coords:
             return
         check_calendar(time, self.layout.dates, "the prior's time axis")
-        step = uniform_step(self.numbers(dim), dim)
+        step = uniform_step(step_numbers(time), dim)
         if abs(step - self.layout.dt) > 1e-3 * self.layout.dt:
             unit = " s" if self.layout.dates else ""
             raise ValueError(

@@ -25,13 +25,16 @@ from xsda.files import replacing
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.nn import WindowMLP, build_network, network_config, network_identity
+from xsda.priors.eof import EofDenoiser
 from xsda.priors.exact import ExactDenoiser, GaussianDenoiser, MixtureDenoiser
 from xsda.priors.header import FORMAT, check_header, check_network, read_header
 from xsda.priors.separable import SeparableDenoiser
 from xsda.version import __version__
 
 Item = TypeVar("Item")
-EXACT: dict[str, type[ExactDenoiser]] = {c.__name__: c for c in (GaussianDenoiser, MixtureDenoiser, SeparableDenoiser)}
+EXACT: dict[str, type[ExactDenoiser]] = {
+    c.__name__: c for c in (GaussianDenoiser, MixtureDenoiser, SeparableDenoiser, EofDenoiser)
+}
 
 
 class Prior:
