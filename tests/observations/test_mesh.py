@@ -6,6 +6,7 @@ import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lazy import computes_nothing
 
 import xsda
 from xsda.labels.grid import Grid
@@ -188,6 +189,21 @@ def test_conventions_of_the_observations_do_not_matter():
     track = like.isel(time=0, drop=True).assign_coords(time=("station", np.linspace(0, 1, 40)))
     along = seen[0] + (seen[1] - seen[0]) * np.linspace(0, 1, 40)
     np.testing.assert_allclose(ds.sda.observe(track).t, along, atol=1e-3)
+
+
+def test_lazily_and_along_a_swath():
+    lat, lon = region(9)
+    ds, (y, x) = dataset(lat, lon), inside(lat, lon, 12)
+    like = stations(y, x)
+    seen = ds.sda.observe(like)
+    chunked = ds.chunk(y=2, x=3).assign_coords(lat=ds.lat, lon=ds.lon)
+    with computes_nothing():
+        lazy = chunked.sda.observe(like)
+    np.testing.assert_allclose(lazy.t, seen.t, atol=1e-12)
+    scans = {k: (("scan", "pixel"), c.reshape(3, 4)) for k, c in (("lat", y), ("lon", x))}
+    swath = xr.Dataset({"t": (("pixel", "scan"), np.ones((4, 3)))}, {**scans, "time": ("scan", [0.0, 1.0, 1.0])})
+    expected = seen.t.values.reshape(2, 3, 4)[[0, 1, 1], [0, 1, 2]]
+    np.testing.assert_allclose(ds.sda.observe(swath).t.T, expected, atol=1e-12)
 
 
 # --- seams and folds ---
