@@ -11,8 +11,8 @@ from lazy import computes_nothing
 import xsda
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
-from xsda.observations import compile_observations, outside
-from xsda.observations.mesh import Mesh, bilinear, unit_vectors
+from xsda.observations import compile_observations
+from xsda.observations.mesh import Mesh, bilinear, outside_cells, unit_vectors
 
 EXACT = 2e-4  # places this close to a grid point, in units of the spacing, are that grid point (twice, for both axes)
 
@@ -230,7 +230,7 @@ def test_the_seam_of_the_globe_is_closed():
     assert check_cover(lat[:, halo], lon[:, halo], y, x, 7.1) < 1e-3
     ds, like = dataset(lat, lon), stations(y, x)
     np.testing.assert_allclose(ds.isel(x=halo).sda.observe(like).t, ds.sda.observe(like).t, atol=1e-9)
-    assert bool(outside(grid_of(ds), stations([88.5, -88.5], [0, 9]).t).all())
+    assert outside_cells(grid_of(ds), stations([88.5, -88.5], [0, 9]).t).all()
 
 
 def cap(rows=12, columns=48):
@@ -251,7 +251,7 @@ def test_the_fold_of_a_tripolar_grid_is_closed(first):
     r, phi = 0.45 * np.sqrt(rng.uniform(0, 1, 3000)), rng.uniform(0, 2 * np.pi, 3000)
     plane = np.stack([r * np.cos(phi), r * np.sin(phi)], -1)
     y, x = places(np.concatenate([plane, np.ones((3000, 1))], 1))
-    gone = outside(grid_of(dataset(lat, lon)), stations(y, x, [0.0]).t).values[0]
+    gone = outside_cells(grid_of(dataset(lat, lon)), stations(y, x).t).values
     assert np.abs(np.abs(plane[gone]) - [0.15, 0]).max(initial=0) < 0.02  # beside a pole, where cells have no area
     assert check_cover(lat, lon, y[~gone], x[~gone], 12) < 1e-4
 
@@ -272,7 +272,7 @@ def test_cells_with_missing_corners_are_never_chosen():
     )
     y, x = inside(lat, lon, 400)
     like = stations(y, x)
-    gone = outside(grid_of(ds), like.t).any("time").values
+    gone = outside_cells(grid_of(ds), like.t).values
     assert 0.1 < gone.mean() < 0.6
     seen = ds.sda.observe(like.isel(station=~gone))
     assert bool(seen.t.notnull().all())
@@ -299,8 +299,8 @@ def test_places_outside_are_refused():
         ds.sda.observe(stations([np.nan, 52.0], [5.0, 5.0]).fillna(0))
     with pytest.raises(ValueError, match="'t' has 'lat' but no 'lon'; add it"):
         ds.sda.observe(stations([55.0], [5.0]).drop_vars("lon"))
-    found = outside(grid_of(ds), stations([55.0, 70.0, np.nan, 95.0, 55.0], [370.0, 3.0, 1.0, 5.0, -5.0], [0.5, 7.0]).t)
-    np.testing.assert_array_equal(found, [[False, True, False, True, True], [True] * 5])
+    found = outside_cells(grid_of(ds), stations([55.0, 70.0, np.nan, 95.0, 55.0], [370.0, 3.0, 1.0, 5.0, -5.0]).t)
+    np.testing.assert_array_equal(found, [False, True, False, True, True])
 
 
 # --- operators, the user's index, round trips ---

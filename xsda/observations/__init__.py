@@ -8,7 +8,6 @@ from xsda.observations.compile import compile_variable
 from xsda.observations.joint import compile_observations, join
 from xsda.observations.observe import observe
 from xsda.observations.operator import ObservationOperator, VariableOperator
-from xsda.observations.outside import outside
 from xsda.observations.read import Observed, read, units_of
 from xsda.observations.sources import as_sources
 
@@ -21,7 +20,6 @@ __all__ = [
     "compile_variable",
     "join",
     "observe",
-    "outside",
     "read",
     "units_of",
 ]

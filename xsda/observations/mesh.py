@@ -227,6 +227,19 @@ def sphere_positions(mesh: Mesh, grid: Grid, da: xr.DataArray) -> tuple[xr.DataA
     return _filled(lat, lon, da)
 
 
+def outside_cells(grid: Grid, da: xr.DataArray) -> xr.DataArray | None:
+    """Return which positions of an observed variable lie outside all cells, over the dimensions of the positions.
+
+    None if positions are to be found along each dimension of the grid.
+    """
+    mesh = Mesh.of(grid)
+    places = None if mesh is None else sphere_positions(mesh, grid, da)
+    if mesh is None or places is None:
+        return None
+    lat, lon = places
+    return xr.DataArray(mesh.outside(lat.values, lon.values), dims=lat.dims)
+
+
 def _position(da: xr.DataArray, name: str, test: Callable[[xr.DataArray], bool], names: Sequence[str]) -> Any:
     """The coordinate with the name that the grid uses, or else one that is a latitude (longitude); None without one."""
     if name in da.coords:
