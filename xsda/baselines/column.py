@@ -16,8 +16,8 @@ from xsda.likelihood.laws import Normal
 from xsda.likelihood.whitening import Whitener
 from xsda.observations.compile import grid_axis, matching_coordinate
 from xsda.observations.correlation import whitener
+from xsda.observations.observed import Observed
 from xsda.observations.operator import Derived
-from xsda.observations.read import Observed
 
 
 @dataclass(eq=False)

@@ -19,6 +19,7 @@ from xsda.likelihood.likelihood import Group, Likelihood
 from xsda.likelihood.whitening import Whitener, Whitening
 from xsda.observations.correlation import whitener
 from xsda.observations.footprints import Footprints
+from xsda.observations.observed import Observed
 from xsda.observations.operator import (
     Derived,
     ObservationOperator,
@@ -26,7 +27,7 @@ from xsda.observations.operator import (
     check_differentiable,
     derived_offset,
 )
-from xsda.observations.read import Observed, read, units_of
+from xsda.observations.read import read, units_of
 from xsda.observations.sources import Sources
 
 
@@ -109,7 +110,8 @@ def compile_observations(
     obs, sigma, derived
         Observations and their errors, as in ``xsda.assimilate``.
     **options
-        Other options of ``read``: ``likelihood``, ``correlation``, ``background``, ``background_sigma``.
+        Other options of ``read``: ``likelihood``, ``correlation``, ``background``, ``background_sigma``, ``quality``,
+        ``outside``, ``superobs``.
 
     Returns
     -------
@@ -124,7 +126,7 @@ def compile_observations(
     >>> likelihood.y.shape, likelihood.std[:2], likelihood.linear
     (torch.Size([4]), tensor([0.5000, 0.5000]), True)
     """
-    return join(grid, read(obs, units_of(grid), sigma=sigma, derived=derived, **options))
+    return join(grid, read(obs, units_of(grid), sigma=sigma, derived=derived, grid=grid, **options))
 
 
 def join(grid: Grid, observed: Sequence[Observed]) -> Likelihood:
