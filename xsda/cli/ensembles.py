@@ -61,8 +61,8 @@ def assimilate(
 ) -> None:  # fmt: skip
     """Draw a posterior ensemble given OBSERVATIONS.
 
-    OBSERVATIONS are one or several tables (.csv) or NetCDF, HDF5 or Zarr files. NAME is an observed variable. With several files it can
-    be FILE/NAME, where FILE is the name of the file without its ending: --sigma buoys/u=1.5
+    OBSERVATIONS are one or several tables (.csv), or NetCDF, HDF5 or Zarr files. NAME is an observed variable. With
+    several files it can be FILE/NAME, where FILE is the name of the file without its ending: --sigma buoys/u=1.5
     """
     from xsda import assimilation
     from xsda.cli.default_grid import default_grid

@@ -81,9 +81,14 @@ def _datasets(
     zoned = {k: c for k, c in source.coords.items() if _zoned(c)}
     if zoned:
         source = source.assign_coords(
-            {k: (c.dims, in_utc(c.values.ravel()).reshape(c.shape), c.attrs) for k, c in zoned.items()}
+            {k: (c.dims, in_utc(_dates(c)).reshape(c.shape), c.attrs) for k, c in zoned.items()}
         )
     return {name: source}
+
+
+def _dates(coord: xr.DataArray) -> Any:
+    """Dates with their time zones, on one axis."""
+    return coord.values.ravel() if coord.dtype == object else coord.to_index()
 
 
 def is_time(da: xr.DataArray) -> bool:

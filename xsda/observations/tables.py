@@ -194,10 +194,10 @@ def _times(values: pd.Series, name: str) -> Any:
 
 def in_utc(values: Any) -> np.ndarray:
     """Convert dates with a time zone to UTC, with a notice unless they are in UTC."""
-    dates = pd.DatetimeIndex(values)
-    if str(dates.tz) not in ("UTC", "UTC+00:00", "Etc/UTC", "GMT"):
-        _say_utc(f"the time zone {dates.tz}")
-    return dates.tz_convert("UTC").tz_localize(None).to_numpy()
+    zone = str(values.dtype.tz if isinstance(values.dtype, pd.DatetimeTZDtype) else np.ravel(values)[0].tzinfo)
+    if zone not in ("UTC", "UTC+00:00", "Etc/UTC", "GMT"):
+        _say_utc(f"the time zone {zone}")
+    return pd.DatetimeIndex(pd.to_datetime(values, utc=True)).tz_localize(None).to_numpy()
 
 
 def _say_utc(zone: str) -> None:
