@@ -220,7 +220,10 @@ def test_variables_named_x_and_y_are_no_positions():
 
 
 def test_positions_in_a_plane():
-    ds = xr.Dataset({"u": (("time", "y", "x"), np.arange(24.0).reshape(2, 3, 4))}, {"time": [0, 1], "y": [0, 1, 2], "x": [0, 1, 2, 3]})
+    ds = xr.Dataset(
+        {"u": (("time", "y", "x"), np.arange(24.0).reshape(2, 3, 4))},
+        {"time": [0, 1], "y": [0, 1, 2], "x": [0, 1, 2, 3]},
+    )
     seen = ds.sda.observe(pd.DataFrame({"time": [0.5], "y": [1.0], "x": [2.5], "u": [0.0]}))
     np.testing.assert_allclose(seen.u, 6 + 4 + 2.5)
 
@@ -235,7 +238,10 @@ def test_observe_evaluate_filter_and_plot_take_tables(lorenz):
     np.testing.assert_allclose(*scores)
     np.testing.assert_array_equal(truth.sda.observe(table).x, truth.sda.observe(obs).x)
     one = a.isel(time=4)
-    drawn = [xsda.baselines.analyse(one, o, method=xsda.baselines.ETKF(), sigma=0.5) for o in (table[1:2], obs.isel(time=[1]))]
+    drawn = [
+        xsda.baselines.analyse(one, o, method=xsda.baselines.ETKF(), sigma=0.5)
+        for o in (table[1:2], obs.isel(time=[1]))
+    ]
     np.testing.assert_array_equal(drawn[0].x, drawn[1].x)
     marks = [ax.figure for ax in np.ravel(a.sda.plot(truth=truth, obs=table))]
     assert marks
@@ -295,7 +301,9 @@ def test_bad_wide_tables(field, reports):
 
 def test_a_table_made_a_dataset_without_coordinates(field, reports):
     ds = wide(reports).to_xarray()
-    with pytest.raises(ValueError, match=r"'time', 'lat', 'lon' as variables.*pass the pandas DataFrame itself, or use .set_coords"):
+    with pytest.raises(
+        ValueError, match=r"'time', 'lat', 'lon' as variables.*pass the pandas DataFrame itself, or use .set_coords"
+    ):
         likelihood(field, ds)
     assert_same(field, ds.set_coords(["time", "lat", "lon"]).drop_vars(["t2m_error", "u10_error"]), reports, sigma=0.7)
 

@@ -62,12 +62,12 @@ def _inside(coord: xr.DataArray, grid: Grid, dim: str, start: float) -> xr.DataA
 
 
 def beyond(axis: GridAxis, positions: np.ndarray, start: float = np.inf) -> np.ndarray:
-    """Whether each position lies outside an axis, as ``GridAxis.locate`` sees it; ``start`` extends it to the left."""
+    """Whether each position lies outside an axis, as ``GridAxis.locate`` sees it, and not after an earlier ``start``."""
     points, snap, cycle = axis.points, SNAP * axis.spacing, axis.period or axis.wrap
-    first = min(points[0], start) - snap
+    first = points[0] - snap
     inside = positions if cycle is None else first + np.mod(positions - first, cycle)
     last = points[-1] if axis.period is None else points[0] + axis.period
-    return (inside < first) | (inside > last + snap)
+    return ((inside < first) & ~(inside > start)) | (inside > last + snap)
 
 
 def _select(observed: Observed, keep: xr.DataArray) -> Observed:
