@@ -62,7 +62,7 @@ def _inside(coord: xr.DataArray, grid: Grid, dim: str, start: float) -> xr.DataA
 
 
 def beyond(axis: GridAxis, positions: np.ndarray, start: float = np.inf) -> np.ndarray:
-    """Whether each position lies outside an axis, as ``GridAxis.locate`` sees it, and not after an earlier ``start``."""
+    """Whether each position lies outside an axis, as ``GridAxis.locate`` sees it. After ``start`` none is too early."""
     points, snap, cycle = axis.points, SNAP * axis.spacing, axis.period or axis.wrap
     first = points[0] - snap
     inside = positions if cycle is None else first + np.mod(positions - first, cycle)
