@@ -1,6 +1,7 @@
 """Two-dimensional latitudes and longitudes: against a reference that tries every cell, and what must not matter."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -301,6 +302,21 @@ def test_places_outside_are_refused():
         ds.sda.observe(stations([55.0], [5.0]).drop_vars("lon"))
     found = outside_cells(grid_of(ds), stations([55.0, 70.0, np.nan, 95.0, 55.0], [370.0, 3.0, 1.0, 5.0, -5.0]).t)
     np.testing.assert_array_equal(found, [False, True, False, True, True])
+
+
+@pytest.mark.parametrize("dims", [("y", "x"), ("eta_rho", "xi_rho")])
+def test_tables_and_reports_outside(dims):
+    """A table with latitudes and longitudes; those outside are dropped and counted."""
+    lat, lon = region(10)
+    ds, (y, x) = dataset(lat, lon, dims=dims), inside(lat, lon, 8)
+    table = pd.DataFrame({"time": 0.0, "lat": [*y, -y[0]], "lon": [*x, x[0] + 180], "t": 1.0})
+    with pytest.warns(UserWarning, match=rf"1 of 9 .*\(1 along '{dims[0]}, {dims[1]}'\)"):
+        seen = ds.sda.observe(table, outside="drop")
+    assert seen.t.sizes == {"report": 8}
+    order = [int(np.argmin(np.abs(y - p))) for p in seen.lat.values]
+    np.testing.assert_allclose(seen.t, ds.sda.observe(stations(y[order], x[order], [0.0])).t[0], atol=1e-12)
+    with pytest.raises(ValueError, match=r"outside the grid, at \(lat, lon\) = "):
+        ds.sda.observe(table)
 
 
 # --- operators, the user's index, round trips ---

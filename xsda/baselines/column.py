@@ -17,8 +17,8 @@ from xsda.likelihood.whitening import Whitener
 from xsda.observations.compile import grid_axis, matching_coordinate
 from xsda.observations.correlation import whitener
 from xsda.observations.mesh import Mesh
+from xsda.observations.observed import Observed
 from xsda.observations.operator import Derived
-from xsda.observations.read import Observed
 
 
 @dataclass(eq=False)

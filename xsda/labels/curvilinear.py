@@ -37,7 +37,7 @@ def curvilinear(ds: xr.Dataset | xr.DataArray, dims: Iterable[str] = ()) -> tupl
     """
     wanted, bounds = set(dims), {c.attrs.get("bounds", c.encoding.get("bounds")) for c in ds.coords.values()}
     for lat in ds.coords.values():
-        fits = lat.ndim == 2 and lat.name not in bounds and wanted <= set(lat.dims)
+        fits = lat.ndim == 2 and lat.name not in bounds and wanted in (set(), set(lat.dims))
         if not (fits and (is_latitude(lat) or _named(lat, LATITUDES))):
             continue
         for lon in ds.coords.values():
