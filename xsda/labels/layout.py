@@ -21,9 +21,10 @@ from xsda.labels.axes import (
     find_axes,
     is_datelike,
     own_period,
-    uniform_step,
 )
 from xsda.labels.cf import find_scale, helper_variables
+from xsda.labels.climatology import Normals
+from xsda.labels.steps import record_step, step_numbers
 
 KEPT_ATTRS = ("units", "standard_name", "long_name")
 SAMPLE_DIMS = ("trajectory", "member")
@@ -73,12 +74,15 @@ class Axis:
         Distance between points.
     period
         Length of the ring; None if the axis is not periodic.
+    points
+        Ascending coordinates of the training data; empty if they had none, or in old files.
     """
 
     name: str
     size: int
     spacing: float
     period: float | None = None
+    points: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,9 @@ class Layout:
         Static fields that the network reads in addition to the state, scaled like variables.
     time_features
         Functions of the date that the network reads: any of "hour_of_day", "day_of_year".
+    normals
+        Mean, standard deviation and mask of each grid point; None if one mean and standard deviation of each channel
+        are enough. They refer to the points of the axes.
 
     Examples
     --------
@@ -117,6 +124,7 @@ class Layout:
     dates: bool = False
     context: tuple[Variable, ...] = ()
     time_features: tuple[str, ...] = ()
+    normals: Normals | None = None
 
     @classmethod
     def of(
@@ -147,7 +155,8 @@ class Layout:
         sample_dims
             Dimensions along which there are several trajectories.
         even
-            Whether the time axis must be evenly spaced. If not, the layout has no time step.
+            Whether the time axis must have even steps (gaps of whole steps, and calendar months, are allowed). If not,
+            the layout has no time step.
 
         Returns
         -------
@@ -165,14 +174,15 @@ class Layout:
                 )
         numbers = axis_numbers(ds[time]) if time in ds.coords else np.arange(ds.sizes[time], dtype=float)
         check_sorted(numbers, time)
-        dt = uniform_step(numbers, time) if even and len(numbers) > 1 else None
+        dt = None
+        if even and len(numbers) > 1:
+            dt = record_step(step_numbers(ds[time]) if time in ds.coords else numbers, time)
         axes = []
         for name in dims:
             x = np.sort(axis_numbers(ds[name])) if name in ds.coords else np.arange(ds.sizes[name], dtype=float)
             spacing = float(np.median(np.diff(x))) if len(x) > 1 else 1.0
-            axes.append(
-                Axis(name, len(x), spacing, spacing * len(x) if name in periodic else own_period(ds, name, spacing))
-            )
+            period = spacing * len(x) if name in periodic else own_period(ds, name, spacing)
+            axes.append(Axis(name, len(x), spacing, period, tuple(x.tolist()) if name in ds.coords else ()))
         fixed = tuple(_context(ds, v, dims) for v in context)
         others = {*context, *helper_variables(ds)}
         variables = [_variable(ds[v], (time, *dims), sample_dims) for v in ds.data_vars if v not in others]
@@ -192,7 +202,8 @@ class Layout:
 
     @property
     def context_channels(self) -> int:
-        return len(self.context) + 2 * len(self.time_features)
+        masks = self.channels if self.normals is not None and self.normals.masked else 0
+        return len(self.context) + 2 * len(self.time_features) + masks
 
     @property
     def mean(self) -> np.ndarray:
@@ -212,11 +223,13 @@ class Layout:
         return replace(self, variables=tuple(variables))
 
     def in_units(self, units: Mapping[str, Any]) -> Layout:
-        """Return the layout with its variables in these units, where both units are known and differ."""
+        """Return the layout with its variables in these units, converted where both units are known."""
         variables = []
         for v in self.variables:
             wanted = units.get(v.name)
             factor, offset = find_scale(v.name, v.attrs.get("units"), wanted, "the grid")
+            if wanted is not None and "units" not in v.attrs:  # then the prior is taken to be in the units of the grid
+                v = replace(v, attrs={**v.attrs, "units": str(wanted)})
             if (factor, offset) != (1.0, 0.0):
                 mean, std = tuple(factor * m + offset for m in v.mean), tuple(abs(factor) * s for s in v.std)
                 v = replace(v, mean=mean, std=std, attrs={**v.attrs, "units": str(wanted)})
@@ -232,16 +245,26 @@ class Layout:
         return out
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Describe the layout; what is not known is left out, and the arrays of the normals are stored beside it."""
+        out = asdict(replace(self, normals=None))
+        del out["normals"]
+        for axis in out["space"]:
+            if not axis["points"]:
+                del axis["points"]
+        return out if self.normals is None else {**out, "normals": {"cycles": list(self.normals.cycles)}}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Layout:
+    def from_json(cls, data: Mapping[str, Any], normals: Mapping[str, Any] | None = None) -> Layout:
+        """Read what ``to_json`` returned, with the tensors of the normals."""
+        about = data.get("normals")
         parts = {
             key: tuple(Variable(**{**v, **{k: tuple(v[k]) for k in ("mean", "std", "labels")}}) for v in data[key])
             for key in ("variables", "context")
         }
-        space = tuple(Axis(**a) for a in data["space"])
-        return cls(**{**data, **parts, "space": space, "time_features": tuple(data["time_features"])})
+        space = tuple(Axis(**{**a, "points": tuple(a.get("points", ()))}) for a in data["space"])
+        own = Normals.from_tensors(normals or {}, about["cycles"]) if about else None
+        features = tuple(data["time_features"])
+        return cls(**{**data, **parts, "space": space, "time_features": features, "normals": own})
 
 
 def sample_dim(ds: xr.Dataset) -> str | None:

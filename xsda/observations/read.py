@@ -20,9 +20,9 @@ from xsda.labels.cf import find_scale, in_units
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import LAWS, Censored, ErrorLaw, Normal
 from xsda.observations.errors import check_positive, error_std
+from xsda.observations.inside import drop_outside
 from xsda.observations.observed import Observed
 from xsda.observations.operator import Derived, check_derived
-from xsda.observations.inside import drop_outside
 from xsda.observations.quality import accepted
 from xsda.observations.sources import Sources, as_sources, by_source, is_text, is_time, observed_variables
 from xsda.observations.superobs import superobs as averaged
