@@ -203,7 +203,7 @@ def test_a_frame_that_converts_itself(field, reports):
 def test_extra_columns(field, reports):
     """Text is ignored; numbers that are not used are named; the result is the same."""
     table = wide(reports).assign(remark="fog", name="Lerwick", elevation=82.0)
-    with pytest.warns(UserWarning, match="obs holds 'elevation', which the grid lacks; they are not used"):
+    with pytest.warns(UserWarning, match="not used of obs, because the grid has no such variable: 'elevation'"):
         found = compile_observations(Grid.match(Layout.of(field, even=False), field), table)
     assert torch.equal(found.y, likelihood(field, reports).y)
 

@@ -92,6 +92,6 @@ class Observed:
         if twice:
             warn(
                 f"{twice} of {len(rows)} values of {self.name!r} in {self.source} lie at the place and time of "
-                "another value. Each counts as an independent observation; if they are not, drop or average the "
-                "duplicates"
+                "another value. Each counts as an independent observation; if they are not, average them "
+                "(superobs=...), or drop the duplicates"
             )

@@ -21,9 +21,9 @@ from xsda.labels.curvilinear import curvilinear
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import LAWS, Censored, ErrorLaw, Normal
 from xsda.observations.errors import check_positive, error_std
+from xsda.observations.inside import drop_outside
 from xsda.observations.observed import Observed
 from xsda.observations.operator import Derived, check_derived
-from xsda.observations.outside import drop_outside
 from xsda.observations.quality import accepted
 from xsda.observations.sources import Sources, as_sources, by_source, is_text, is_time, observed_variables
 from xsda.observations.superobs import superobs as averaged
@@ -87,7 +87,7 @@ def read(
     sources = as_sources(obs, known, None if grid is None else dims_of(grid))
     laws = _by_variable(likelihood, sources, "likelihood")
     correlations = _by_variable(correlation, sources, "correlation")
-    found, notes = [], Notes()
+    found, selected = [], Selected()
     for source, ds in sources.items():
         _check_coordinates(ds, source, known)
         names = observed_variables(ds)
@@ -96,13 +96,13 @@ def read(
         for name in names:
             std = error_std(ds, name, sigma, source, sources) if errors else None
             law = pick_law(laws.get((source, name)))
-            good = ds if quality is None else notes.keep_good(ds, name, quality, source)
+            good = ds if quality is None else selected.keep_good(ds, name, quality, source)
             found.append(_one(source, good, name, std, law, correlations.get((source, name)), derived, units))
     if outside == "drop":
-        found = notes.keep_inside(found, _needed(grid, "outside='drop'"), start)
+        found = selected.keep_inside(found, _needed(grid, "outside='drop'"), start)
     if superobs is not None:
-        found = [notes.average(o, _needed(grid, "superobs"), superobs) for o in found]
-    notes.say()
+        found = [selected.average(o, _needed(grid, "superobs"), superobs) for o in found]
+    selected.say()
     if background is not None:
         found += _background(background, background_sigma, units, sources)
     elif background_sigma is not None:
@@ -132,7 +132,7 @@ def units_of(grid: Grid) -> dict[str, str | None]:
     return {grid.names[v.name]: v.attrs.get("units") for v in grid.layout.variables}
 
 
-class Notes:
+class Selected:
     """Selects and averages, and counts what it does for one notice."""
 
     def __init__(self) -> None:

@@ -264,7 +264,7 @@ def _say_unused(name: str, unused: Sequence[str], used: Sequence[str], variables
             + (choose(unused[0], variables) if unused and variables else "add a column for each variable")
         )
     if unused:
-        warn(f"{name} holds {came}, which the grid lacks; they are not used", UserWarning)
+        warn(f"not used of {name}, because the grid has no such variable: {came}", UserWarning)
 
 
 def _units(df: pd.DataFrame, columns: Mapping[str, str], name: str, variable: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Leaves out reports that lie outside the axes or cells of the grid."""
+"""Keeps the reports that lie inside the grid, and leaves out the others."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import xsda
 from xsda.labels import Grid, Layout
 from xsda.likelihood import Censored
 from xsda.observations import compile_observations
-from xsda.observations.outside import beyond
+from xsda.observations.inside import beyond
 from xsda.observations.stencils import GridAxis
 
 
