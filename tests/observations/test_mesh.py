@@ -319,6 +319,25 @@ def test_tables_and_reports_outside(dims):
         ds.sda.observe(table)
 
 
+@pytest.mark.parametrize("how", ["cell", 0.25])
+def test_superobs_are_those_of_the_plain_grid(how):
+    """Reports of one place, and of the points around it, on both sides of the meridian where longitudes begin."""
+    lat, lon = np.linspace(40, 50, 6), np.linspace(-10, 10, 6)
+    plain = xr.Dataset(
+        {"t": (("time", "lat", "lon"), np.zeros((2, 6, 6)))}, {"time": [0.0, 1.0], "lat": lat, "lon": lon}
+    )
+    curved = dataset(*np.meshgrid(lat, lon, indexing="ij"))
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"time": rng.choice([0.0, 0.1, 1.0], 60), "lat": rng.choice([43.9, 44.1, 47.5], 60),
+                          "lon": rng.choice([359.0, 1.5, 2.4], 60), "t": rng.standard_normal(60)})  # fmt: skip
+    found = []
+    for ds in (plain, curved):
+        lik = compile_observations(grid_of(ds), table, 1.0, superobs=how)
+        found.append(np.stack([lik.y.numpy(), lik.std.numpy()]))
+    assert 5 < found[0].shape[1] < 40
+    np.testing.assert_allclose(np.sort(found[1], 1), np.sort(found[0], 1), atol=1e-6)
+
+
 # --- operators, the user's index, round trips ---
 
 
