@@ -12,7 +12,7 @@ from lazy import computes_nothing
 import xsda
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
-from xsda.observations import compile_observations
+from xsda.observations import compile_observations, outside
 from xsda.observations.mesh import Mesh, bilinear, outside_cells, unit_vectors
 
 EXACT = 2e-4  # places this close to a grid point, in units of the spacing, are that grid point (twice, for both axes)
@@ -302,6 +302,13 @@ def test_places_outside_are_refused():
         ds.sda.observe(stations([55.0], [5.0]).drop_vars("lon"))
     found = outside_cells(grid_of(ds), stations([55.0, 70.0, np.nan, 95.0, 55.0], [370.0, 3.0, 1.0, 5.0, -5.0]).t)
     np.testing.assert_array_equal(found, [False, True, False, True, True])
+    late = stations([55.0, 70.0], [10.0, 3.0], [0.5, 7.0]).t
+    np.testing.assert_array_equal(outside(grid_of(ds), late), [[False, True], [True, True]])
+    axes = xr.Dataset(
+        {"t": (("time", "lat", "lon"), np.zeros((2, 2, 2)))}, {"time": [0, 1], "lat": [0, 1], "lon": [0, 9]}
+    )
+    alone = stations([0.5, -0.5, 1.0, np.nan], [5.0, 5.0, 365.0, 5.0], [0.5, 7.0]).t
+    np.testing.assert_array_equal(outside(grid_of(axes), alone), [[False, True, False, False], [True] * 4])
 
 
 @pytest.mark.parametrize("dims", [("y", "x"), ("eta_rho", "xi_rho")])
