@@ -7,8 +7,10 @@ puts all variables together into one likelihood. ``observe`` applies H to a Data
 from xsda.observations.compile import compile_variable
 from xsda.observations.joint import compile_observations, join
 from xsda.observations.observe import observe
+from xsda.observations.observed import Observed
 from xsda.observations.operator import ObservationOperator, VariableOperator
-from xsda.observations.read import Observed, read, units_of
+from xsda.observations.outside import outside
+from xsda.observations.read import read, units_of
 from xsda.observations.sources import as_sources
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "compile_variable",
     "join",
     "observe",
+    "outside",
     "read",
     "units_of",
 ]

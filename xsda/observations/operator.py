@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,24 @@ class VariableOperator:
                 index[d] = np.tile(part.index[rows], (1, points))
             weight = np.repeat(weight, own, axis=1) * np.tile(g.stencil.weight[rows], (1, points))
         return index, weight
+
+    def standardised(self, grid: Grid) -> VariableOperator:
+        """Return the operator on values in standard deviations of their channel.
+
+        The results are in units of H of these standard deviations. It differs where levels are combined.
+        """
+        if self.channel_dim is None or self.channels is None:
+            return self
+        std = grid.layout.std[self.channels]
+        sizes = {**{d: grid.template.sizes[d] for d in grid.core_dims}, self.channel_dim: len(std)}
+        gathers = []
+        for g in self.gathers:
+            if self.channel_dim in g.source and not g.stencil.trivial:
+                channel = _split(g.stencil, [sizes[d] for d in g.source])[g.source.index(self.channel_dim)].index
+                weight = g.stencil.weight * std[channel]
+                g = replace(g, stencil=replace(g.stencil, weight=weight / weight.sum(1, keepdims=True)))
+            gathers.append(g)
+        return replace(self, gathers=tuple(gathers), _tensors={})
 
     def _on_device(self, number: int, stencil: Stencil, like: Tensor) -> tuple[Tensor, Tensor]:
         key = (number, str(like.device), like.dtype)
