@@ -62,7 +62,7 @@ def test_patterns_know_land_from_sea():
         points = xr.Dataset({"t2m": (("time", "station"), np.zeros((8, 25)))}, {"time": truth.time, **places})
         obs = truth.sda.observe(points, sigma=0.5, seed=day)
         for name, prior in fits.items():
-            post = truth.sda.assimilate(obs, prior, members=8, progress=False)
+            post = truth.sda.assimilate(obs, prior, members=6, progress=False)
             scores[name].append(post.sda.evaluate(truth).sel(variable="t2m"))
     eof, separable = (xr.concat(s, "day").mean("day") for s in scores.values())
     assert float(eof.crps) < 0.7 * float(separable.crps)
