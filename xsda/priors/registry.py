@@ -113,7 +113,8 @@ def load_model(model: Model | Models) -> Prior | Pool:
     if Path(name).is_file():
         return read_prior(name)
     if Path(name).suffix or os.sep in name:
-        raise FileNotFoundError(f"no prior at {name}")
+        known = ", ".join(map(repr, [*EMBEDDED, *others]))
+        raise FileNotFoundError(f"no prior at {name}; check the path, or choose a prior by name: {known}")
     raise ValueError(f"unknown model {name!r}; {choose(name, [*EMBEDDED, *others])} A file is named by its path.")
 
 
