@@ -1,68 +1,21 @@
 """Two-dimensional latitudes and longitudes: against a reference that tries every cell, and what must not matter."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lazy import computes_nothing
+from spherical import dataset, grid_of, inside, places, region, rotation, stations
 
 import xsda
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
-from xsda.observations import compile_observations, outside
+from xsda.observations import compile_observations
 from xsda.observations.mesh import Mesh, bilinear, outside_cells, unit_vectors
 
 EXACT = 2e-4  # places this close to a grid point, in units of the spacing, are that grid point (twice, for both axes)
-
-
-def places(x):
-    """Latitudes and longitudes of vectors."""
-    x = x / np.linalg.norm(x, axis=-1, keepdims=True)
-    return np.degrees(np.arcsin(x[..., 2])), np.degrees(np.arctan2(x[..., 1], x[..., 0]))
-
-
-def rotation(seed):
-    """A random rotation of the sphere."""
-    q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((3, 3)))
-    q = q * np.sign(np.diag(r))
-    return q * np.sign(np.linalg.det(q))
-
-
-def dataset(lat, lon, seed=0, dims=("y", "x")):
-    """A variable with random values on a grid."""
-    field = np.random.default_rng(seed).standard_normal((2, *lat.shape))
-    attrs = {"units": "K"}
-    return xr.Dataset(
-        {"t": (("time", *dims), field, attrs)}, {"time": [0.0, 1.0], "lat": (dims, lat), "lon": (dims, lon)}
-    )
-
-
-def region(seed=0, rows=6, columns=7):
-    """A skewed, uneven grid of some degrees, somewhere on the sphere, and vectors inside it."""
-    rng = np.random.default_rng(seed)
-    y, x = np.cumsum(rng.uniform(0.5, 1.5, rows)), np.cumsum(rng.uniform(0.5, 1.5, columns))
-    y, x = np.meshgrid(y - y.mean(), x - x.mean(), indexing="ij")
-    shear, bend = rng.uniform(-0.6, 0.6), rng.uniform(-0.03, 0.03)
-    y, x = y + 0.01 * x * x, x + shear * y + bend * x * y
-    turn = rotation(seed)
-    return places(np.stack([np.ones_like(x), np.radians(2 * x), np.radians(2 * y)], -1) @ turn.T)
-
-
-def inside(lat, lon, count, seed=0):
-    """Random places inside the cells: averages of their corners."""
-    rng, nodes = np.random.default_rng(seed), unit_vectors(lat, lon)
-    row, column = (rng.integers(0, n - 1, count) for n in lat.shape)
-    share = rng.dirichlet(np.ones(4), count)
-    corners = np.stack([nodes[row + a, column + b] for a, b in ((0, 0), (0, 1), (1, 1), (1, 0))], 1)
-    return places((share[..., None] * corners).sum(1))
-
-
-def stations(lat, lon, time=(0.0, 1.0)):
-    at = {"lat": ("station", lat), "lon": ("station", lon), "time": list(time)}
-    return xr.Dataset({"t": (("time", "station"), np.zeros((len(time), len(lat))))}, at)
 
 
 def reference(lat, lon, field, place):
@@ -257,10 +210,6 @@ def test_the_fold_of_a_tripolar_grid_is_closed(first):
     assert check_cover(lat, lon, y[~gone], x[~gone], 12) < 1e-4
 
 
-def grid_of(ds):
-    return Grid.match(Layout.of(ds), ds)
-
-
 # --- missing coordinates, places outside ---
 
 
@@ -286,63 +235,6 @@ def test_cells_with_missing_corners_are_never_chosen():
     nowhere = ds.assign_coords(lat=ds.lat * np.nan)
     with pytest.raises(ValueError, match="'lat' and 'lon' of the grid hold NaN only"):
         nowhere.sda.observe(like)
-
-
-def test_places_outside_are_refused():
-    lat, lon = np.meshgrid(np.linspace(50, 60, 6), np.linspace(0, 20, 9), indexing="ij")
-    ds = dataset(lat, lon)
-    message = r"outside the grid, at \(lat, lon\) = \(45, 10\), \(70, 3\); the latitudes of the grid are 50 to 60. Drop"
-    with pytest.raises(ValueError, match=message):
-        ds.sda.observe(stations([55.0, 70.0, 45.0], [10.0, 3.0, 10.0]))
-    with pytest.raises(ValueError, match="They are inside if latitude and longitude are swapped"):
-        ds.sda.observe(stations([5.0, 3.0], [55.0, 52.0]))
-    with pytest.raises(ValueError, match="1 observations have NaN as 'lat' or 'lon'; drop them"):
-        ds.sda.observe(stations([np.nan, 52.0], [5.0, 5.0]).fillna(0))
-    with pytest.raises(ValueError, match="'t' has 'lat' but no 'lon'; add it"):
-        ds.sda.observe(stations([55.0], [5.0]).drop_vars("lon"))
-    found = outside_cells(grid_of(ds), stations([55.0, 70.0, np.nan, 95.0, 55.0], [370.0, 3.0, 1.0, 5.0, -5.0]).t)
-    np.testing.assert_array_equal(found, [False, True, False, True, True])
-    late = stations([55.0, 70.0], [10.0, 3.0], [0.5, 7.0]).t
-    np.testing.assert_array_equal(outside(grid_of(ds), late), [[False, True], [True, True]])
-    axes = xr.Dataset(
-        {"t": (("time", "lat", "lon"), np.zeros((2, 2, 2)))}, {"time": [0, 1], "lat": [0, 1], "lon": [0, 9]}
-    )
-    alone = stations([0.5, -0.5, 1.0, np.nan], [5.0, 5.0, 365.0, 5.0], [0.5, 7.0]).t
-    np.testing.assert_array_equal(outside(grid_of(axes), alone), [[False, True, False, False], [True] * 4])
-
-
-@pytest.mark.parametrize("dims", [("y", "x"), ("eta_rho", "xi_rho")])
-def test_tables_and_reports_outside(dims):
-    """A table with latitudes and longitudes; those outside are dropped and counted."""
-    lat, lon = region(10)
-    ds, (y, x) = dataset(lat, lon, dims=dims), inside(lat, lon, 8)
-    table = pd.DataFrame({"time": 0.0, "lat": [*y, -y[0]], "lon": [*x, x[0] + 180], "t": 1.0})
-    with pytest.warns(UserWarning, match=rf"1 of 9 .*\(1 along '{dims[0]}, {dims[1]}'\)"):
-        seen = ds.sda.observe(table, outside="drop")
-    assert seen.t.sizes == {"report": 8}
-    order = [int(np.argmin(np.abs(y - p))) for p in seen.lat.values]
-    np.testing.assert_allclose(seen.t, ds.sda.observe(stations(y[order], x[order], [0.0])).t[0], atol=1e-12)
-    with pytest.raises(ValueError, match=r"outside the grid, at \(lat, lon\) = "):
-        ds.sda.observe(table)
-
-
-@pytest.mark.parametrize("how", ["cell", 0.25])
-def test_superobs_are_those_of_the_plain_grid(how):
-    """Reports of one place, and of the points around it, on both sides of the meridian where longitudes begin."""
-    lat, lon = np.linspace(40, 50, 6), np.linspace(-10, 10, 6)
-    plain = xr.Dataset(
-        {"t": (("time", "lat", "lon"), np.zeros((2, 6, 6)))}, {"time": [0.0, 1.0], "lat": lat, "lon": lon}
-    )
-    curved = dataset(*np.meshgrid(lat, lon, indexing="ij"))
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame({"time": rng.choice([0.0, 0.1, 1.0], 60), "lat": rng.choice([43.9, 44.1, 47.5], 60),
-                          "lon": rng.choice([359.0, 1.5, 2.4], 60), "t": rng.standard_normal(60)})  # fmt: skip
-    found = []
-    for ds in (plain, curved):
-        lik = compile_observations(grid_of(ds), table, 1.0, superobs=how)
-        found.append(np.stack([lik.y.numpy(), lik.std.numpy()]))
-    assert 5 < found[0].shape[1] < 40
-    np.testing.assert_allclose(np.sort(found[1], 1), np.sort(found[0], 1), atol=1e-6)
 
 
 # --- operators, the user's index, round trips ---
