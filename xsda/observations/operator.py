@@ -17,7 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from xsda.arguments import choose
-from xsda.labels.climatology import Scaling
+from xsda.labels.climatology import StateScaling
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.likelihood.likelihood import CARE
@@ -183,7 +183,7 @@ def _split(stencil: Stencil, sizes: list[int]) -> list[Stencil]:
 class State(Mapping[str, Tensor]):
     """The variables that a derived quantity is computed from, in their own units, (member, time, [channel], *space)."""
 
-    def __init__(self, layout: Layout, names: Mapping[str, str], scaling: Scaling, x: Tensor):
+    def __init__(self, layout: Layout, names: Mapping[str, str], scaling: StateScaling, x: Tensor):
         self._slices = {names[v.name]: (layout.slices()[v.name], v) for v in layout.variables}
         self._x = scaling.state(x)
         self.space = layout.space
@@ -237,7 +237,7 @@ class ObservationOperator:
         self,
         layout: Layout,
         names: Mapping[str, str],
-        scaling: Scaling,
+        scaling: StateScaling,
         operators: list[VariableOperator],
         picks: list[np.ndarray],
     ):

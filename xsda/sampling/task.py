@@ -18,7 +18,7 @@ from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import NonFiniteSampleError, Sampler
 from xsda.guidance import Guidance, GuidedDenoiser
-from xsda.labels.climatology import Scaling
+from xsda.labels.climatology import StateScaling
 from xsda.labels.grid import Field
 from xsda.likelihood import Likelihood
 from xsda.priors.eof import EofDenoiser
@@ -116,7 +116,7 @@ class Run:
     prior: Prior
     denoiser: Denoiser
     likelihood: Likelihood | None
-    scaling: Scaling
+    scaling: StateScaling
     device: torch.device
     dtype: torch.dtype
 
