@@ -197,7 +197,7 @@ def test_json_keeps_context_and_time_features():
 
 def test_axes_as_the_prior_knows_them():
     assert Layout.of(ring()).space == (Axis("x", 6, 1.0, 6.0),)
-    assert Layout.of(globe()).space == (Axis("lat", 3, 60.0, None), Axis("lon", 4, 90.0, 360.0))
+    assert Layout.of(globe()).space == (Axis("lat", 3, 60.0, None, "between_poles"), Axis("lon", 4, 90.0, 360.0))
     assert Layout.of(globe().isel(lon=slice(0, 3))).space[1].period is None
     assert Layout.of(globe().drop_attrs(), periodic=("lon",)).space[1].period == 360.0
     assert Layout.of(globe()).dt == 21600.0

@@ -24,6 +24,7 @@ from xsda.labels.axes import (
     uniform_step,
 )
 from xsda.labels.cf import find_scale, helper_variables
+from xsda.labels.sphere import check_meridians, component_sign, find_poles
 
 KEPT_ATTRS = ("units", "standard_name", "long_name")
 SAMPLE_DIMS = ("trajectory", "member")
@@ -73,12 +74,16 @@ class Axis:
         Distance between points.
     period
         Length of the ring; None if the axis is not periodic.
+    poles
+        "on_poles" or "between_poles" for latitudes of a whole globe, as ``xsda.labels.sphere.find_poles`` says;
+        otherwise None.
     """
 
     name: str
     size: int
     spacing: float
     period: float | None = None
+    poles: str | None = None
 
 
 @dataclass(frozen=True)
@@ -168,11 +173,14 @@ class Layout:
         dt = uniform_step(numbers, time) if even and len(numbers) > 1 else None
         axes = []
         for name in dims:
+            check_meridians(ds, name)
             x = np.sort(axis_numbers(ds[name])) if name in ds.coords else np.arange(ds.sizes[name], dtype=float)
             spacing = float(np.median(np.diff(x))) if len(x) > 1 else 1.0
             axes.append(
                 Axis(name, len(x), spacing, spacing * len(x) if name in periodic else own_period(ds, name, spacing))
             )
+        if len(axes) == 2:
+            axes = [replace(a, poles=find_poles(ds, a.name, b.name)) for a, b in (axes, axes[::-1])]
         fixed = tuple(_context(ds, v, dims) for v in context)
         others = {*context, *helper_variables(ds)}
         variables = [_variable(ds[v], (time, *dims), sample_dims) for v in ds.data_vars if v not in others]
@@ -201,6 +209,12 @@ class Layout:
     @property
     def std(self) -> np.ndarray:
         return np.concatenate([v.std for v in self.variables])
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """Sign of each channel beyond a pole: -1 for components of vectors on a globe, otherwise 1."""
+        globe = any(a.poles for a in self.space)
+        return tuple(component_sign(v.name, v.attrs) if globe else 1 for v in self.variables for _ in v.mean)
 
     def scaled(self, mean: Sequence[float], std: Sequence[float]) -> Layout:
         """Return the layout with this mean and standard deviation for each channel."""
@@ -232,7 +246,11 @@ class Layout:
         return out
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        data = asdict(self)
+        for axis in data["space"]:
+            if axis["poles"] is None:  # as in files from before there were poles, which keep their hash
+                del axis["poles"]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layout:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from xsda.nn.boundary import BoundaryConv, check_boundaries
+from xsda.nn.boundary import BoundaryConv
 from xsda.nn.embedding import NoiseEmbedding
+from xsda.nn.extension import Extension, check_signs
 from xsda.nn.norm import ChannelNorm
 
 
@@ -58,13 +59,16 @@ class UNet(nn.Module):
     inputs, outputs
         Channels in and out.
     boundaries
-        "periodic", "reflect" or "zeros" for each axis. Their number is the number of dimensions.
+        "periodic", "reflect" or "zeros" for each axis, or "on_poles" or "between_poles" for the latitudes of a globe
+        (see ``xsda.nn.extension``). Their number is the number of dimensions.
     hidden, blocks
         Features and number of residual blocks of each level.
     kernel
         Size of the convolutions.
     features
         Size of the noise embedding.
+    signs
+        Sign of each input beyond a pole: -1 for components of vectors. Default: 1 for all.
     recompute
         Recompute activations in the backward pass: less memory, a third more time.
     """
@@ -79,12 +83,14 @@ class UNet(nn.Module):
         blocks: Sequence[int] = (2, 2, 2),
         kernel: int = 3,
         features: int = 64,
+        signs: Sequence[int] = (),
         recompute: bool = False,
     ):
         super().__init__()
         if len(hidden) != len(blocks):
             raise ValueError(f"hidden={tuple(hidden)} and blocks={tuple(blocks)} must have the same length")
-        self.boundaries = check_boundaries(boundaries, len(boundaries))
+        self.extension = Extension(boundaries, halo=2 ** (len(hidden) - 1), signs=check_signs(signs, inputs))
+        boundaries = self.extension.inner
         size = (kernel,) * len(boundaries)
         self.recompute = recompute
         self.embed = NoiseEmbedding(features)
@@ -104,7 +110,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, log_noise: Tensor) -> Tensor:
         """``x``: ``(batch, channel, *space)``; ``log_noise``: one value, or one per batch item."""
-        emb = self.embed(log_noise.reshape(-1))
+        emb, sizes = self.embed(log_noise.reshape(-1)), x.shape[2:]
+        x = self.extension(x)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         h = self._run(self.encode[0], self.lift(x), emb)
@@ -116,7 +123,7 @@ class UNet(nn.Module):
         for up, level, skip in zip(reversed(self.up), reversed(self.decode[:-1]), reversed(skips), strict=True):
             h = functional.interpolate(h, size=skip.shape[2:], mode="nearest")
             h = self._run(level, up(torch.cat([h, skip], dim=1)), emb)
-        return self.out(h)
+        return self.extension.cut(self.out(h), sizes)
 
     def _run(self, level: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
         save = self.recompute and torch.is_grad_enabled()
@@ -138,6 +145,8 @@ class WindowUNet(nn.Module):
         As for ``UNet``.
     context
         Number of context channels.
+    signs
+        Sign of each channel of a state beyond a pole: -1 for components of vectors. Default: 1 for all.
     """
 
     def __init__(
@@ -151,6 +160,7 @@ class WindowUNet(nn.Module):
         kernel: int = 3,
         features: int = 64,
         context: int = 0,
+        signs: Sequence[int] = (),
         recompute: bool = False,
     ):
         super().__init__()
@@ -158,6 +168,9 @@ class WindowUNet(nn.Module):
             "channels": channels, "window": window, "boundaries": list(boundaries), "hidden": list(hidden),
             "blocks": list(blocks), "kernel": kernel, "features": features, "context": context,
         }  # fmt: skip
+        signs = check_signs(signs, channels)
+        if -1 in signs:
+            self.config["signs"] = list(signs)
         self.unet = UNet(
             window * (channels + context),
             window * channels,
@@ -166,6 +179,7 @@ class WindowUNet(nn.Module):
             blocks=blocks,
             kernel=kernel,
             features=features,
+            signs=(*signs * window, *(1,) * (context * window)),
             recompute=recompute,
         )
 

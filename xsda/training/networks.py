@@ -14,7 +14,7 @@ from xsda.labels.layout import Layout
 from xsda.nn import NETWORKS, MarkovNet, SpaceTimeUNet, TemporalNet, WindowMLP, WindowUNet
 
 NAMES = ("temporal", "spacetime", "markov")
-MEASURED = ("channels", "window", "boundaries", "context", "size")  # set by the data
+MEASURED = ("channels", "window", "boundaries", "context", "signs", "size")  # set by the data
 
 
 def make_network(
@@ -46,8 +46,8 @@ def make_network(
     """
     if isinstance(network, nn.Module):
         return network
-    boundaries = tuple("periodic" if a.period else "zeros" for a in layout.space)
-    given: dict[str, Any] = {"channels": layout.channels, "context": layout.context_channels}
+    boundaries = tuple(a.poles or ("periodic" if a.period else "zeros") for a in layout.space)
+    given: dict[str, Any] = {"channels": layout.channels, "context": layout.context_channels, "signs": layout.signs}
     if isinstance(network, Mapping):
         if width is not None:
             raise ValueError(
@@ -68,6 +68,7 @@ def make_network(
         raise ValueError(f"network={network!r} is unknown; {choose(network, NAMES)}")
     _check_odd(window)
     if not boundaries:
+        given.pop("signs")  # without space there are no poles
         return MarkovNet(WindowMLP(window=window, width=width or 128, **given), window // 2)
     return MarkovNet(WindowUNet(window=window, boundaries=boundaries, hidden=hidden, **given), window // 2)
 
