@@ -40,7 +40,7 @@ def evaluate(
     dim
         Dimensions to average over. Default: all but ``member``.
     weights
-        DataArray of weights, or False for none. Default: the cosine of latitude, if there is one.
+        DataArray of weights, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------
