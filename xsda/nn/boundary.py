@@ -103,6 +103,9 @@ def pad_axis(x: Tensor, axis: int, before: int, after: int, boundary: str) -> Te
         # split is faster than slices or an index, above all in the backward pass
         first, middle, last = x.split([before, size - 2 * after, after], axis)
         return torch.cat([last, first, middle, last, first], axis)
+    if boundary == "reflect" and max(before, after) < size:
+        first, last = x.narrow(axis, 1, before), x.narrow(axis, size - 1 - after, after)
+        return torch.cat([first.flip(axis), x, last.flip(axis)], axis)
     position = torch.arange(-before, size + after, device=x.device)
     if boundary == "periodic":
         return x.index_select(axis, position % size)
