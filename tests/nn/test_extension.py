@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xsda.nn import MarkovNet, SpaceTimeUNet, TemporalNet, UNet, WindowUNet, build_network, network_config
+from xsda.nn import MarkovNet, SpaceTimeUNet, TemporalNet, WindowUNet, build_network, network_config
 from xsda.nn.extension import POLES, Extension, over_poles
 
 LEVEL = torch.tensor(0.3, dtype=torch.float64)
@@ -223,7 +223,7 @@ def test_errors():
         over_poles(torch.zeros(5, 9), -2, 1, 1, on_poles=True)
     for boundaries in (("on_poles", "zeros"), ("on_poles",), ("between_poles", "periodic", "zeros"), ("on_poles",) * 2):
         with pytest.raises(ValueError, match="needs two axes, the other one periodic"):
-            UNet(1, 1, boundaries=boundaries)
+            Extension(boundaries, halo=1)
     with pytest.raises(ValueError, match=r"signs=\(1,\) must be 1 or -1 for each of the 2 channels"):
         TemporalNet(2, boundaries=("on_poles", "periodic"), signs=[1])
     with pytest.raises(ValueError, match=r"signs=\(0, 2\)"):

@@ -40,12 +40,12 @@ class Extension(nn.Module):
     multiple
         Sizes become multiples of this number.
     signs
-        1 or -1 for each channel: -1 for components of vectors.
+        1 or -1 for each of the first channels: -1 for components of vectors. Further channels are scalars.
     """
 
     signs: Tensor | None
 
-    def __init__(self, boundaries: Sequence[str], *, halo: int, multiple: int = 1, signs: Sequence[int]):
+    def __init__(self, boundaries: Sequence[str], *, halo: int, multiple: int = 1, signs: Sequence[int] = ()):
         super().__init__()
         self.boundaries = tuple(boundaries)
         polar = [i for i, b in enumerate(self.boundaries) if b in POLES]
@@ -93,18 +93,17 @@ def check_signs(signs: Sequence[int], channels: int) -> tuple[int, ...]:
     Returns
     -------
     tuple of int
-        One sign per channel.
+        One sign per channel; empty for scalars only.
 
     Examples
     --------
     >>> from xsda.nn.extension import check_signs
-    >>> check_signs([], 2)
-    (1, 1)
+    >>> check_signs([1, 1], 2), check_signs([1, -1], 2)
+    ((), (1, -1))
     """
-    signs = tuple(signs) or (1,) * channels
-    if len(signs) != channels or not set(signs) <= {1, -1}:
-        raise ValueError(f"signs={signs} must be 1 or -1 for each of the {channels} channels")
-    return signs
+    if signs and (len(signs) != channels or not set(signs) <= {1, -1}):
+        raise ValueError(f"signs={tuple(signs)} must be 1 or -1 for each of the {channels} channels")
+    return tuple(signs) if -1 in signs else ()
 
 
 def over_poles(x: Tensor, axis: int, before: int, after: int, *, on_poles: bool, signs: Tensor | None = None) -> Tensor:
@@ -121,7 +120,7 @@ def over_poles(x: Tensor, axis: int, before: int, after: int, *, on_poles: bool,
     on_poles
         Whether the first and the last row lie on the poles. Otherwise they lie half a spacing before them.
     signs
-        Factor of the rows that come from the far side, -1 for components of vectors. Default: 1.
+        Factors (channel, 1, 1) of the first channels of rows from the far side, -1 for components of vectors.
 
     Returns
     -------
@@ -145,7 +144,8 @@ def over_poles(x: Tensor, axis: int, before: int, after: int, *, on_poles: bool,
         )
     far = x.roll(x.shape[around] // 2, around)
     if signs is not None:
-        far = far * signs.to(x.dtype)
+        vectors, scalars = far.split([len(signs), far.shape[-3] - len(signs)], -3)
+        far = torch.cat([vectors * signs.to(x.dtype), scalars], -3)
     circle = max(2 * (size - on_poles), 1)  # rows of a great circle: down one side and up the other
     position = torch.arange(-before, size + after, device=x.device) % circle
     mirrored = size + circle - 1 + on_poles - position  # counted on through the rows of the far side

@@ -132,11 +132,9 @@ class SpaceTimeUNet(nn.Module):
             "kernel": kernel, "patch": patch, "features": features, "context": context,
         }  # fmt: skip
         signs = check_signs(signs, channels)
-        if -1 in signs:
+        if signs:
             self.config["signs"] = list(signs)
-        self.extension = Extension(
-            boundaries, halo=patch * 2 ** (len(hidden) - 1), multiple=patch, signs=(*signs, *(1,) * context)
-        )
+        self.extension = Extension(boundaries, halo=patch * 2 ** (len(hidden) - 1), multiple=patch, signs=signs)
         boundaries = self.extension.inner
         rank, size = len(boundaries), (kernel,) * len(boundaries)
         self.patch, self.recompute = patch, recompute

@@ -100,10 +100,10 @@ class TemporalNet(nn.Module):
             "dilations": list(dilations), "space_kernel": space_kernel, "features": features, "context": context,
         }  # fmt: skip
         signs = check_signs(signs, channels)
-        if -1 in signs:
+        if signs:
             self.config["signs"] = list(signs)
         halo = len(dilations) * ((space_kernel - 1) // 2)  # the reach in space
-        self.extension = Extension(boundaries, halo=halo, signs=(*signs, *(1,) * context))
+        self.extension = Extension(boundaries, halo=halo, signs=signs)
         self.recompute = recompute
         self.reach = sum(d * (kernel - 1) // 2 for d in dilations)
         self.embed = NoiseEmbedding(features)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from xsda.nn.boundary import BoundaryConv
+from xsda.nn.boundary import BoundaryConv, check_boundaries
 from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.extension import Extension, check_signs
 from xsda.nn.norm import ChannelNorm
@@ -59,16 +59,13 @@ class UNet(nn.Module):
     inputs, outputs
         Channels in and out.
     boundaries
-        "periodic", "reflect" or "zeros" for each axis, or "on_poles" or "between_poles" for the latitudes of a globe
-        (see ``xsda.nn.extension``). Their number is the number of dimensions.
+        "periodic", "reflect" or "zeros" for each axis. Their number is the number of dimensions.
     hidden, blocks
         Features and number of residual blocks of each level.
     kernel
         Size of the convolutions.
     features
         Size of the noise embedding.
-    signs
-        Sign of each input beyond a pole: -1 for components of vectors. Default: 1 for all.
     recompute
         Recompute activations in the backward pass: less memory, a third more time.
     """
@@ -83,14 +80,12 @@ class UNet(nn.Module):
         blocks: Sequence[int] = (2, 2, 2),
         kernel: int = 3,
         features: int = 64,
-        signs: Sequence[int] = (),
         recompute: bool = False,
     ):
         super().__init__()
         if len(hidden) != len(blocks):
             raise ValueError(f"hidden={tuple(hidden)} and blocks={tuple(blocks)} must have the same length")
-        self.extension = Extension(boundaries, halo=2 ** (len(hidden) - 1), signs=check_signs(signs, inputs))
-        boundaries = self.extension.inner
+        self.boundaries = check_boundaries(boundaries, len(boundaries))
         size = (kernel,) * len(boundaries)
         self.recompute = recompute
         self.embed = NoiseEmbedding(features)
@@ -110,8 +105,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, log_noise: Tensor) -> Tensor:
         """``x``: ``(batch, channel, *space)``; ``log_noise``: one value, or one per batch item."""
-        emb, sizes = self.embed(log_noise.reshape(-1)), x.shape[2:]
-        x = self.extension(x)
+        emb = self.embed(log_noise.reshape(-1))
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         h = self._run(self.encode[0], self.lift(x), emb)
@@ -123,7 +117,7 @@ class UNet(nn.Module):
         for up, level, skip in zip(reversed(self.up), reversed(self.decode[:-1]), reversed(skips), strict=True):
             h = functional.interpolate(h, size=skip.shape[2:], mode="nearest")
             h = self._run(level, up(torch.cat([h, skip], dim=1)), emb)
-        return self.extension.cut(self.out(h), sizes)
+        return self.out(h)
 
     def _run(self, level: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
         save = self.recompute and torch.is_grad_enabled()
@@ -141,7 +135,9 @@ class WindowUNet(nn.Module):
         Channels of a state.
     window
         Number of states.
-    boundaries, hidden, blocks, kernel, features, recompute
+    boundaries
+        As for ``UNet``, or "on_poles" or "between_poles" for the latitudes of a globe (see ``xsda.nn.extension``).
+    hidden, blocks, kernel, features, recompute
         As for ``UNet``.
     context
         Number of context channels.
@@ -169,22 +165,22 @@ class WindowUNet(nn.Module):
             "blocks": list(blocks), "kernel": kernel, "features": features, "context": context,
         }  # fmt: skip
         signs = check_signs(signs, channels)
-        if -1 in signs:
+        if signs:
             self.config["signs"] = list(signs)
+        self.extension = Extension(boundaries, halo=2 ** (len(hidden) - 1), signs=signs)
         self.unet = UNet(
             window * (channels + context),
             window * channels,
-            boundaries=boundaries,
+            boundaries=self.extension.inner,
             hidden=hidden,
             blocks=blocks,
             kernel=kernel,
             features=features,
-            signs=(*signs * window, *(1,) * (context * window)),
             recompute=recompute,
         )
 
     def forward(self, x: Tensor, log_noise: Tensor, context: Tensor | None = None) -> Tensor:
-        parts = [x.flatten(1, 2)]
-        if context is not None:
-            parts.append(context.expand(len(x), x.shape[1], *context.shape[2:]).flatten(1, 2))
-        return self.unet(torch.cat(parts, dim=1), log_noise).reshape(x.shape)
+        parts = [x] if context is None else [x, context.expand(len(x), x.shape[1], *context.shape[2:])]
+        extended = self.extension(torch.cat(parts, dim=2)).split([p.shape[2] for p in parts], dim=2)
+        out = self.unet(torch.cat([p.flatten(1, 2) for p in extended], dim=1), log_noise)
+        return self.extension.cut(out, x.shape[3:]).reshape(x.shape)
