@@ -155,7 +155,7 @@ def test_a_state_on_open_axes(descending):
             ds[d].attrs = {"axis": d.upper()}
         layout = Layout.of(ds)
         grid = Grid.match(layout, ds)
-        state = State(layout, {"u": "u", "v": "v"}, grid.to_tensor(ds)[None].double())
+        state = State(layout, {"u": "u", "v": "v"}, grid.scaling, grid.to_tensor(ds)[None].double())
         seen = flow.vorticity(state)[0]
         np.testing.assert_allclose(seen, flow.vorticity(ds).sortby(["y", "x"]), atol=1e-5)
 
@@ -435,8 +435,9 @@ def test_derived_quantities_are_observed(descending):
 def test_the_state_knows_its_spacing():
     ds = noise(6, 8, time=3)
     layout = Layout.of(ds).scaled([1.0, -2.0], [3.0, 0.5])
-    x = Grid.match(layout, ds).to_tensor(ds)[None].double().requires_grad_()
-    state = State(layout, {"u": "u", "v": "v"}, x)
+    grid = Grid.match(layout, ds)
+    x = grid.to_tensor(ds)[None].double().requires_grad_()
+    state = State(layout, {"u": "u", "v": "v"}, grid.scaling, x)
     np.testing.assert_allclose(state.spacing, steps(ds), rtol=1e-12)
     np.testing.assert_allclose(flow.vorticity(state)[0].detach(), flow.vorticity(ds), atol=1e-5)
     np.testing.assert_allclose(flow.circulation(state, 2)[0].detach(), flow.circulation(ds, 2), atol=1e-5)
@@ -661,7 +662,8 @@ def test_errors_of_states():
 
     def state(ds, **options):
         layout = Layout.of(ds, **options)
-        return State(layout, {"u": "u", "v": "v"}, torch.zeros(1, 2, 2, *(a.size for a in layout.space)))
+        zeros = torch.zeros(1, 2, 2, *(a.size for a in layout.space))
+        return State(layout, {"u": "u", "v": "v"}, Grid.match(layout, ds).scaling, zeros)
 
     open_ds = ds.copy()
     open_ds["x"].attrs = {"axis": "X"}

@@ -196,8 +196,10 @@ def test_json_keeps_context_and_time_features():
 
 
 def test_axes_as_the_prior_knows_them():
-    assert Layout.of(ring()).space == (Axis("x", 6, 1.0, 6.0),)
-    assert Layout.of(globe()).space == (Axis("lat", 3, 60.0, None, "between_poles"), Axis("lon", 4, 90.0, 360.0))
+    assert Layout.of(ring()).space == (Axis("x", 6, 1.0, 6.0, tuple(ring().x.values.tolist())),)
+    lat, lon = Layout.of(globe()).space
+    assert lat == Axis("lat", 3, 60.0, None, (-60.0, 0.0, 60.0), "between_poles")
+    assert lon == Axis("lon", 4, 90.0, 360.0, (0.0, 90.0, 180.0, 270.0))
     assert Layout.of(globe().isel(lon=slice(0, 3))).space[1].period is None
     assert Layout.of(globe().drop_attrs(), periodic=("lon",)).space[1].period == 360.0
     assert Layout.of(globe()).dt == 21600.0
@@ -237,8 +239,8 @@ def with_nan():
 REFUSED = {
     "no time": (lambda: Layout.of(globe().rename(time="a").assign_coords(a=np.arange(5))), "no time dimension found"),
     "uneven time": (
-        lambda: Layout.of(series().isel(time=[0, 1, 2, 4])),
-        "'time' must be evenly spaced; its steps lie between 0.25 and 0.5",
+        lambda: Layout.of(series().isel(time=[0, 1, 2, 3]).assign_coords(time=[0.0, 0.25, 0.5, 0.9])),
+        "'time' must be evenly spaced; its steps lie between 0.25 and 0.4",
     ),
     "two extra dimensions": (
         lambda: Layout.of(levels().expand_dims(scan=2)),

@@ -62,7 +62,7 @@ class Geometry:
             if part.derived is None:
                 seen.append(part.read(flat))
             else:
-                state = State(self.grid.layout, self.grid.names, x[:, None])
+                state = State(self.grid.layout, self.grid.names, self.grid.scaling, x[:, None])
                 seen.append(part.read(derived_field(part.name, part.derived, state, x[:, None]).flatten(1)))
                 _check_finite(part.name, seen[-1])
         return seen[0] if len(seen) == 1 else torch.cat(seen, 1)

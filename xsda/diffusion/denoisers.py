@@ -88,9 +88,19 @@ class Preconditioned(Denoiser):
         Prediction of the network: "edm", "v", "x0" or "eps". The first two stay bounded at every noise level.
     data_std
         Standard deviation of the (scaled) data, for "edm".
+    masked
+        Whether the last channels of the context, one for each channel of the state, say where the state has values (1)
+        and where it has none (0). There the network reads zero and the denoised state is zero.
     """
 
-    def __init__(self, network: nn.Module, schedule: Schedule, parameterization: str = "edm", data_std: float = 1.0):
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        parameterization: str = "edm",
+        data_std: float = 1.0,
+        masked: bool = False,
+    ):
         super().__init__()
         if parameterization not in PARAMETERIZATIONS:
             raise ValueError(f"parameterization={parameterization!r} is unknown; choose one of {PARAMETERIZATIONS}")
@@ -98,6 +108,7 @@ class Preconditioned(Denoiser):
         self.schedule = schedule
         self.parameterization = parameterization
         self.data_std = data_std
+        self.masked = masked
         self.context: Tensor | None = None
 
     def conditioned(self, context: Tensor | None) -> Preconditioned:
@@ -108,7 +119,7 @@ class Preconditioned(Denoiser):
 
     def with_network(self, network: nn.Module) -> Preconditioned:
         """Return the same denoiser with another form of its network."""
-        other = Preconditioned(network, self.schedule, self.parameterization, self.data_std)
+        other = Preconditioned(network, self.schedule, self.parameterization, self.data_std, self.masked)
         return other.conditioned(self.context)
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +137,12 @@ class Preconditioned(Denoiser):
         return 1 / alpha, -sigma / alpha, (alpha**2 + sigma**2).rsqrt()
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        valid = None
+        if self.masked and self.context is not None:
+            valid = self.context[:, :, -x_t.shape[2] :].to(x_t.dtype)
+            x_t = x_t * valid
         skip, out, scale = (expand(c, x_t) for c in self.coefficients(t))
         log_noise = torch.log(self.schedule.noise_level(t)).to(x_t.dtype)
         inputs = (scale * x_t, log_noise) if self.context is None else (scale * x_t, log_noise, self.context)
-        return skip * x_t + out * self.network(*inputs).to(x_t.dtype)
+        x0 = skip * x_t + out * self.network(*inputs).to(x_t.dtype)
+        return x0 if valid is None else x0 * valid

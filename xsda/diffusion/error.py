@@ -128,11 +128,11 @@ def measure_error(
     generator = torch.Generator().manual_seed(seed)
     total, products, number = torch.zeros(()), torch.zeros(()), 0
     for seen, x0 in batches:
-        rows, lags = [], []
+        rows, lags, filled = [], [], x0.nan_to_num(nan=0.0)
         for t in times:
             noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype).to(x0.device)
-            error = seen(denoiser.schedule.add_noise(x0, t.to(x0.device), noise), t.to(x0.device)) - x0
-            rows.append(error.double().square().transpose(1, 2).transpose(0, 1).flatten(1).mean(1).cpu())
+            error = seen(denoiser.schedule.add_noise(filled, t.to(x0.device), noise), t.to(x0.device)) - x0
+            rows.append(error.double().square().transpose(1, 2).transpose(0, 1).flatten(1).nanmean(1).cpu())
             lags.append(torch.stack([_neighbours(error, axis) for axis in (1, *range(3, x0.ndim))]).cpu())
         total, number = total + torch.stack(rows) * len(x0), number + len(x0)
         products = products + torch.stack(lags) * len(x0)
@@ -146,4 +146,4 @@ def _neighbours(error: Tensor, axis: int) -> Tensor:
         return torch.zeros((), dtype=torch.float64)
     error = error.double().transpose(0, 2)  # channels first, to be taken one by one
     pairs = error.narrow(axis, 1, error.shape[axis] - 1) * error.narrow(axis, 0, error.shape[axis] - 1)
-    return (pairs.flatten(1).mean(1) / error.square().flatten(1).mean(1).clamp(min=1e-30)).mean()
+    return (pairs.flatten(1).nanmean(1) / error.square().flatten(1).nanmean(1).clamp(min=1e-30)).nanmean()

@@ -111,7 +111,7 @@ def denoising_loss(
     denoiser
         The denoiser.
     x0
-        Clean states, (batch, ...).
+        Clean states, (batch, ...). NaN is a missing value: it does not count.
     t
         Times, (batch,).
     noise
@@ -135,7 +135,11 @@ def denoising_loss(
     >>> xsda.diffusion.denoising_loss(normal, x0, t, torch.randn(5, 2, 1), reduce=False).shape
     torch.Size([5])
     """
+    known = torch.isfinite(x0)
+    x0 = torch.where(known, x0, 0.0)
     x_t = denoiser.schedule.add_noise(x0, t, noise)
     weight = loss_weight(denoiser.schedule, t, weighting, getattr(denoiser, "data_std", 1.0))
-    error = expand(weight, x0) * (denoiser(x_t, t) - x0) ** 2
-    return error.mean() if reduce else error.flatten(1).mean(1)
+    error = expand(weight, x0) * known * (denoiser(x_t, t) - x0) ** 2
+    if reduce:
+        return error.sum() / known.sum().clamp(min=1)
+    return error.flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)

@@ -173,10 +173,10 @@ def check_time_features(features: Sequence[str], dates: bool) -> None:
         raise ValueError(f"time features {tuple(features)} need a time axis of dates; this one holds plain numbers")
 
 
-def time_feature_waves(time: xr.DataArray, features: Sequence[str]) -> np.ndarray:
+def time_feature_waves(time: xr.DataArray, features: Sequence[str], harmonic: int = 1) -> np.ndarray:
     """Return sine and cosine of each time feature, (time, 2 * features)."""
     date = time.dt
     hours = date.hour + date.minute / 60
     phases = {"hour_of_day": hours / 24, "day_of_year": (date.dayofyear - 1 + hours / 24) / 365.25}
-    angles = [2 * np.pi * phases[name].values for name in features]
+    angles = [2 * np.pi * harmonic * phases[name].values for name in features]
     return np.stack([wave(a) for a in angles for wave in (np.sin, np.cos)], axis=1)

@@ -7,7 +7,8 @@ units and orientation. Tensors are (..., time, channel, *space), standardised, w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,15 +27,19 @@ from xsda.labels.axes import (
     time_feature_waves,
     uniform_step,
 )
+from xsda.labels.cf import is_longitude
+from xsda.labels.climatology import Normals, Scaling
 from xsda.labels.layout import SAMPLE_DIMS, Layout, Variable
 from xsda.labels.sphere import check_meridians, find_poles
+from xsda.labels.steps import step_numbers
 
+SAME = 1e-2  # points closer than this, in units of the spacing, are the same
 RESOLVED = 1e-3  # single precision is enough if its steps are smaller than this, in standard deviations
 
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """Extracts one variable from a tensor, in the user's units, order of dimensions, orientation and dtype.
+    """Extracts one variable from states in the user's units, in his order of dimensions, orientation and dtype.
 
     ``channels`` are its channels, and ``single`` is true if it has no channel dimension. ``dims`` and ``shape`` are
     those of the result. ``order`` permutes (time, [channel], *space) to ``dims``; the axes ``flipped`` descend.
@@ -43,8 +48,6 @@ class Field:
     name: str
     channels: slice
     single: bool
-    mean: np.ndarray
-    std: np.ndarray
     dims: tuple[str, ...]
     order: tuple[int, ...]
     flipped: tuple[int, ...]
@@ -52,11 +55,9 @@ class Field:
     shape: tuple[int, ...]
 
     def __call__(self, values: Any, dtype: Any = None) -> Any:
-        """Return the variable (*outer, *dims) from standardised values in double precision (numpy or dask)."""
-        inner = len(self.dims) + self.single  # time, channel and space
-        outer = (slice(None),) * (values.ndim - inner)
-        scale = (-1, *(1,) * (inner - 2))
-        block = values[(*outer, slice(None), self.channels)] * self.std.reshape(scale) + self.mean.reshape(scale)
+        """Return the variable (*outer, *dims) from states in double precision (numpy or dask)."""
+        outer = (slice(None),) * (values.ndim - len(self.dims) - self.single)  # but time, channel and space
+        block = values[(*outer, slice(None), self.channels)]
         if self.single:
             block = block[(*outer, slice(None), 0)]
         flips = [slice(None, None, -1) if axis in self.flipped else slice(None) for axis in range(len(self.dims))]
@@ -88,6 +89,8 @@ class Grid:
         The user's variable names by the prior's.
     converted
         Messages about converted units, for ``history``.
+    normals
+        The normals of the prior at the points of the user.
 
     Examples
     --------
@@ -102,6 +105,7 @@ class Grid:
     dims: Mapping[str, str]
     names: Mapping[str, str]
     converted: tuple[str, ...] = ()
+    normals: Normals | None = None
 
     @classmethod
     def match(cls, layout: Layout, ds: xr.Dataset) -> Grid:
@@ -128,6 +132,8 @@ class Grid:
             if a != b
         ]
         grid = cls(own, ds, dims, names, tuple(converted))
+        if own.normals is not None:
+            grid = replace(grid, normals=own.normals.part(grid.places()))
         for name in grid.core_dims:
             check_meridians(ds, name)
             grid.numbers(name)  # raises if the coordinate cannot be used
@@ -202,16 +208,64 @@ class Grid:
         """Convert a Dataset to standardised values (..., time, channel, *space) in single precision."""
         return self.standardise(self.stack(ds))
 
-    def standardise(self, values: np.ndarray) -> Tensor:
-        """Standardise what ``stack`` returned: deviations from the mean over the standard deviation."""
+    def standardise(self, values: np.ndarray, start: int = 0) -> Tensor:
+        """Standardise what ``stack`` returned, from the state ``start`` on: deviations over the standard deviation."""
+        scaling = self.scaling
+        if len(scaling.center) > 1:
+            time = values.shape[-2 - len(self.layout.space)]
+            scaling = replace(scaling, center=scaling.center[start : start + time])
+        return torch.as_tensor(scaling.standardise(values), dtype=torch.float32)
+
+    @cached_property
+    def scaling(self) -> Scaling:
+        """Converts states between units and standardised anomalies."""
         shape = (-1, *(1,) * len(self.layout.space))
-        scaled = (values - self.layout.mean.reshape(shape)) / self.layout.std.reshape(shape)
-        return torch.as_tensor(scaled, dtype=torch.float32)
+        mean, std = self.layout.mean.reshape(shape), self.layout.std.reshape(shape)
+        if self.normals is None:
+            return Scaling(mean[None], std)
+        time = self.core_dims[0]
+        if self.normals.cycles and not (time in self.template.coords and is_datelike(self.template[time])):
+            raise ValueError(
+                f"this prior has a climatology by {' and '.join(self.normals.cycles)}, so {time!r} must hold dates"
+            )
+        center = mean + std * self.normals.center(self.template[time])
+        valid = self.normals.valid if self.normals.masked else None
+        return Scaling(center, std, self.normals.std.astype(np.float64), valid)
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """Where states have values, (channel, *space); None if everywhere."""
+        return self.normals.valid if self.normals is not None and self.normals.masked else None
+
+    def places(self) -> list[np.ndarray]:
+        """Return, for each space axis, the position of the user's points among those of the prior."""
+        found = []
+        for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
+            own, size = np.asarray(axis.points), self.template.sizes[dim]
+            if not len(own) or dim not in self.template.coords:
+                if size != axis.size:
+                    raise ValueError(
+                        f"{dim!r} has {size} points and no coordinate that both know; the prior has {axis.size}"
+                    )
+                found.append(np.arange(size))
+                continue
+            x = self.numbers(dim)
+            apart = np.abs(x[:, None] - own)
+            if is_longitude(self.template[dim]):
+                apart = np.abs((x[:, None] - own + 180) % 360 - 180)
+            if (apart.min(1) > SAME * axis.spacing).any():
+                raise ValueError(
+                    f"{dim!r} runs from {x[0]:g} to {x[-1]:g} by {self._spacing(dim) if size > 1 else 0:g}, but the "
+                    f"climatology of this prior has the points {own[0]:g} to {own[-1]:g} by {axis.spacing:g}; put the "
+                    "grid on points of the prior"
+                )
+            found.append(apart.argmin(1))
+        return found
 
     def context(self) -> Tensor | None:
-        """Return static fields and time features for the network, (1, time or 1, context channel, *space).
+        """Return static fields, time features and the mask for the network, (1, time or 1, context channel, *space).
 
-        None if the prior has neither.
+        None if the prior has none of them.
         """
         time, *space = self.core_dims
         sizes = self.shape[2:]
@@ -235,6 +289,8 @@ class Grid:
             shape = (*waves.shape, *(1,) * len(sizes))
             parts = [np.broadcast_to(p, (len(waves), 1, *sizes)) for p in parts]
             parts.append(np.broadcast_to(waves.reshape(shape), (*waves.shape, *sizes)))
+        if self.mask is not None:
+            parts.append(np.broadcast_to(self.mask, (max([1, *map(len, parts)]), *self.shape[1:])))
         if not parts:
             return None
         return torch.as_tensor(np.concatenate(parts, axis=1)[None], dtype=torch.float32)
@@ -256,7 +312,7 @@ class Grid:
             order = [d for d in (source.dims if source is not None else ()) if d in inner] or list(inner)
             found.append(
                 Field(
-                    self.names[v.name], channels, v.channel_dim is None, np.asarray(v.mean), np.asarray(v.std),
+                    self.names[v.name], channels, v.channel_dim is None,
                     tuple(order), tuple(inner.index(d) for d in order),
                     tuple(i for i, d in enumerate(inner) if d in space and self.descends(d)),
                     _dtype(source, v), tuple(sizes.get(d, v.channels) for d in order),
@@ -269,7 +325,8 @@ class Grid:
 
         The precision is that of the values; ``outer`` holds the coordinates of the outer dimensions.
         """
-        return self.label([field(values, values.dtype) for field in self.fields], outer)
+        units = self.scaling.to_units(values)
+        return self.label([field(units, values.dtype) for field in self.fields], outer)
 
     def label(self, arrays: Sequence[Any], outer: Mapping[str, xr.DataArray]) -> xr.Dataset:
         """Make a Dataset of the arrays that ``fields`` returned (numpy or dask), with the user's coordinates."""
@@ -290,6 +347,10 @@ class Grid:
             if coord.attrs.get("bounds", coord.name) not in out.coords:
                 del coord.attrs["bounds"]
         return out
+
+    def part(self, times: slice) -> Grid:
+        """Return the grid at some of its times."""
+        return replace(self, template=self.template.isel({self.core_dims[0]: times}))
 
     def check_spacing(self) -> list[str]:
         """Describe differences from the training grid that may make the network inaccurate."""
@@ -345,7 +406,7 @@ class Grid:
         if self.layout.dt is None or self.template.sizes[dim] < 2 or dim not in self.template.coords:
             return
         check_calendar(time, self.layout.dates, "the prior's time axis")
-        step = uniform_step(self.numbers(dim), dim)
+        step = uniform_step(step_numbers(time), dim)
         if abs(step - self.layout.dt) > 1e-3 * self.layout.dt:
             unit = " s" if self.layout.dates else ""
             raise ValueError(

@@ -21,10 +21,11 @@ from xsda.labels.axes import (
     find_axes,
     is_datelike,
     own_period,
-    uniform_step,
 )
 from xsda.labels.cf import find_scale, helper_variables
+from xsda.labels.climatology import Normals
 from xsda.labels.sphere import check_meridians, component_sign, find_poles
+from xsda.labels.steps import record_step, step_numbers
 
 KEPT_ATTRS = ("units", "standard_name", "long_name")
 SAMPLE_DIMS = ("trajectory", "member")
@@ -74,6 +75,8 @@ class Axis:
         Distance between points.
     period
         Length of the ring; None if the axis is not periodic.
+    points
+        Ascending coordinates of the training data; empty if they had none, or in old files.
     poles
         "on_poles" or "between_poles" for latitudes of a whole globe, as ``xsda.labels.sphere.find_poles`` says;
         otherwise None.
@@ -83,6 +86,7 @@ class Axis:
     size: int
     spacing: float
     period: float | None = None
+    points: tuple[float, ...] = ()
     poles: str | None = None
 
 
@@ -106,6 +110,9 @@ class Layout:
         Static fields that the network reads in addition to the state, scaled like variables.
     time_features
         Functions of the date that the network reads: any of "hour_of_day", "day_of_year".
+    normals
+        Mean, standard deviation and mask of each grid point; None if one mean and standard deviation of each channel
+        are enough. They refer to the points of the axes.
 
     Examples
     --------
@@ -122,6 +129,7 @@ class Layout:
     dates: bool = False
     context: tuple[Variable, ...] = ()
     time_features: tuple[str, ...] = ()
+    normals: Normals | None = None
 
     @classmethod
     def of(
@@ -152,7 +160,8 @@ class Layout:
         sample_dims
             Dimensions along which there are several trajectories.
         even
-            Whether the time axis must be evenly spaced. If not, the layout has no time step.
+            Whether the time axis must have even steps (gaps of whole steps, and calendar months, are allowed). If not,
+            the layout has no time step.
 
         Returns
         -------
@@ -170,15 +179,16 @@ class Layout:
                 )
         numbers = axis_numbers(ds[time]) if time in ds.coords else np.arange(ds.sizes[time], dtype=float)
         check_sorted(numbers, time)
-        dt = uniform_step(numbers, time) if even and len(numbers) > 1 else None
+        dt = None
+        if even and len(numbers) > 1:
+            dt = record_step(step_numbers(ds[time]) if time in ds.coords else numbers, time)
         axes = []
         for name in dims:
             check_meridians(ds, name)
             x = np.sort(axis_numbers(ds[name])) if name in ds.coords else np.arange(ds.sizes[name], dtype=float)
             spacing = float(np.median(np.diff(x))) if len(x) > 1 else 1.0
-            axes.append(
-                Axis(name, len(x), spacing, spacing * len(x) if name in periodic else own_period(ds, name, spacing))
-            )
+            period = spacing * len(x) if name in periodic else own_period(ds, name, spacing)
+            axes.append(Axis(name, len(x), spacing, period, tuple(x.tolist()) if name in ds.coords else ()))
         if len(axes) == 2:
             axes = [replace(a, poles=find_poles(ds, a.name, b.name)) for a, b in (axes, axes[::-1])]
         fixed = tuple(_context(ds, v, dims) for v in context)
@@ -200,7 +210,8 @@ class Layout:
 
     @property
     def context_channels(self) -> int:
-        return len(self.context) + 2 * len(self.time_features)
+        masks = self.channels if self.normals is not None and self.normals.masked else 0
+        return len(self.context) + 2 * len(self.time_features) + masks
 
     @property
     def mean(self) -> np.ndarray:
@@ -246,20 +257,27 @@ class Layout:
         return out
 
     def to_json(self) -> dict[str, Any]:
-        data = asdict(self)
-        for axis in data["space"]:
-            if axis["poles"] is None:  # as in files from before there were poles, which keep their hash
-                del axis["poles"]
-        return data
+        """Describe the layout; what is not known is left out, and the arrays of the normals are stored beside it."""
+        out = asdict(replace(self, normals=None))
+        del out["normals"]
+        for axis in out["space"]:
+            for name in ("points", "poles"):
+                if not axis[name]:
+                    del axis[name]
+        return out if self.normals is None else {**out, "normals": {"cycles": list(self.normals.cycles)}}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Layout:
+    def from_json(cls, data: Mapping[str, Any], normals: Mapping[str, Any] | None = None) -> Layout:
+        """Read what ``to_json`` returned, with the tensors of the normals."""
+        about = data.get("normals")
         parts = {
             key: tuple(Variable(**{**v, **{k: tuple(v[k]) for k in ("mean", "std", "labels")}}) for v in data[key])
             for key in ("variables", "context")
         }
-        space = tuple(Axis(**a) for a in data["space"])
-        return cls(**{**data, **parts, "space": space, "time_features": tuple(data["time_features"])})
+        space = tuple(Axis(**{**a, "points": tuple(a.get("points", ()))}) for a in data["space"])
+        own = Normals.from_tensors(normals or {}, about["cycles"]) if about else None
+        features = tuple(data["time_features"])
+        return cls(**{**data, **parts, "space": space, "time_features": features, "normals": own})
 
 
 def sample_dim(ds: xr.Dataset) -> str | None:

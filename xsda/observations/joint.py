@@ -13,12 +13,14 @@ import numpy as np
 import torch
 import xarray as xr
 
+from xsda.arguments import warn
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import ErrorLaw
 from xsda.likelihood.likelihood import Group, Likelihood
 from xsda.likelihood.whitening import Whitener, Whitening
 from xsda.observations.correlation import whitener
 from xsda.observations.footprints import Footprints
+from xsda.observations.masking import on_valid_points
 from xsda.observations.operator import (
     Derived,
     ObservationOperator,
@@ -156,9 +158,16 @@ def join(grid: Grid, observed: Sequence[Observed]) -> Likelihood:
             "all observations are missing (NaN), so there is nothing to assimilate; for samples of the prior use "
             "ds.sda.sample"
         )
-    pairs = [_scaled(grid, o) for o in observed if len(o.pick)]
+    pairs = [(s, label) for s, label in (_scaled(grid, o) for o in observed if len(o.pick)) if len(s.pick)]
+    if not pairs:
+        raise ValueError(
+            "all observations lie where the prior has no values (its mask, such as land); check their coordinates, or "
+            "use a prior of this region"
+        )
     parts, labels = [p for p, _ in pairs], JointLabels(tuple(label for _, label in pairs))
-    operator = ObservationOperator(grid.layout, grid.names, [p.operator for p in parts], [p.pick for p in parts])
+    operator = ObservationOperator(
+        grid.layout, grid.names, grid.scaling, [p.operator for p in parts], [p.pick for p in parts]
+    )
     y, std = (
         torch.as_tensor(np.concatenate(a), dtype=torch.float32) for a in ([p.y for p in parts], [p.std for p in parts])
     )
@@ -189,7 +198,15 @@ def _scaled(grid: Grid, observed: Observed) -> tuple[Scaled, Labels]:
     """Compile one variable and scale its values, with labels for messages."""
     if observed.source == "background":
         observed = _on_the_grid(grid, observed)
-    op, pick = observed.compile(grid), observed.pick
+    op, valid = on_valid_points(observed.compile(grid), grid)
+    pick = observed.pick[valid[observed.pick]]
+    if len(pick) < len(observed.pick):
+        warn(
+            f"{len(observed.pick) - len(pick)} of {len(observed.pick)} values of {observed.name!r} in "
+            f"{observed.source} lie where the prior has no values (its mask), and are not used"
+        )
+        observed = replace(observed, pick=pick)
+        observed = replace(observed, law=observed.law.bind(observed.values))
     if op.derived is not None:
         check_differentiable(op, grid)
         op.offset = derived_offset(op, grid)
@@ -221,14 +238,13 @@ def _on_the_grid(grid: Grid, observed: Observed) -> Observed:
 
 
 def _scaling(grid: Grid, op: VariableOperator, da: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean and scale of each observed value: H of the prior's mean and standard deviation of each channel."""
+    """The mean and scale of each observed value: H of the prior's mean and of the standard deviation of the channel."""
     if op.channels is None:
         if op.offset is None:
             return np.zeros(da.size), np.ones(da.size)
         return op.apply(op.offset[None]).reshape(-1).numpy().astype(np.float64), np.ones(da.size)
-    length, _, *sizes = grid.shape
     seen = []
-    for constant in (grid.layout.mean[op.channels], grid.layout.std[op.channels]):
-        field = torch.as_tensor(constant).reshape(1, 1, -1, *(1,) * len(sizes)).expand(1, length, -1, *sizes)
+    for constant in (grid.scaling.center, grid.scaling.scale):
+        field = torch.as_tensor(np.broadcast_to(constant, grid.shape).copy())[None, :, op.channels]
         seen.append(op.apply(field if op.channel_dim is not None else field[:, :, 0]).reshape(-1).numpy())
     return seen[0], seen[1]

@@ -135,7 +135,7 @@ def _derived(ds: xr.Dataset, grid: Grid, op: VariableOperator) -> xr.DataArray:
             parts.append(a if len(core) > 1 + len(space) else np.expand_dims(a, len(outer) + 1))
         x = torch.as_tensor(np.ascontiguousarray(np.concatenate(parts, axis=len(outer) + 1)))
         flat = x.reshape(-1, *x.shape[len(outer) :])
-        values = derived_field(op.name, function, State(grid.layout, grid.names, flat), flat)
+        values = derived_field(op.name, function, State(grid.layout, grid.names, grid.scaling, flat), flat)
         return values.reshape(*outer, *values.shape[1:]).numpy()
 
     variables = [grid.orient(ds[n]) for n in names]

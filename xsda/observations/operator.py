@@ -17,6 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from xsda.arguments import choose
+from xsda.labels.climatology import Scaling
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.likelihood.likelihood import CARE
@@ -164,9 +165,9 @@ def _split(stencil: Stencil, sizes: list[int]) -> list[Stencil]:
 class State(Mapping[str, Tensor]):
     """The variables that a derived quantity is computed from, in their own units, (member, time, [channel], *space)."""
 
-    def __init__(self, layout: Layout, names: Mapping[str, str], x: Tensor):
+    def __init__(self, layout: Layout, names: Mapping[str, str], scaling: Scaling, x: Tensor):
         self._slices = {names[v.name]: (layout.slices()[v.name], v) for v in layout.variables}
-        self._x = x
+        self._x = scaling.state(x)
         self.space = layout.space
 
     @property
@@ -179,8 +180,6 @@ class State(Mapping[str, Tensor]):
             raise KeyError(f"the state has no variable {name!r}; {choose(name, self._slices)}")
         channels, v = self._slices[name]
         part = self._x[:, :, channels]
-        shape = (-1, *(1,) * (part.ndim - 3))
-        part = part * part.new_tensor(v.std).reshape(shape) + part.new_tensor(v.mean).reshape(shape)
         return part if v.channel_dim is not None else part[:, :, 0]
 
     def __iter__(self) -> Any:
@@ -193,12 +192,12 @@ class State(Mapping[str, Tensor]):
 class ObservationOperator:
     """H of all sources: standardised trajectories (batch, time, channel, *space) -> (batch, M).
 
-    Variables of the prior are returned standardised, derived ones in their own units.
+    Variables of the prior are returned in standard deviations of their channel, derived ones in their own units.
 
     Parameters
     ----------
-    layout, names
-        The layout of the grid, and the user's names of its variables.
+    layout, names, scaling
+        The layout of the grid, the user's names of its variables, and the scaling of states.
     operators
         H of each observed variable.
     picks
@@ -209,15 +208,22 @@ class ObservationOperator:
     >>> from xsda.labels import Grid, Layout
     >>> grid = Grid.match(Layout.of(truth), truth)
     >>> operator = xsda.observations.compile_variable(grid, obs, "x")
-    >>> h = xsda.observations.ObservationOperator(grid.layout, grid.names, [operator], [np.array([0, 2])])
+    >>> h = xsda.observations.ObservationOperator(
+    ...     grid.layout, grid.names, grid.scaling, [operator], [np.array([0, 2])]
+    ... )
     >>> h(grid.to_tensor(truth)[None]).shape
     torch.Size([1, 2])
     """
 
     def __init__(
-        self, layout: Layout, names: Mapping[str, str], operators: list[VariableOperator], picks: list[np.ndarray]
+        self,
+        layout: Layout,
+        names: Mapping[str, str],
+        scaling: Scaling,
+        operators: list[VariableOperator],
+        picks: list[np.ndarray],
     ):
-        self.layout, self.names, self.operators = layout, dict(names), operators
+        self.layout, self.names, self.scaling, self.operators = layout, dict(names), scaling, operators
         self.picks = [torch.as_tensor(p) for p in picks]
 
     @property
@@ -228,11 +234,13 @@ class ObservationOperator:
         parts = []
         for op, pick in zip(self.operators, self.picks, strict=True):
             if op.derived is not None:
-                values = derived_field(op.name, op.derived, State(self.layout, self.names, x), x)
+                values = derived_field(op.name, op.derived, State(self.layout, self.names, self.scaling, x), x)
                 values = values if op.offset is None else values - op.offset.to(values)
             else:
                 assert op.channels is not None
                 values = x[:, :, op.channels]
+                if self.scaling.relative is not None:
+                    values = values * torch.as_tensor(self.scaling.relative[op.channels]).to(x)
                 values = values if op.channel_dim is not None else values[:, :, 0]
             flat = op.apply(values).reshape(len(x), -1)
             parts.append(flat if len(pick) == flat.shape[1] else flat.index_select(1, pick.to(x.device)))
@@ -272,7 +280,7 @@ def check_differentiable(op: VariableOperator, grid: Grid) -> None:
     x.requires_grad_()
 
     def field(x: Tensor) -> Tensor:
-        return derived_field(name, function, State(grid.layout, grid.names, x), x)
+        return derived_field(name, function, State(grid.layout, grid.names, grid.scaling, x), x)
 
     with torch.enable_grad():
         try:
@@ -307,7 +315,7 @@ def derived_offset(op: VariableOperator, grid: Grid) -> Tensor | None:
     function, (length, _, *space) = op.derived, grid.shape
 
     def field(x: Tensor) -> Tensor:
-        return derived_field(op.name, function, State(grid.layout, grid.names, x), x).flatten(1)
+        return derived_field(op.name, function, State(grid.layout, grid.names, grid.scaling, x), x).flatten(1)
 
     offset = linear_offset(field, grid.shape)
     return None if offset is None else offset.reshape(length, *space)

@@ -25,13 +25,16 @@ from xsda.files import replacing
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.nn import WindowMLP, build_network, network_config, network_identity
+from xsda.priors.eof import EofDenoiser
 from xsda.priors.exact import ExactDenoiser, GaussianDenoiser, MixtureDenoiser
 from xsda.priors.header import FORMAT, check_header, check_network, read_header
 from xsda.priors.separable import SeparableDenoiser
 from xsda.version import __version__
 
 Item = TypeVar("Item")
-EXACT: dict[str, type[ExactDenoiser]] = {c.__name__: c for c in (GaussianDenoiser, MixtureDenoiser, SeparableDenoiser)}
+EXACT: dict[str, type[ExactDenoiser]] = {
+    c.__name__: c for c in (GaussianDenoiser, MixtureDenoiser, SeparableDenoiser, EofDenoiser)
+}
 
 
 class Prior:
@@ -155,6 +158,8 @@ class Prior:
         if self.error is not None:
             tensors |= {"error.levels": self.error.levels, "error.rms": self.error.rms}
             tensors |= {} if self.error.lag is None else {"error.lag": self.error.lag}
+        if self.layout.normals is not None:
+            tensors |= {f"normals.{k}": v for k, v in self.layout.normals.tensors().items()}
         if isinstance(self.denoiser, Balanced):
             tensors |= {f"balance.{k}": v for k, v in vars(self.denoiser.balance).items()}
         return tensors
@@ -252,10 +257,12 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
     options = dict(kind["schedule"])
     schedule = SCHEDULES[options.pop("name")](**options)
     state = _part(tensors, "denoiser.")
-    layout = Layout.from_json(meta["layout"])
+    layout = Layout.from_json(meta["layout"], _part(tensors, "normals."))
     denoiser: Denoiser
     if kind["kind"] == "Preconditioned":
-        denoiser = Preconditioned(build_network(kind["network"]), schedule, kind["parameterization"], kind["data_std"])
+        masked = layout.normals is not None and layout.normals.masked
+        network = build_network(kind["network"])
+        denoiser = Preconditioned(network, schedule, kind["parameterization"], kind["data_std"], masked)
         denoiser.load_state_dict(state)
         if "balance.rate" in tensors:
             parts = ("levels", "wavenumbers", "rate")

@@ -106,12 +106,15 @@ def elbo(ds: xr.Dataset, model: Model, *, samples: int = 64, seed: int = 0) -> x
 def _density(prior: Prior, ds: xr.Dataset, function: Callable[[Denoiser, Tensor], Tensor], name: str) -> xr.DataArray:
     """Apply a density of standardised states to a Dataset, and convert it to the units of the variables."""
     grid = prior.bind(ds)
-    x = grid.to_tensor(ds)
+    if grid.mask is not None and not prior.exact:
+        raise ValueError("the density of a network with a mask is not known; use a prior in closed form")
+    x = grid.to_tensor(ds).nan_to_num(nan=0.0)
     outer = [d for d in ds[grid.names[prior.layout.names[0]]].dims if d not in grid.core_dims]
     outer = [d for d in outer if d not in {v.channel_dim for v in prior.layout.variables}]
     flat = x.reshape(-1, *grid.shape)
     denoiser = place(prior.denoiser, grid.context(), torch.device("cpu"), torch.float32)
-    scale = float(np.log(prior.layout.std).sum()) * flat[0].numel() / prior.layout.channels
+    std = np.log(np.broadcast_to(grid.scaling.std, grid.shape))
+    scale = float(std.sum() if grid.mask is None else std[:, grid.mask].sum())
     values = (function(denoiser, flat) - scale).numpy().reshape(x.shape[: len(outer)])
     coords = {d: ds[d] for d in outer if d in ds.coords}
     return xr.DataArray(values, coords, outer, name=name, attrs={"units": "1", "long_name": "log density"})

@@ -101,7 +101,7 @@ def draw_ensemble(
     if sampler.population > 1:
         _check_populations(numbers, chunk, options.batch, sampler.population)
         batch = -(-batch // sampler.population) * sampler.population
-    content = (likelihood, grid.context())
+    content = (likelihood, grid.context(), grid.scaling)
     task = SamplingTask(
         refer(prior) if defer else prior, grid.shape, grid.fields, sampler, guidance,
         pack(content) if defer else Shipment(content), options.seed, options.device, options.precision, options.redraw,

@@ -18,6 +18,7 @@ from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import NonFiniteSampleError, Sampler
 from xsda.guidance import Guidance, GuidedDenoiser
+from xsda.labels.climatology import Scaling
 from xsda.labels.grid import Field
 from xsda.likelihood import Likelihood
 from xsda.priors.prior import Prior
@@ -39,7 +40,7 @@ Advance = Callable[[int], None]
 class SamplingTask:
     """Draws members of the prior, or of the posterior if there is a likelihood.
 
-    ``shipment`` holds (likelihood or None, context or None).
+    ``shipment`` holds (likelihood or None, context or None, scaling).
     """
 
     prior: Prior | PriorReference
@@ -94,7 +95,7 @@ class SamplingTask:
             )  # fmt: skip
             self.warn("misfit", again)
         run.check_far(x, members)
-        values = x.double().cpu().numpy()
+        values = run.scaling.to_units(x.double().cpu().numpy())
         return [f(values) for f in self.fields] + [notes[k].float().cpu().numpy() for k in self.notes]
 
     def warn(self, key: str, text: str | None) -> None:
@@ -112,6 +113,7 @@ class Run:
     prior: Prior
     denoiser: Denoiser
     likelihood: Likelihood | None
+    scaling: Scaling
     device: torch.device
     dtype: torch.dtype
 
@@ -119,7 +121,7 @@ class Run:
     def of(cls, task: SamplingTask) -> Run:
         """Load the prior and the likelihood and put them on the device."""
         prior = task.prior.load() if isinstance(task.prior, PriorReference) else task.prior
-        likelihood, context = task.shipment.load()
+        likelihood, context, scaling = task.shipment.load()
         device = pick_device(task.device)
         dtype = torch.float64 if task.precision == "float64" else torch.float32
         placed = place(prior.denoiser, context, device, dtype)
@@ -128,7 +130,7 @@ class Run:
             likelihood = likelihood.to(device, dtype)
             if isinstance(denoiser, Balanced):
                 denoiser = denoiser.times(HELD)
-        return cls(task, prior, denoiser, likelihood, device, dtype)
+        return cls(task, prior, denoiser, likelihood, scaling, device, dtype)
 
     def draw(
         self, wanted: Sequence[int], attempt: int, advance: Advance | None = None
