@@ -162,3 +162,22 @@ def test_errors(gaussian, globe):
     metres = {"lat": truth.lat * 1000}
     with pytest.raises(ValueError, match="between -90 and 90"):
         metrics.rmse(ens.assign_coords(metres), truth.assign_coords(metres))
+
+
+@pytest.mark.parametrize("dims", [["y", "x"], ["y"], None])
+def test_curvilinear_scores_equal_those_of_the_plain_grid(dims):
+    """The same cells with one- and with two-dimensional coordinates."""
+    rng = np.random.default_rng(0)
+    lat, lon = xr.DataArray(np.linspace(10, 70, 61), dims="y"), xr.DataArray(np.linspace(0, 40, 41), dims="x")
+    ens = xr.DataArray(rng.standard_normal((4, 3, 61, 41)), dims=("member", "time", "y", "x"))
+    truth = ens[0] + np.cos(np.deg2rad(lat))
+    plain = metrics.rmse(
+        *(f.assign_coords(y=("y", lat.values, {"units": "degrees_north"})) for f in (ens, truth)), dims
+    )
+    lat2, lon2 = xr.broadcast(lat, lon)
+    curved = metrics.rmse(*(f.assign_coords(lat=lat2, lon=lon2) for f in (ens, truth)), dims)
+    np.testing.assert_allclose(curved, plain, rtol=2e-3)
+    assert (abs(plain - metrics.rmse(ens, truth, dims)) > 4e-3).any()
+    with computes_nothing():
+        lazy = metrics.rmse(*(f.chunk().assign_coords(lat=lat2, lon=lon2) for f in (ens, truth)), dims)
+    np.testing.assert_allclose(lazy, curved)

@@ -7,6 +7,7 @@ import xarray as xr
 
 import xsda
 from xsda.labels.layout import Layout
+from xsda.priors.header import check_header
 from xsda.training.networks import make_network
 from xsda.training.windows import fit_scaling
 
@@ -72,6 +73,10 @@ def test_a_trained_prior_of_a_globe_is_stored_and_used_upside_down(tmp_path):
     xsda.train(ds, network=SMALL, **QUICK).save(tmp_path / "globe.safetensors")
     model = xsda.load_model(tmp_path / "globe.safetensors")
     assert xsda.nn.network_config(model.denoiser.network)["signs"] == [1, -1]
+    meta = {**model._description(), "name": model.name, "hash": model.hash}
+    meta["layout"]["space"][0]["poles"] = "north"
+    with pytest.raises(ValueError, match="poles is 'north', expected one of"):
+        check_header(meta)
     grid = ds.isel(time=slice(0, 4))
     obs = grid.isel(lat=[0, 5, 11], lon=slice(None, None, 4))
     options = {"members": 2, "sigma": 0.5, "steps": 4, "progress": False}
