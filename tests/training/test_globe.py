@@ -1,5 +1,7 @@
 """Training on a globe and on sizes that no patch divides, up to the posterior."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -73,7 +75,7 @@ def test_a_trained_prior_of_a_globe_is_stored_and_used_upside_down(tmp_path):
     xsda.train(ds, network=SMALL, **QUICK).save(tmp_path / "globe.safetensors")
     model = xsda.load_model(tmp_path / "globe.safetensors")
     assert xsda.nn.network_config(model.denoiser.network)["signs"] == [1, -1]
-    meta = {**model._description(), "name": model.name, "hash": model.hash}
+    meta = json.loads(json.dumps({**model._description(), "name": model.name, "hash": model.hash}))
     meta["layout"]["space"][0]["poles"] = "north"
     with pytest.raises(ValueError, match="poles is 'north', expected one of"):
         check_header(meta)
