@@ -98,3 +98,12 @@ def test_sizes_that_patches_do_not_divide_are_trained_and_assimilated(sizes):
     error = post.mean("member") - grid
     assert float(abs(error.t).max()) < 0.2  # of 2 K, at every point up to the edges
     assert float(abs(error.u).max()) < 0.2
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(9, 13), (8, 12)])
+def test_only_a_ring_of_odd_length_has_no_patches(rows, columns):
+    """Patches make a network three times cheaper, but a filled up ring has one column twice."""
+    region = winds(np.linspace(50, 60, rows), np.linspace(-10, 2, columns))
+    assert make_network("spacetime", Layout.of(region), 4, 4).patch == 2
+    ring = make_network("spacetime", Layout.of(region, periodic=["lon"]), 4, 4)
+    assert ring.patch == (1 if columns % 2 else 2)

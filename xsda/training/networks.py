@@ -62,7 +62,7 @@ def make_network(
     if network == "spacetime":
         if not boundaries:
             raise ValueError("network='spacetime' is for fields, but these data have no space; use network='temporal'")
-        patch = 2 if all(a.size % 2 == 0 for a in layout.space) else 1
+        patch = 1 if any(a.period and a.size % 2 for a in layout.space) else 2  # an odd ring would get a seam
         return SpaceTimeUNet(boundaries=boundaries, hidden=hidden, patch=patch, **given)
     if network != "markov":
         raise ValueError(f"network={network!r} is unknown; {choose(network, NAMES)}")
