@@ -195,7 +195,7 @@ def test_observations_in_the_mask():
     xr.testing.assert_allclose(coastal, near, atol=1e-4)
     with pytest.raises(ValueError, match="all observations lie where the prior has no values"):
         day.sda.assimilate(at([55.0], [3.4]), prior, **options)
-    with pytest.raises(ValueError, match="'lat' runs from 20 to 30"):
+    with pytest.raises(ValueError, match="the grid has lat 20 to 30, the prior 50 to 60 by 2; its climatology"):
         day.assign_coords(lat=day.lat - 30).sda.assimilate(at([28.0], [1.0]), prior, **options)
 
 

@@ -89,6 +89,21 @@ def test_a_trained_prior_of_a_globe_is_stored_and_used_upside_down(tmp_path):
         grid.isel(lat=slice(3, None)).sda.assimilate(obs.isel(lat=[1, 2]), model, **options)
 
 
+def test_a_prior_of_a_globe_serves_any_longitude_convention():
+    """Its climatology follows the meridians: 20 K between the hemispheres, all observed, east and west of Greenwich."""
+    ds = globe()
+    ds["t"] = ds.t + 10 * np.sign(np.sin(np.deg2rad(ds.lon)))
+    model = xsda.train(ds, network=SMALL, **QUICK)
+    turned = ds.assign_coords(lon=(ds.lon + 180) % 360 - 180).sortby("lon").isel(time=slice(0, 5))
+    for grid in (turned, turned.sortby("lat", ascending=False)):
+        every_other = grid.t.isel(lon=slice(None, None, 2)).to_dataset()
+        post = grid.sda.assimilate(every_other, model, members=4, sigma=0.1, guidance="mmps", progress=False)
+        error = (post.t.mean("member") - grid.t).sel(lon=every_other.lon)
+        assert float(abs(error).max()) < 0.5
+        others = (post.t.mean("member") - grid.t).drop_sel(lon=every_other.lon)
+        assert float((others**2).mean() ** 0.5) < 4  # 2 K of noise, not 20 K of a wrong hemisphere
+
+
 @pytest.mark.parametrize("sizes", [(9, 13), (8, 11)])
 def test_sizes_that_patches_do_not_divide_are_trained_and_assimilated(sizes):
     ds = winds(np.linspace(50, 60, sizes[0]), np.linspace(-10, 2, sizes[1]))

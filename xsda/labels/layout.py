@@ -237,11 +237,13 @@ class Layout:
         return replace(self, variables=tuple(variables))
 
     def in_units(self, units: Mapping[str, Any]) -> Layout:
-        """Return the layout with its variables in these units, where both units are known and differ."""
+        """Return the layout with its variables in these units, converted where both units are known."""
         variables = []
         for v in self.variables:
             wanted = units.get(v.name)
             factor, offset = find_scale(v.name, v.attrs.get("units"), wanted, "the grid")
+            if wanted is not None and "units" not in v.attrs:  # then the prior is taken to be in the units of the grid
+                v = replace(v, attrs={**v.attrs, "units": str(wanted)})
             if (factor, offset) != (1.0, 0.0):
                 mean, std = tuple(factor * m + offset for m in v.mean), tuple(abs(factor) * s for s in v.std)
                 v = replace(v, mean=mean, std=std, attrs={**v.attrs, "units": str(wanted)})

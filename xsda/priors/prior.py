@@ -132,6 +132,11 @@ class Prior:
                 f"the grid has {length} states along {grid.core_dims[0]!r}, fewer than the window of this prior "
                 f"({self.window}); extend the time axis"
             )
+        elsewhere = "; ".join(grid.check_region())
+        if elsewhere and self.exact:
+            raise ValueError(f"{elsewhere}; a prior in closed form describes its own region: select it on the grid")
+        if elsewhere:
+            warn(f"{elsewhere}; the prior was not trained there", UserWarning)
         notes = "; ".join(grid.check_spacing())
         if notes and not self.any_size:
             raise ValueError(f"the grid does not fit the prior: {notes}. Put the grid on the prior's points")
