@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from xsda.cli.output import check_picture, write_picture
 from xsda.cli.shared import FILE, overwrite_option, sigma_option
 from xsda.cli.values import standard_deviation
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @click.command()
@@ -23,7 +27,9 @@ def evaluate(ensemble: Path, truth: Path, obs: Path | None, sigma: tuple[str, ..
     from xsda.files import read
     from xsda.metrics import evaluate as score
 
-    scored, reference = xr.align(read(ensemble), read(truth), join="inner")
+    scored, reference = read(ensemble), read(truth)
+    _check_kinds(scored, reference)
+    scored, reference = xr.align(scored, reference, join="inner")
     sizes = {d: n for d, n in scored.sizes.items() if d in reference.sizes}
     if 0 in sizes.values():
         raise ValueError(
@@ -32,6 +38,25 @@ def evaluate(ensemble: Path, truth: Path, obs: Path | None, sigma: tuple[str, ..
     click.echo(f"scored over the shared {', '.join(f'{d} ({n})' for d, n in sizes.items())}")
     table = score(scored, reference, obs=read(obs) if obs else None, sigma=standard_deviation(sigma, "--sigma"))
     click.echo(table.to_dataframe().to_string(float_format=lambda v: f"{v:.4g}"))
+
+
+def _check_kinds(ensemble: xr.Dataset, truth: xr.Dataset) -> None:
+    """Raise unless each shared coordinate holds the same kind of values in both: dates, numbers, text."""
+    for dim in ensemble.sizes:
+        if dim in ensemble.coords and dim in truth.coords:
+            ours, theirs = (_kind(ds[dim]) for ds in (ensemble, truth))
+            if ours != theirs:
+                raise ValueError(
+                    f"{str(dim)!r} of the ensemble holds {ours}, that of the truth holds {theirs}; convert one of them"
+                )
+
+
+def _kind(coord: xr.DataArray) -> str:
+    from xsda.labels.axes import is_datelike
+
+    if is_datelike(coord):
+        return "dates"
+    return {"m": "time differences", "O": "text", "U": "text", "S": "text"}.get(coord.dtype.kind, "numbers")
 
 
 @click.command()

@@ -92,6 +92,12 @@ def check_sorted(values: np.ndarray, name: str) -> None:
     """Raise unless the coordinates of a grid are finite and strictly ascending or descending."""
     if not np.isfinite(values).all():
         raise ValueError(f"the coordinate {name!r} of the grid holds NaN or NaT; every grid point needs a position")
+    repeated = len(values) - len(np.unique(values))
+    if repeated:
+        raise ValueError(
+            f"the coordinate {name!r} of the grid repeats values ({repeated} of {len(values)} points); use "
+            f".drop_duplicates({name!r})"
+        )
     steps = np.diff(values)
     if len(steps) and not ((steps > 0).all() or (steps < 0).all()):
         raise ValueError(

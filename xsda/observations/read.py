@@ -199,8 +199,8 @@ def _one(
         raise ValueError(f"observed variable {name!r} holds infinite values; mark missing values as NaN")
     pick = np.flatnonzero(~np.isnan(values))
     if std is not None:
+        check_positive(std.ravel()[pick], name, came)
         std = std * abs(factor)
-        check_positive(std.ravel()[pick], name)
     if correlation is not None and not isinstance(law, Normal):
         raise ValueError(
             f"{name!r} has correlated errors and the law {law}; correlated errors must be Gaussian, so omit one of "
