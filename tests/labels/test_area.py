@@ -6,7 +6,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsda.labels.area import area_weights, band_edges
+from xsda.labels.area import area_weights, band_edges, cell_areas
 
 
 def lat(values, **attrs):
@@ -97,3 +97,45 @@ def test_errors():
     flat = xr.DataArray([[0.0, 0.0], [0.0, 9.0]], dims=("lat", "bnds"), name="lat_bnds")
     with pytest.raises(ValueError, match="'lat_bnds' hold a band without area"):
         area_weights(lat([0, 5]), flat)
+
+
+def tilted(count, seed=None):
+    """Centres of the cells of a whole sphere whose poles lie anywhere: lat(y, x), lon(y, x), and their true areas."""
+    y = np.deg2rad(-90 + 180 / count * (np.arange(count) + 0.5))[:, None]
+    x = np.deg2rad(180 / count * np.arange(2 * count))[None]
+    place = np.stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y) + 0 * x])
+    if seed is not None:
+        turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((3, 3)))[0]
+        place = np.tensordot(turn, place, 1)
+    dims = ("y", "x")
+    latitude = xr.DataArray(np.rad2deg(np.arcsin(place[2].clip(-1, 1))), dims=dims, name="lat")
+    longitude = xr.DataArray(np.rad2deg(np.arctan2(place[1], place[0])), dims=dims, name="lon")
+    return latitude, longitude, np.broadcast_to(np.cos(y), place.shape[1:])
+
+
+def test_areas_of_cells_do_not_depend_on_where_the_poles_of_the_grid_lie():
+    """They converge to the true areas at second order inside, and a mean over the sphere to its integral."""
+    straight = cell_areas(*tilted(24)[:2])
+    np.testing.assert_allclose(cell_areas(*tilted(24, seed=1)[:2]), straight, rtol=1e-9)
+    errors, means = [], []
+    for count in (16, 32, 64):
+        lat2, lon2, true = tilted(count, seed=3)
+        ours = cell_areas(lat2, lon2)[1:-1]
+        errors.append(np.abs(ours / ours.mean() / (true[1:-1] / true[1:-1].mean()) - 1).max())
+        means.append(abs((cell_areas(lat2, lon2) * np.sin(np.deg2rad(lat2.values)) ** 2).mean() - 1 / 3))
+    assert errors[-1] < 0.05
+    assert (np.log2(np.divide(means[:-1], means[1:])) > 1).all()
+    assert means[-1] < 1e-3
+
+
+def test_cells_beside_missing_ones_keep_their_area():
+    lat2, lon2, _ = tilted(24)
+    land = np.zeros(lat2.shape, bool)
+    land[5:9, 10:14] = True
+    holes = cell_areas(lat2.where(~land), lon2.where(~land))
+    whole = cell_areas(lat2, lon2)
+    assert (holes[land] == 0).all()
+    ratio = (holes / whole)[~land]
+    np.testing.assert_allclose(ratio / np.median(ratio), 1, rtol=0.2)  # one step instead of the mean of two
+    with pytest.raises(ValueError, match="no cells; it needs two rows"):
+        cell_areas(lat2[:1], lon2[:1])

@@ -33,3 +33,11 @@ def globe():
     )
     truth = both.isel(member=0, drop=True)
     return both.isel(member=slice(1, None)), truth.assign(t=truth.t.where(truth.t < 1.5))
+
+
+@pytest.fixture
+def area(globe):
+    """Areas of the rows of ``globe``, 30 degrees apart: the polar caps and the bands between them."""
+    lat = globe[1].lat
+    north, south = (np.sin(np.deg2rad((lat + half).clip(-90, 90))) for half in (15, -15))
+    return north - south

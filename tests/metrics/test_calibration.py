@@ -30,6 +30,30 @@ def test_p_values_are_uniform():
         metrics.rank_uniformity(xr.DataArray(counts, dims=("case", "bin")))
 
 
+def test_ranks_of_a_globe_are_weighted_by_area(globe, area):
+    ens, truth = globe
+    counts = metrics.rank_histogram(ens.t, truth.t)
+    w = area.broadcast_like(truth.t).where(truth.t.notnull(), 0)
+    rank = (ens.t < truth.t).sum("member")
+    shares = [float(w.where(rank == r).sum() / w.sum()) for r in range(6)]
+    np.testing.assert_allclose(counts / counts.sum(), shares)
+    assert float(counts.sum()) == pytest.approx(float(w.sum() ** 2 / (w**2).sum()))
+    plain = metrics.rank_histogram(ens.t, truth.t, weights=False)
+    assert int(plain.sum()) == int(truth.t.notnull().sum())
+    np.testing.assert_allclose(metrics.rank_histogram(ens.t, truth.t, weights=xr.ones_like(area)), plain)
+
+
+def test_weighted_ranks_are_judged_like_equal_ones():
+    """The test statistic of M + 1 equally likely ranks has the mean M, whatever the weights."""
+    rng = np.random.default_rng(2)
+    lat = np.linspace(-88, 88, 45)
+    statistics = []
+    for _ in range(400):
+        both = xr.DataArray(rng.standard_normal((5, 45, 6)), {"lat": lat}, ("member", "lat", "lon"))
+        statistics.append(float(metrics.rank_uniformity(metrics.rank_histogram(both[1:], both[0])).chi_square))
+    assert np.mean(statistics) == pytest.approx(4, abs=4 * 8**0.5 / 20)
+
+
 def test_ranks_do_not_depend_on_the_order_of_dimensions():
     rng = np.random.default_rng(0)
     dims = ("member", "x", "time")
@@ -89,7 +113,7 @@ def test_forecasts_that_know_the_probability_are_reliable():
     assert slope < 0.6
 
 
-def test_reliability_is_weighted_and_lazy(globe):
+def test_reliability_is_weighted_and_lazy(globe, area):
     ens, truth = globe
     threshold = ens.t.mean(["member", "time"])
     diagram = metrics.reliability(ens.t, truth.t, threshold, bins=2)
@@ -99,7 +123,7 @@ def test_reliability_is_weighted_and_lazy(globe):
     xr.testing.assert_allclose(lazy.compute(), diagram)
     p = (ens.t > threshold).mean("member")
     low = (p < 0.5) & truth.t.notnull()
-    weight = np.cos(np.deg2rad(truth.lat)).broadcast_like(p).where(low, 0).transpose(*p.dims)
+    weight = area.broadcast_like(p).where(low, 0).transpose(*p.dims)
     assert float(diagram.forecast_probability[0]) == pytest.approx(np.average(p, weights=weight))
     assert float(diagram.observed_frequency[0]) == pytest.approx(np.average(truth.t > threshold, weights=weight))
     with pytest.raises(TypeError, match="choose a variable"):

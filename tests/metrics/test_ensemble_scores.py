@@ -36,13 +36,12 @@ def test_crps_of_a_calibrated_ensemble_does_not_depend_on_the_number_of_members(
         assert float(metrics.crps(ens, truth).a) == pytest.approx(pi**-0.5, rel=0.03)
 
 
-def test_crps_equals_scores(globe):
+def test_crps_equals_scores(globe, area):
     scores = pytest.importorskip("scores")
     ens, truth = globe
-    cosine = np.cos(np.deg2rad(truth.lat))
     for fair, method in ((True, "fair"), (False, "ecdf")):
         theirs = scores.probability.crps_for_ensemble(
-            ens.t, truth.t, "member", method=method, reduce_dims=["lat", "lon"], weights=cosine
+            ens.t, truth.t, "member", method=method, reduce_dims=["lat", "lon"], weights=area
         )
         np.testing.assert_allclose(metrics.crps(ens, truth, ["lat", "lon"], fair=fair).t, theirs)
 
@@ -65,10 +64,10 @@ def test_energy_score_of_standard_normal_vectors():
         assert float(score) == pytest.approx(expected, rel=0.02)
 
 
-def test_energy_score_of_several_variables_by_brute_force(globe):
+def test_energy_score_of_several_variables_by_brute_force(globe, area):
     ens, truth = globe
     scale = {"t": 2.0, "q": 0.5}
-    w = np.cos(np.deg2rad(truth.lat.values))
+    w = area.values
     w = w / w.mean()
 
     def vectors(ds):
@@ -113,9 +112,9 @@ def test_variables_of_different_units_need_scales(globe):
 
 @pytest.mark.parametrize("p", [0.5, 1.0])
 @pytest.mark.parametrize("fair", [True, False])
-def test_variogram_score_by_brute_force(p, fair, globe):
+def test_variogram_score_by_brute_force(p, fair, globe, area):
     ens, truth = globe
-    w = np.cos(np.deg2rad(truth.lat.values))
+    w = area.values
     for time, ours in enumerate(metrics.variogram_score(ens, truth, ["lat", "lon"], p=p, fair=fair).t.values):
         x, y = ens.t.values[:, time].reshape(5, -1), truth.t.values[time].ravel()
         total = count = 0.0

@@ -10,10 +10,10 @@ from xsda import metrics
 AVERAGES = (metrics.rmse, metrics.bias, metrics.mae, metrics.crps, metrics.spread_skill, metrics.coverage)
 
 
-def test_averages_over_latitude_are_those_of_numpy(globe):
+def test_averages_over_latitude_are_those_of_numpy(globe, area):
     ens, truth = globe
     error = (ens.t.mean("member") - truth.t).values
-    weight = np.broadcast_to(np.cos(np.deg2rad(truth.lat.values))[:, None], error.shape)
+    weight = np.broadcast_to(area.values[:, None], error.shape)
     kept = ~np.isnan(error)
     assert 0 < kept.sum() < kept.size
     expected = np.average(error[kept], weights=weight[kept])
@@ -23,6 +23,38 @@ def test_averages_over_latitude_are_those_of_numpy(globe):
     assert float(metrics.rmse(ens, truth, weights=False).t) == pytest.approx((error[kept] ** 2).mean() ** 0.5)
     plain = metrics.rmse(ens, truth, ["time", "lon"])
     xr.testing.assert_allclose(plain, metrics.rmse(ens, truth, ["time", "lon"], weights=False))
+
+
+@pytest.mark.parametrize("score", [metrics.rmse, metrics.spread, metrics.crps, metrics.mae])
+@pytest.mark.parametrize("on_poles", [True, False])
+def test_global_scores_converge_to_integrals_over_the_sphere(score, on_poles):
+    """Members at +-c around a truth of 0, with c = cos(lat)^2: scores are known means of c or c^2 over the sphere."""
+    errors = []
+    for n in (24, 48, 96):
+        lat = np.linspace(-90, 90, n + 1) if on_poles else np.linspace(-90 + 90 / n, 90 - 90 / n, n)
+        c = xr.DataArray(np.cos(np.deg2rad(lat)) ** 2, {"lat": lat}, ("lat",)).expand_dims(time=2, lon=4)
+        ens = xr.concat([c, -c, 3 * c], "member")
+        truth = xr.zeros_like(c)
+        mean, square = 2 / 3, 8 / 15
+        exact = {
+            metrics.rmse: square**0.5,  # the ensemble mean is c
+            metrics.spread: 2 * square**0.5,
+            metrics.crps: (5 / 3 - 4 / 3) * mean,
+            metrics.mae: mean,
+        }
+        value = score(ens) if score is metrics.spread else score(ens, truth)
+        errors.append(abs(float(value) - exact[score]))
+    assert (np.log2(np.divide(errors[:-1], errors[1:])) > 1.9).all()
+    assert errors[-1] < 3e-4
+
+
+def test_the_order_of_latitudes_does_not_matter(globe):
+    ens, truth = globe
+    shuffled = [3, 0, 6, 1, 5, 2, 4]
+    for rows in (slice(None, None, -1), shuffled):
+        xr.testing.assert_allclose(
+            metrics.evaluate(ens.isel(lat=rows), truth.isel(lat=rows)), metrics.evaluate(ens, truth)
+        )
 
 
 @pytest.mark.parametrize(
@@ -44,12 +76,11 @@ def test_what_is_a_latitude(name, attrs, weighted):
     assert float(metrics.mae(ens, truth)) == pytest.approx(1.0 if weighted else 1.5)
 
 
-def test_own_weights(globe):
+def test_own_weights(globe, area):
     ens, truth = globe
-    cosine = np.cos(np.deg2rad(truth.lat))
     for score in AVERAGES:
-        xr.testing.assert_allclose(score(ens, truth, weights=3 * cosine), score(ens, truth))
-    alone = xr.zeros_like(cosine)
+        xr.testing.assert_allclose(score(ens, truth, weights=3 * area), score(ens, truth))
+    alone = xr.zeros_like(area)
     alone[2] = 1
     there = metrics.crps(ens, truth, weights=alone)
     xr.testing.assert_allclose(there, metrics.crps(ens.isel(lat=2, drop=True), truth.isel(lat=2, drop=True)))
@@ -131,3 +162,22 @@ def test_errors(gaussian, globe):
     metres = {"lat": truth.lat * 1000}
     with pytest.raises(ValueError, match="between -90 and 90"):
         metrics.rmse(ens.assign_coords(metres), truth.assign_coords(metres))
+
+
+@pytest.mark.parametrize("dims", [["y", "x"], ["y"], None])
+def test_curvilinear_scores_equal_those_of_the_plain_grid(dims):
+    """The same cells with one- and with two-dimensional coordinates."""
+    rng = np.random.default_rng(0)
+    lat, lon = xr.DataArray(np.linspace(10, 70, 61), dims="y"), xr.DataArray(np.linspace(0, 40, 41), dims="x")
+    ens = xr.DataArray(rng.standard_normal((4, 3, 61, 41)), dims=("member", "time", "y", "x"))
+    truth = ens[0] + np.cos(np.deg2rad(lat))
+    plain = metrics.rmse(
+        *(f.assign_coords(y=("y", lat.values, {"units": "degrees_north"})) for f in (ens, truth)), dims
+    )
+    lat2, lon2 = xr.broadcast(lat, lon)
+    curved = metrics.rmse(*(f.assign_coords(lat=lat2, lon=lon2) for f in (ens, truth)), dims)
+    np.testing.assert_allclose(curved, plain, rtol=2e-3)
+    assert (abs(plain - metrics.rmse(ens, truth, dims)) > 4e-3).any()
+    with computes_nothing():
+        lazy = metrics.rmse(*(f.chunk().assign_coords(lat=lat2, lon=lon2) for f in (ens, truth)), dims)
+    np.testing.assert_allclose(lazy, curved)

@@ -16,14 +16,13 @@ def test_a_calibrated_ensemble(gaussian):
     assert float(metrics.bias(ens, truth).a) == pytest.approx(0, abs=0.05)
 
 
-def test_they_equal_scores(globe):
+def test_they_equal_scores(globe, area):
     theirs = pytest.importorskip("scores").continuous
     ens, truth = globe
-    cosine = np.cos(np.deg2rad(truth.lat))
     pairs = ((metrics.rmse, theirs.rmse), (metrics.mae, theirs.mae), (metrics.bias, theirs.additive_bias))
     for ours, reference in pairs:
         for dims in (["lat", "lon"], ["time", "lat", "lon"]):
-            expected = reference(ens.t.mean("member"), truth.t, reduce_dims=dims, weights=cosine)
+            expected = reference(ens.t.mean("member"), truth.t, reduce_dims=dims, weights=area)
             np.testing.assert_allclose(ours(ens, truth, dims).t, expected)
 
 
@@ -34,12 +33,12 @@ def test_dim(gaussian):
     assert one_by_one.dims == ("time",)
 
 
-def test_anomaly_correlation_is_the_correlation_of_departures(globe):
+def test_anomaly_correlation_is_the_correlation_of_departures(globe, area):
     ens, truth = globe
     climatology = ens.mean(["member", "time"])
     f, o = ens.mean("member").t - climatology.t, truth.t - climatology.t
     kept = o.notnull().values
-    w = np.broadcast_to(np.cos(np.deg2rad(truth.lat.values))[:, None], kept.shape)[kept]
+    w = np.broadcast_to(area.values[:, None], kept.shape)[kept]
     f, o = f.values[kept], o.values[kept]
     plain = np.average(f * o, weights=w) / (np.average(f**2, weights=w) * np.average(o**2, weights=w)) ** 0.5
     assert float(metrics.anomaly_correlation(ens, truth, climatology).t) == pytest.approx(plain)

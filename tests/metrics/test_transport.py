@@ -103,12 +103,11 @@ def test_mmd_by_default_takes_the_median_distance():
 
 
 @pytest.mark.parametrize("distance", [metrics.earth_movers_distance, metrics.gaussian_w2])
-def test_the_norm_knows_areas_scales_and_holes(distance, globe):
+def test_the_norm_knows_areas_scales_and_holes(distance, globe, area):
     ens, _ = globe
     moved = ens.copy(deep=True)
     moved.t.loc[{"lat": 60}] += 0.7
-    weight = np.cos(np.deg2rad(ens.lat))
-    share = float((weight / weight.mean()).sel(lat=60)) * 5 * 8  # 5 times, 8 longitudes
+    share = float((area / area.mean()).sel(lat=60)) * 5 * 8  # 5 times, 8 longitudes
     assert distance(ens.t, moved.t) == pytest.approx(0.7 * share**0.5)
     assert distance(ens, moved, scale={"t": 2, "q": 1}) == pytest.approx(0.35 * share**0.5)
     assert distance(ens.t, moved.t, weights=False) == pytest.approx(0.7 * 40**0.5)

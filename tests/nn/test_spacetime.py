@@ -80,12 +80,10 @@ def test_patches_are_folded_and_unfolded():
     torch.testing.assert_close(ring(x.roll(4, -1), LEVEL), ring(x, LEVEL).roll(4, -1))
 
 
-def test_context_is_read_and_fields_of_odd_patches_are_refused():
+def test_context_is_read():
     made, x, context = network(context=1), field(1, 3, 2, 8, 8), field(1, 1, 1, 8, 8, seed=2)
     assert (made(x, LEVEL, context) - made(x, LEVEL, 2 * context)).abs().max() > 1e-6
     torch.testing.assert_close(made(x, LEVEL, context), made(x, LEVEL, context.expand(1, 3, 1, 8, 8)))
-    with pytest.raises(ValueError, match="multiples of 2"):
-        made(field(1, 3, 2, 8, 7), LEVEL, context)
 
 
 def test_it_starts_as_the_best_linear_denoiser_and_is_built_again_from_its_description():

@@ -1,8 +1,11 @@
-"""Areas of latitude bands, the weights of averages over the sphere.
+"""Areas of latitude bands and of cells, the weights of averages over the sphere.
 
 The band between the latitudes a and b has an area proportional to sin(b) - sin(a). This is exact for any width, so a
 row on a pole counts as the polar cap that it stands for, where the cosine of its latitude would be zero. On evenly
 spaced rows between the poles the areas are proportional to the cosine.
+
+On a grid with two-dimensional coordinates, a cell is spanned by the steps a and b to its neighbours, as vectors in
+space, and its area is |a x b|.
 """
 
 from __future__ import annotations
@@ -83,11 +86,52 @@ def band_edges(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([[first], middle, [last]])
 
 
+def cell_areas(lat: xr.DataArray, lon: xr.DataArray) -> np.ndarray:
+    """Weight each cell of a grid with two-dimensional coordinates by its area.
+
+    Parameters
+    ----------
+    lat, lon
+        Coordinates of the cells in degrees, over the same two dimensions. They may be NaN where there are no cells.
+
+    Returns
+    -------
+    ndarray
+        One weight per cell, with mean 1. It is 0 where there is no cell.
+
+    Examples
+    --------
+    >>> from xsda.labels.area import cell_areas
+    >>> lat, lon = xr.broadcast(xr.DataArray([0.0, 30.0, 60.0], dims="y"), xr.DataArray([0.0, 1.0], dims="x"))
+    >>> cell_areas(lat, lon)[:, 0].round(3)
+    array([1.284, 1.074, 0.642])
+    """
+    if lat.ndim != 2 or lat.dims != lon.dims:
+        raise ValueError(f"the coordinates have the dimensions {lat.dims} and {lon.dims}, expected the same two")
+    y, x = np.deg2rad(_latitudes(lat, lat.name)), np.deg2rad(np.asarray(lon.values, dtype=float))
+    place = np.stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)])
+    areas = np.linalg.norm(np.cross(_steps(place, 1), _steps(place, 2), axis=0), axis=0)
+    areas = np.nan_to_num(areas, nan=0.0)
+    if not areas.any():
+        raise ValueError(f"a grid of {dict(lat.sizes)} points has no cells; it needs two rows and two columns")
+    return areas / areas.mean()
+
+
+def _steps(place: np.ndarray, axis: int) -> np.ndarray:
+    """Mean of the steps from the cell before and to the next one; the only one there is at an edge."""
+    step = np.diff(place, axis=axis)
+    edge = np.full_like(place.take([0], axis), np.nan)
+    before, after = np.concatenate([edge, step], axis), np.concatenate([step, edge], axis)
+    both = (before + after) / 2
+    return np.where(np.isnan(both), np.where(np.isnan(before), after, before), both)
+
+
 def _latitudes(da: xr.DataArray, name: object) -> np.ndarray:
     values = np.asarray(da.values, dtype=float)
-    if not bool((np.abs(values) <= 90 + TOLERANCE).all()):  # also refuses NaN
+    known = values if da.ndim == 1 else values[~np.isnan(values)]
+    if not bool((np.abs(known) <= 90 + TOLERANCE).all()):  # also refuses NaN
         raise ValueError(
-            f"the latitudes {name!r} must lie between -90 and 90 degrees, got {values.min():g} to {values.max():g}; "
+            f"the latitudes {name!r} must lie between -90 and 90 degrees, got {np.min(known):g} to {np.max(known):g}; "
             "correct them or their units"
         )
     return values.clip(-90, 90)

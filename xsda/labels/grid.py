@@ -30,6 +30,7 @@ from xsda.labels.axes import (
 from xsda.labels.cf import is_latitude, is_longitude
 from xsda.labels.climatology import Normals, StateScaling
 from xsda.labels.layout import SAMPLE_DIMS, Axis, Layout, Variable
+from xsda.labels.sphere import check_meridians, find_poles
 from xsda.labels.steps import step_numbers
 
 SAME = 1e-2  # points closer than this, in units of the spacing, are the same
@@ -134,6 +135,7 @@ class Grid:
         if own.normals is not None:
             grid = replace(grid, normals=own.normals.part(grid.places()))
         for name in grid.core_dims:
+            check_meridians(ds, name)
             grid.numbers(name)  # raises if the coordinate cannot be used
         for v in layout.variables:
             if names[v.name] in ds:
@@ -392,6 +394,22 @@ class Grid:
                     f"{dim!r} covers {covered:.4g} of a ring of length {period:.4g}, but this prior needs the whole "
                     "ring; sample or assimilate on all of it (observations may lie anywhere), and select a part of "
                     "the result"
+                )
+        self._check_poles()
+
+    def _check_poles(self) -> None:
+        """Raise if a prior of the globe meets rows that do not reach the poles as those of its training did."""
+        for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
+            if axis.poles is None or dim not in self.template.coords:
+                continue
+            other = next(d for d in self.core_dims[1:] if d != dim)
+            if other in self.template.coords and find_poles(self.template, dim, other) != axis.poles:
+                rows = self.numbers(dim)
+                where = "on the poles" if axis.poles == "on_poles" else "about half a spacing before the poles"
+                raise ValueError(
+                    f"{dim!r} runs from {rows[0]:g} to {rows[-1]:g}, but this prior needs the whole globe, with an "
+                    f"even number of longitudes and the first and last latitude {where}; sample or assimilate on "
+                    "such a grid, and select a part of the result"
                 )
 
     def check_time(self) -> None:

@@ -24,6 +24,7 @@ from xsda.labels.axes import (
 )
 from xsda.labels.cf import find_scale, helper_variables
 from xsda.labels.climatology import Normals
+from xsda.labels.sphere import check_meridians, component_sign, find_poles
 from xsda.labels.steps import record_step, step_numbers
 
 KEPT_ATTRS = ("units", "standard_name", "long_name")
@@ -76,6 +77,9 @@ class Axis:
         Length of the ring; None if the axis is not periodic.
     points
         Ascending coordinates of the training data; empty if they had none, or in old files.
+    poles
+        "on_poles" or "between_poles" for latitudes of a whole globe, as ``xsda.labels.sphere.find_poles`` says;
+        otherwise None.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Axis:
     spacing: float
     period: float | None = None
     points: tuple[float, ...] = ()
+    poles: str | None = None
 
 
 @dataclass(frozen=True)
@@ -179,10 +184,13 @@ class Layout:
             dt = record_step(step_numbers(ds[time]) if time in ds.coords else numbers, time)
         axes = []
         for name in dims:
+            check_meridians(ds, name)
             x = np.sort(axis_numbers(ds[name])) if name in ds.coords else np.arange(ds.sizes[name], dtype=float)
             spacing = float(np.median(np.diff(x))) if len(x) > 1 else 1.0
             period = spacing * len(x) if name in periodic else own_period(ds, name, spacing)
             axes.append(Axis(name, len(x), spacing, period, tuple(x.tolist()) if name in ds.coords else ()))
+        if len(axes) == 2:
+            axes = [replace(a, poles=find_poles(ds, a.name, b.name)) for a, b in (axes, axes[::-1])]
         fixed = tuple(_context(ds, v, dims) for v in context)
         others = {*context, *helper_variables(ds)}
         variables = [_variable(ds[v], (time, *dims), sample_dims) for v in ds.data_vars if v not in others]
@@ -212,6 +220,12 @@ class Layout:
     @property
     def std(self) -> np.ndarray:
         return np.concatenate([v.std for v in self.variables])
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """Sign of each channel beyond a pole: -1 for components of vectors on a globe, otherwise 1."""
+        globe = any(a.poles for a in self.space)
+        return tuple(component_sign(v.name, v.attrs) if globe else 1 for v in self.variables for _ in v.mean)
 
     def scaled(self, mean: Sequence[float], std: Sequence[float]) -> Layout:
         """Return the layout with this mean and standard deviation for each channel."""
@@ -249,8 +263,9 @@ class Layout:
         out = asdict(replace(self, normals=None))
         del out["normals"]
         for axis in out["space"]:
-            if not axis["points"]:
-                del axis["points"]
+            for name in ("points", "poles"):
+                if not axis[name]:
+                    del axis[name]
         return out if self.normals is None else {**out, "normals": {"cycles": list(self.normals.cycles)}}
 
     @classmethod

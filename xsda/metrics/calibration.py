@@ -17,10 +17,12 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from xsda.metrics.pairs import Dim, Labelled, Weights, dims_of, mean, pair, scipy_module
+from xsda.metrics.pairs import Dim, Labelled, Weights, check_weights, dims_of, find_weights, mean, pair, scipy_module
 
 
-def rank_histogram(ensemble: xr.DataArray, truth: xr.DataArray, *, seed: int = 0) -> xr.DataArray:
+def rank_histogram(
+    ensemble: xr.DataArray, truth: xr.DataArray, *, seed: int = 0, weights: Weights = None
+) -> xr.DataArray:
     """Count how often the truth has rank 0 ... M among M members.
 
     A flat histogram is calibrated, a U shape overconfident, a dome underconfident, a slope biased. Ties are broken at
@@ -34,11 +36,14 @@ def rank_histogram(ensemble: xr.DataArray, truth: xr.DataArray, *, seed: int = 0
         Truth on the same coordinates.
     seed
         Seed of the random order of ties.
+    weights
+        DataArray of weights, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------
     xarray.DataArray
-        Number of cases over the dimension ``rank``.
+        Number of cases over the dimension ``rank``. With weights the counts add up to the effective number of cases,
+        (sum of weights)^2 / (sum of their squares), so that ``rank_uniformity`` holds for them as well.
 
     Examples
     --------
@@ -55,9 +60,19 @@ def rank_histogram(ensemble: xr.DataArray, truth: xr.DataArray, *, seed: int = 0
     valid = (truth.notnull() & ensemble.notnull().all("member")).values
     rng = np.random.default_rng(seed)
     ranks = below.values + np.floor(rng.random(below.shape) * (ties.values + 1)).astype(int)
-    counts = np.bincount(ranks[valid].ravel(), minlength=ensemble.sizes["member"] + 1)
+    counts = np.bincount(ranks[valid], _case_weights(truth, weights, valid), minlength=ensemble.sizes["member"] + 1)
     attrs = {"long_name": "number of cases", "units": "1"}
     return xr.DataArray(counts, {"rank": np.arange(len(counts))}, ("rank",), name="rank_histogram", attrs=attrs)
+
+
+def _case_weights(truth: xr.DataArray, weights: Weights, valid: np.ndarray) -> np.ndarray | None:
+    """Weights of the valid cases that add up to their effective number; None if all cases have equal weight."""
+    check_weights(truth, weights)
+    found = find_weights(truth, truth.dims, weights)
+    if found is None:
+        return None
+    w = found.broadcast_like(truth).transpose(*truth.dims).values[valid]
+    return w * (w.sum() / (np.square(w).sum() or 1.0))
 
 
 def rank_uniformity(histogram: xr.DataArray) -> xr.Dataset:
@@ -119,7 +134,7 @@ def coverage(
     dim
         Dimensions to average over. Default: all but ``member``.
     weights
-        DataArray of weights, or False for none. Default: the cosine of the latitude, where there is one.
+        DataArray of weights, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------
@@ -176,7 +191,7 @@ def reliability(
     bins
         Number of equal bins of probability.
     weights
-        DataArray of weights, or False for none. Default: the cosine of the latitude, where there is one.
+        DataArray of weights, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------

@@ -43,7 +43,7 @@ def crps(
         Estimate the score of an infinitely large ensemble, so that ensembles of different size compare. False counts
         each member against itself as well, which favours larger ensembles.
     weights
-        DataArray of weights, or False for none. Default: the cosine of the latitude, where there is one.
+        DataArray of weights, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def spread(ensemble: Labelled, dim: Dim = None, *, weights: Weights = None) -> L
     dim
         Dimensions to average over. Default: all but ``member``.
     weights
-        DataArray of weights, or False for none. Default: the cosine of the latitude, where there is one.
+        DataArray of weights, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def spread_skill(ensemble: Labelled, truth: Labelled, dim: Dim = None, *, weight
     dim
         Dimensions to average over. Default: all but ``member``.
     weights
-        DataArray of weights, or False for none. Default: the cosine of the latitude, where there is one.
+        DataArray of weights, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------
@@ -174,7 +174,7 @@ def energy_score(
     scale
         Number by which each variable is divided, such as its standard deviation. Needed if units differ.
     weights
-        DataArray of weights in the norm of the vectors, or False for none. Default: the cosine of the latitude.
+        DataArray of weights in the norm of the vectors, or False for none. Default: areas.
 
     Returns
     -------
@@ -255,8 +255,8 @@ def variogram_score(
         Estimate the score of an infinitely large ensemble, so that ensembles of different size compare. False counts
         each member against itself as well, which favours larger ensembles.
     weights
-        DataArray of weights of the places, or False for none; a pair has the product of both. Default: the cosine of
-        the latitude.
+        DataArray of weights of the places, or False for none; a pair has the product of both. Default: areas, where
+        there is a latitude.
 
     Returns
     -------

@@ -43,7 +43,7 @@ def evaluate(
     dim
         Dimensions to average over. Default: all but ``member``.
     weights
-        DataArray of weights, or False for none. Default: the cosine of latitude, if there is one.
+        DataArray of weights, or False for none. Default: areas, where there is a latitude.
     quality, outside, superobs
         Which of the observations are used, and which are averaged, as in ``xsda.assimilate``.
 

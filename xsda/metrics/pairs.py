@@ -3,7 +3,7 @@
 A score averages over cases. A case where the truth or a member is NaN is left out, the same one in every score. On a
 grid of latitudes the cells shrink towards the poles. The average of z over the cases i is therefore
 
-    sum_i w_i z_i / sum_i w_i,    w_i = cos(latitude_i),
+    sum_i w_i z_i / sum_i w_i,    w_i = area of the row or cell of case i (``xsda.labels.area``),
 
 unless the caller passes other weights (a DataArray) or none (``weights=False``).
 """
@@ -18,7 +18,8 @@ import numpy as np
 import xarray as xr
 
 from xsda.arguments import choose
-from xsda.labels.cf import in_units, is_latitude
+from xsda.labels.area import area_weights, cell_areas
+from xsda.labels.cf import in_units, is_latitude, is_longitude
 
 Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
 Dim = str | Collection[Hashable] | None
@@ -111,9 +112,7 @@ def check_weights(value: xr.Dataset | xr.DataArray, weights: Weights) -> None:
     if weights is None or weights is False:
         return
     if not isinstance(weights, xr.DataArray):
-        raise TypeError(
-            f"weights must be a DataArray, False (none) or None (cosine of latitude), got {type(weights).__name__}"
-        )
+        raise TypeError(f"weights must be a DataArray, False (none) or None (area), got {type(weights).__name__}")
     unknown = [d for d in weights.dims if d not in value.dims]
     if unknown:
         raise ValueError(
@@ -128,8 +127,7 @@ def find_weights(da: xr.DataArray, dims: Collection[Hashable], weights: Weights)
     if weights is False:
         return None
     if weights is None:
-        found = [da[d] for d in dims if d in da.coords and is_latitude(da[d])]
-        return _cosine(found[0]) if found else None
+        return _areas(da, dims)
     if not set(weights.dims) & set(dims):
         return None
     if not set(weights.dims) <= set(da.dims):
@@ -140,14 +138,19 @@ def find_weights(da: xr.DataArray, dims: Collection[Hashable], weights: Weights)
         raise ValueError(f"weights and {da.name!r} lie on different coordinates; use .sel first ({error})") from error
 
 
-def _cosine(latitude: xr.DataArray) -> xr.DataArray:
-    if not bool((np.abs(latitude) <= 90 + 1e-6).all()):
-        raise ValueError(
-            f"the latitudes {latitude.name!r} must lie between -90 and 90 degrees, got {float(latitude.min()):g} to "
-            f"{float(latitude.max()):g}; correct them, or pass weights=False"
-        )
-    values = np.cos(np.deg2rad(latitude.values.astype(float))).clip(min=0)
-    return xr.DataArray(values, {latitude.name: latitude}, latitude.dims)
+def _areas(da: xr.DataArray, dims: Collection[Hashable]) -> xr.DataArray | None:
+    """Areas of the rows of latitude, or of the cells where coordinates are two-dimensional; None without latitudes."""
+    rows = [da[d] for d in dims if d in da.coords and is_latitude(da[d])]
+    plane = [c for c in da.coords.values() if c.ndim == 2 and set(c.dims) & set(dims)]
+    lats, lons = [c for c in plane if is_latitude(c)], [c for c in plane if is_longitude(c)]
+    try:
+        if rows:
+            return xr.DataArray(area_weights(rows[0]), {rows[0].name: rows[0]}, rows[0].dims)
+        if lats and lons:
+            return xr.DataArray(cell_areas(lats[0], lons[0].transpose(*lats[0].dims)), dims=lats[0].dims)
+    except ValueError as error:
+        raise ValueError(f"{error}, or pass weights=False") from error
+    return None
 
 
 def with_units(result: Labelled, like: Labelled, power: int = 1) -> Labelled:

@@ -26,7 +26,7 @@ def rmse(ensemble: Labelled, truth: Labelled, dim: Dim = None, *, weights: Weigh
     dim
         Dimensions to average over. Default: all but ``member``.
     weights
-        DataArray of weights, or False for none. Default: the cosine of the latitude, where there is one.
+        DataArray of weights, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def bias(ensemble: Labelled, truth: Labelled, dim: Dim = None, *, weights: Weigh
     dim
         Dimensions to average over. Default: all but ``member``.
     weights
-        DataArray of weights, or False for none. Default: the cosine of the latitude, where there is one.
+        DataArray of weights, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def mae(ensemble: Labelled, truth: Labelled, dim: Dim = None, *, weights: Weight
     dim
         Dimensions to average over. Default: all but ``member``.
     weights
-        DataArray of weights, or False for none. Default: the cosine of the latitude, where there is one.
+        DataArray of weights, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def anomaly_correlation(
     centred
         Subtract the averages <f> and <o> first.
     weights
-        DataArray of weights, or False for none. Default: the cosine of the latitude, where there is one.
+        DataArray of weights, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------

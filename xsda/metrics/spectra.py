@@ -38,7 +38,7 @@ def energy(ds: xr.Dataset, u: str = "u", v: str = "v") -> xr.DataArray:
     Parameters
     ----------
     ds
-        Velocities over the space dimensions. Latitudes are weighted by their cosine.
+        Velocities over the space dimensions. Latitudes are weighted by their areas.
     u, v
         Names of the velocities.
 

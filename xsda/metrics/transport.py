@@ -34,7 +34,7 @@ def earth_movers_distance(a: Labelled, b: Labelled, *, scale: Scale = None, weig
     scale
         Number by which each variable is divided, such as its standard deviation. Needed if units differ.
     weights
-        DataArray of weights in the norm, or False for none. Default: the cosine of the latitude, where there is one.
+        DataArray of weights in the norm, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def mmd(
     scale
         Number by which each variable is divided. Needed if units differ.
     weights
-        DataArray of weights in the norm, or False for none. Default: the cosine of the latitude, where there is one.
+        DataArray of weights in the norm, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def gaussian_w2(a: Labelled, b: Labelled, *, scale: Scale = None, weights: Weigh
     scale
         Number by which each variable is divided. Needed if units differ.
     weights
-        DataArray of weights in the norm, or False for none. Default: the cosine of the latitude, where there is one.
+        DataArray of weights in the norm, or False for none. Default: areas, where there is a latitude.
 
     Returns
     -------

@@ -79,7 +79,7 @@ def vector_weights(da: xr.DataArray, dims: Collection[Hashable], weights: Weight
     dims
         Dimensions of the weights.
     weights
-        Weights of your own, False for equal weights, or None for the cosine of the latitude.
+        Weights of your own, False for equal weights, or None for areas where there is a latitude.
 
     Returns
     -------

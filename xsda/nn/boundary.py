@@ -67,19 +67,46 @@ def pad(x: Tensor, amounts: Sequence[int], boundaries: Sequence[str]) -> Tensor:
     first = x.ndim - len(amounts)
     for i, (amount, boundary) in enumerate(zip(amounts, boundaries, strict=True)):
         if amount:
-            x = _pad_axis(x, first + i, amount, boundary)
+            x = pad_axis(x, first + i, amount, amount, boundary)
     return x
 
 
-def _pad_axis(x: Tensor, axis: int, amount: int, boundary: str) -> Tensor:
+def pad_axis(x: Tensor, axis: int, before: int, after: int, boundary: str) -> Tensor:
+    """Pad one axis of a field.
+
+    Parameters
+    ----------
+    x
+        The field.
+    axis
+        Index of the axis, counted from the first.
+    before, after
+        Number of points added to each end.
+    boundary
+        "periodic", "reflect" or "zeros".
+
+    Returns
+    -------
+    Tensor
+        The larger field.
+
+    Examples
+    --------
+    >>> from xsda.nn.boundary import pad_axis
+    >>> pad_axis(torch.tensor([1.0, 2.0, 3.0]), 0, 0, 2, "reflect")
+    tensor([1., 2., 3., 2., 1.])
+    """
     size = x.shape[axis]
     if boundary == "zeros":
-        return functional.pad(x, [0, 0] * (x.ndim - 1 - axis) + [amount, amount])
-    if boundary == "periodic" and 2 * amount <= size:
+        return functional.pad(x, [0, 0] * (x.ndim - 1 - axis) + [before, after])
+    if boundary == "periodic" and before == after and 2 * after <= size:
         # split is faster than slices or an index, above all in the backward pass
-        first, middle, last = x.split([amount, size - 2 * amount, amount], axis)
+        first, middle, last = x.split([before, size - 2 * after, after], axis)
         return torch.cat([last, first, middle, last, first], axis)
-    position = torch.arange(-amount, size + amount, device=x.device)
+    if boundary == "reflect" and max(before, after) < size:
+        first, last = x.narrow(axis, 1, before), x.narrow(axis, size - 1 - after, after)
+        return torch.cat([first.flip(axis), x, last.flip(axis)], axis)
+    position = torch.arange(-before, size + after, device=x.device)
     if boundary == "periodic":
         return x.index_select(axis, position % size)
     fold = position.abs() % max(2 * (size - 1), 1)

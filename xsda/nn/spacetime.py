@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from xsda.nn.boundary import BoundaryConv, check_boundaries
+from xsda.nn.boundary import BoundaryConv
 from xsda.nn.embedding import NoiseEmbedding
+from xsda.nn.extension import Extension, check_signs
 from xsda.nn.norm import ChannelNorm
 
 AT_ONCE = 128  # states in one tensor: the allocator reuses the memory of small tensors, but not of large ones
@@ -89,17 +90,20 @@ class SpaceTimeUNet(nn.Module):
     channels
         Channels of a state.
     boundaries
-        Boundary of each of the one or two space axes: "periodic", "reflect" or "zeros". Time is padded with zeros.
+        Boundary of each of the one or two space axes: "periodic", "reflect" or "zeros", or "on_poles" or
+        "between_poles" for the latitudes of a globe (see ``xsda.nn.extension``). Time is padded with zeros.
     hidden, blocks
         Features and number of blocks of each level, on the way down and again on the way up.
     kernel
         Size of the convolutions in space.
     patch
-        Side of the squares of points that the first level treats as one. Sizes must be multiples of it.
+        Side of the squares of points that the first level treats as one.
     features
         Size of the noise embedding.
     context
         Number of context channels.
+    signs
+        Sign of each channel of a state beyond a pole: -1 for components of vectors. Default: 1 for all.
     recompute
         Recompute activations in the backward pass: less memory, a third more time.
     """
@@ -115,6 +119,7 @@ class SpaceTimeUNet(nn.Module):
         patch: int = 2,
         features: int = 64,
         context: int = 0,
+        signs: Sequence[int] = (),
         recompute: bool = False,
     ):
         super().__init__()
@@ -126,7 +131,11 @@ class SpaceTimeUNet(nn.Module):
             "channels": channels, "boundaries": list(boundaries), "hidden": list(hidden), "blocks": list(blocks),
             "kernel": kernel, "patch": patch, "features": features, "context": context,
         }  # fmt: skip
-        boundaries = check_boundaries(boundaries, len(boundaries))
+        signs = check_signs(signs, channels)
+        if signs:
+            self.config["signs"] = list(signs)
+        self.extension = Extension(boundaries, halo=patch * 2 ** (len(hidden) - 1), multiple=patch, signs=signs)
+        boundaries = self.extension.inner
         rank, size = len(boundaries), (kernel,) * len(boundaries)
         self.patch, self.recompute = patch, recompute
         self.reach = sum(blocks) + sum(blocks[:-1])
@@ -149,15 +158,10 @@ class SpaceTimeUNet(nn.Module):
     def forward(self, x: Tensor, log_noise: Tensor, context: Tensor | None = None) -> Tensor:
         """``x``: ``(batch, time, channel, *space)``."""
         batch, length, _, *space = x.shape
-        if any(n % self.patch for n in space):
-            raise ValueError(
-                f"the sizes {tuple(space)} must be multiples of {self.patch}, the side of the patches that the network "
-                "reads"
-            )
         emb = self.embed(log_noise.reshape(-1))
         if context is not None:
             x = torch.cat([x, context.expand(batch, length, *context.shape[2:])], dim=2)
-        h = _fold(x.transpose(0, 1).flatten(0, 1), self.patch)
+        h = _fold(self.extension(x.transpose(0, 1).flatten(0, 1)), self.patch)
         if h.ndim == 4:
             h = h.contiguous(memory_format=torch.channels_last)
         hs = [self.lift(h) for h in h.split(max(1, AT_ONCE // batch) * batch)]
@@ -172,7 +176,7 @@ class SpaceTimeUNet(nn.Module):
             hs = [up(torch.cat(pair, dim=1)) for pair in zip(large, skip, strict=True)]
             hs = self._run(level, hs, emb, batch)
         out = _unfold(torch.cat([self.out(self.norm(h)) for h in hs]), self.patch)
-        return out.unflatten(0, (length, batch)).transpose(0, 1)
+        return self.extension.cut(out, space).unflatten(0, (length, batch)).transpose(0, 1)
 
     def _run(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
         save = self.recompute and torch.is_grad_enabled()

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xsda.nn.boundary import CONVOLUTIONS, BoundaryConv
 from xsda.nn.embedding import NoiseEmbedding
+from xsda.nn.extension import Extension, check_signs
 from xsda.nn.norm import ChannelNorm
 
 
@@ -58,8 +59,8 @@ class TemporalNet(nn.Module):
     channels
         Channels of a state.
     boundaries
-        Boundary of each space axis ("periodic", "reflect", "zeros"); empty if states have no space. Time is padded with
-        zeros.
+        Boundary of each space axis: "periodic", "reflect" or "zeros", or "on_poles" or "between_poles" for the
+        latitudes of a globe (see ``xsda.nn.extension``). Empty if states have no space. Time is padded with zeros.
     width
         Features per position.
     kernel, dilations
@@ -70,6 +71,8 @@ class TemporalNet(nn.Module):
         Size of the noise embedding.
     context
         Number of context channels.
+    signs
+        Sign of each channel of a state beyond a pole: -1 for components of vectors. Default: 1 for all.
     recompute
         Recompute activations in the backward pass: less memory, a third more time.
     """
@@ -85,6 +88,7 @@ class TemporalNet(nn.Module):
         space_kernel: int = 3,
         features: int = 64,
         context: int = 0,
+        signs: Sequence[int] = (),
         recompute: bool = False,
     ):
         super().__init__()
@@ -95,6 +99,11 @@ class TemporalNet(nn.Module):
             "channels": channels, "boundaries": list(boundaries), "width": width, "kernel": kernel,
             "dilations": list(dilations), "space_kernel": space_kernel, "features": features, "context": context,
         }  # fmt: skip
+        signs = check_signs(signs, channels)
+        if signs:
+            self.config["signs"] = list(signs)
+        halo = len(dilations) * ((space_kernel - 1) // 2)  # the reach in space
+        self.extension = Extension(boundaries, halo=halo, signs=signs)
         self.recompute = recompute
         self.reach = sum(d * (kernel - 1) // 2 for d in dilations)
         self.embed = NoiseEmbedding(features)
@@ -105,7 +114,7 @@ class TemporalNet(nn.Module):
                 features,
                 (kernel if dilation else 1, *(space_kernel,) * (rank - 1)),
                 (dilation or 1, *(1,) * (rank - 1)),
-                ("zeros", *boundaries),
+                ("zeros", *self.extension.inner),
             )
             for dilation in dilations
         )
@@ -116,11 +125,11 @@ class TemporalNet(nn.Module):
 
     def forward(self, x: Tensor, log_noise: Tensor, context: Tensor | None = None) -> Tensor:
         """``x``: ``(batch, time, channel, *space)``."""
-        emb = self.embed(log_noise.reshape(-1))
+        emb, sizes = self.embed(log_noise.reshape(-1)), x.shape[3:]
         if context is not None:
             x = torch.cat([x, context.expand(len(x), x.shape[1], *context.shape[2:])], dim=2)
-        h = self.lift(x.transpose(1, 2))
+        h = self.lift(self.extension(x).transpose(1, 2))
         for block in self.blocks:
             save = self.recompute and torch.is_grad_enabled()
             h = checkpoint(block, h, emb, use_reentrant=False) if save else block(h, emb)
-        return self.out(self.norm(h)).transpose(1, 2)
+        return self.extension.cut(self.out(self.norm(h)).transpose(1, 2), sizes)

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xsda.nn.boundary import BoundaryConv, check_boundaries
 from xsda.nn.embedding import NoiseEmbedding
+from xsda.nn.extension import Extension, check_signs
 from xsda.nn.norm import ChannelNorm
 
 
@@ -134,10 +135,14 @@ class WindowUNet(nn.Module):
         Channels of a state.
     window
         Number of states.
-    boundaries, hidden, blocks, kernel, features, recompute
+    boundaries
+        As for ``UNet``, or "on_poles" or "between_poles" for the latitudes of a globe (see ``xsda.nn.extension``).
+    hidden, blocks, kernel, features, recompute
         As for ``UNet``.
     context
         Number of context channels.
+    signs
+        Sign of each channel of a state beyond a pole: -1 for components of vectors. Default: 1 for all.
     """
 
     def __init__(
@@ -151,6 +156,7 @@ class WindowUNet(nn.Module):
         kernel: int = 3,
         features: int = 64,
         context: int = 0,
+        signs: Sequence[int] = (),
         recompute: bool = False,
     ):
         super().__init__()
@@ -158,10 +164,14 @@ class WindowUNet(nn.Module):
             "channels": channels, "window": window, "boundaries": list(boundaries), "hidden": list(hidden),
             "blocks": list(blocks), "kernel": kernel, "features": features, "context": context,
         }  # fmt: skip
+        signs = check_signs(signs, channels)
+        if signs:
+            self.config["signs"] = list(signs)
+        self.extension = Extension(boundaries, halo=2 ** (len(hidden) - 1), signs=signs)
         self.unet = UNet(
             window * (channels + context),
             window * channels,
-            boundaries=boundaries,
+            boundaries=self.extension.inner,
             hidden=hidden,
             blocks=blocks,
             kernel=kernel,
@@ -170,7 +180,7 @@ class WindowUNet(nn.Module):
         )
 
     def forward(self, x: Tensor, log_noise: Tensor, context: Tensor | None = None) -> Tensor:
-        parts = [x.flatten(1, 2)]
-        if context is not None:
-            parts.append(context.expand(len(x), x.shape[1], *context.shape[2:]).flatten(1, 2))
-        return self.unet(torch.cat(parts, dim=1), log_noise).reshape(x.shape)
+        parts = [x] if context is None else [x, context.expand(len(x), x.shape[1], *context.shape[2:])]
+        extended = self.extension(torch.cat(parts, dim=2)).split([p.shape[2] for p in parts], dim=2)
+        out = self.unet(torch.cat([p.flatten(1, 2) for p in extended], dim=1), log_noise)
+        return self.extension.cut(out, x.shape[3:]).reshape(x.shape)

@@ -34,9 +34,12 @@ class Footprints:
     kind: Tensor
 
     @classmethod
-    def of(cls, op: VariableOperator, pick: np.ndarray, shape: Sequence[int]) -> Footprints | None:
+    def of(
+        cls, op: VariableOperator, pick: np.ndarray, shape: Sequence[int], relative: np.ndarray | None = None
+    ) -> Footprints | None:
         """Find the points of the values ``pick`` on trajectories of ``shape`` (time, channel, *space).
 
+        ``relative`` holds standard deviations of points over that of their channel, (channel, *space). The result is
         None if the variable is derived, or if there are too many points.
         """
         points = math.prod(g.stencil.weight.shape[1] for g in op.gathers)
@@ -48,18 +51,20 @@ class Footprints:
         if op.channel_dim is not None:
             sizes[op.channel_dim] = op.channels.stop - op.channels.start
         index, weight = op.stencil(sizes)
-        places = np.stack([index[d][pick] for d in dims], 1)
-        places -= places[:, :, :1]
+        places, weight = np.stack([index[d][pick] for d in dims], 1), weight[pick]
         channel = op.channels.start + (index[op.channel_dim][pick] if op.channel_dim else np.zeros_like(places[:, 0]))
+        if relative is not None:
+            weight = weight * relative[(channel, *(index[d][pick] for d in space))]
+        places = places - places[:, :, :1]
         _, first, kind = np.unique(
-            np.concatenate([places.reshape(len(places), -1), channel, weight[pick].round(9)], 1),
+            np.concatenate([places.reshape(len(places), -1), channel, weight.round(9)], 1),
             axis=0, return_index=True, return_inverse=True,
         )  # fmt: skip
         if len(first) * points**2 > LARGE:
             return None
         places = np.moveaxis(places[first], 1, 0)
         distance = np.abs(places[..., None] - places[..., None, :])
-        arrays = weight[pick][first], channel[first], distance, kind.reshape(-1)
+        arrays = weight[first], channel[first], distance, kind.reshape(-1)
         return cls(*(torch.as_tensor(a) for a in arrays))
 
     def variance(self, std: Tensor, rho: Sequence[float]) -> Tensor:

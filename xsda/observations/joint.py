@@ -182,7 +182,7 @@ def join(grid: Grid, observed: Sequence[Observed]) -> Likelihood:
         y = whitening.whiten(y[None])[0]
         for start, stop, _, _ in blocks:
             std[start:stop] = 1
-    found = [Footprints.of(p.operator, p.pick, grid.shape) for p in parts]
+    found = [Footprints.of(p.operator, p.pick, grid.shape, grid.scaling.relative) for p in parts]
     footprints = None if None in found else tuple(f for f in found if f is not None)
     return Likelihood(
         operator,

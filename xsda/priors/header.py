@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from xsda.nn import build_network
+from xsda.nn.extension import POLES
 from xsda.version import __version__
 
 FORMAT = 1
@@ -73,6 +74,9 @@ def check_header(meta: Any) -> None:
     for name in ("window", "length"):
         if meta[name] is not None and meta[name] < 1:
             raise ValueError(f"{name} is {meta[name]}, expected at least 1")
+    for axis in meta["layout"]["space"]:
+        if axis.get("poles") not in (None, *POLES):
+            raise ValueError(f"poles is {axis['poles']!r:.60}, expected one of {POLES}")
     points = math.prod(axis["size"] for axis in meta["layout"]["space"])
     if not 0 < points <= MOST_POINTS:
         raise ValueError(f"its grid has {points:g} points, expected 1 to {MOST_POINTS:g}")

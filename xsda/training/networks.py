@@ -14,7 +14,7 @@ from xsda.labels.layout import Layout
 from xsda.nn import NETWORKS, MarkovNet, SpaceTimeUNet, TemporalNet, WindowMLP, WindowUNet
 
 NAMES = ("temporal", "spacetime", "markov")
-MEASURED = ("channels", "window", "boundaries", "context", "size")  # set by the data
+MEASURED = ("channels", "window", "boundaries", "context", "signs", "size")  # set by the data
 
 
 def make_network(
@@ -46,8 +46,8 @@ def make_network(
     """
     if isinstance(network, nn.Module):
         return network
-    boundaries = tuple("periodic" if a.period else "zeros" for a in layout.space)
-    given: dict[str, Any] = {"channels": layout.channels, "context": layout.context_channels}
+    boundaries = tuple(a.poles or ("periodic" if a.period else "zeros") for a in layout.space)
+    given: dict[str, Any] = {"channels": layout.channels, "context": layout.context_channels, "signs": layout.signs}
     if isinstance(network, Mapping):
         if width is not None:
             raise ValueError(
@@ -62,12 +62,13 @@ def make_network(
     if network == "spacetime":
         if not boundaries:
             raise ValueError("network='spacetime' is for fields, but these data have no space; use network='temporal'")
-        patch = 2 if all(a.size % 2 == 0 for a in layout.space) else 1
+        patch = 1 if any(a.period and a.size % 2 for a in layout.space) else 2  # an odd ring would get a seam
         return SpaceTimeUNet(boundaries=boundaries, hidden=hidden, patch=patch, **given)
     if network != "markov":
         raise ValueError(f"network={network!r} is unknown; {choose(network, NAMES)}")
     _check_odd(window)
     if not boundaries:
+        given.pop("signs")  # without space there are no poles
         return MarkovNet(WindowMLP(window=window, width=width or 128, **given), window // 2)
     return MarkovNet(WindowUNet(window=window, boundaries=boundaries, hidden=hidden, **given), window // 2)
 

@@ -235,7 +235,9 @@ def fit_scaling(ds: xr.Dataset, layout: Layout) -> Layout:
         raise ValueError(
             f"the variables {constant} are constant in the training data; drop them or pass them as context"
         )
-    return layout.scaled((shift + total / count).tolist(), std.tolist())
+    mean, vector = shift + total / count, np.array(layout.signs) < 0
+    std = np.where(vector, np.hypot(mean, std), std)  # scaled about zero, as they change sign beyond a pole
+    return layout.scaled(np.where(vector, 0.0, mean).tolist(), std.tolist())
 
 
 def split(ds: xr.Dataset, layout: Layout, window: int) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
