@@ -2,9 +2,10 @@
 
 ``read`` collects values, errors and laws. ``compile_variable`` builds H for one variable. ``compile_observations``
 puts all variables together into one likelihood. ``observe`` applies H to a Dataset. ``explain`` tells what happens to
-each value.
+each value, and ``check`` flags values that are probably wrong.
 """
 
+from xsda.observations.check import Flags, check
 from xsda.observations.compile import compile_variable
 from xsda.observations.explain import Explanation, explain
 from xsda.observations.joint import compile_observations, join
@@ -16,10 +17,12 @@ from xsda.observations.sources import as_sources
 
 __all__ = [
     "Explanation",
+    "Flags",
     "ObservationOperator",
     "Observed",
     "VariableOperator",
     "as_sources",
+    "check",
     "compile_observations",
     "compile_variable",
     "explain",

@@ -98,6 +98,19 @@ def survey(grid: Grid, observed: Observed) -> Survey:
     return Survey(observed, op, readable, missing, away & ~missing, ~valid & ~missing & ~away)
 
 
+def without_positions(observed: Observed) -> Survey:
+    """Sort the values of a variable where no grid is known: they are missing or used.
+
+    Parameters
+    ----------
+    observed
+        The variable, as ``read`` returns it.
+    """
+    missing = np.isnan(np.asarray(observed.da.values, dtype=np.float64)).ravel()
+    none = np.zeros(len(missing), bool)
+    return Survey(observed, None, None, missing, none, none)
+
+
 def _without_position(grid: Grid, da: xr.DataArray) -> xr.DataArray:
     """Whether values have NaN as a coordinate along a dimension of the grid."""
     out = xr.zeros_like(da, dtype=bool).drop_vars(da.coords)
@@ -127,7 +140,7 @@ def _inside(ds: xr.Dataset, da: xr.DataArray, away: np.ndarray) -> xr.Dataset:
 
 
 def sigma_of(observed: Observed, sigma: Any, sources: Mapping[str, xr.Dataset]) -> tuple[str, np.ndarray | None]:
-    """Say where the standard deviation of the errors comes from, and return it in the units of the grid if there is one.
+    """Say where the standard deviation of the errors comes from, and return it in the units of the grid.
 
     Parameters
     ----------
