@@ -24,6 +24,7 @@ if not _runs_as_command():
     from xsda import baselines, diffusion, flow, guidance, likelihood, metrics, nn, observations, plot, priors, systems
     from xsda.assimilation import assimilate
     from xsda.compare import compare
+    from xsda.crossvalidation import crossvalidate
     from xsda.diffusion import samplers
     from xsda.diffusion.samplers import NonFiniteSampleError
     from xsda.metrics import evaluate
@@ -45,6 +46,7 @@ __all__ = [
     "balance",
     "baselines",
     "compare",
+    "crossvalidate",
     "diffusion",
     "elbo",
     "evaluate",

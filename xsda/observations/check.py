@@ -22,7 +22,7 @@ from xsda.observations.expected import anywhere, expected
 from xsda.observations.operator import Derived
 from xsda.observations.read import Observed, read, units_of
 from xsda.observations.sources import Sources, as_sources, observed_variables
-from xsda.observations.survey import Survey, sigma_of, survey, without_positions
+from xsda.observations.survey import Survey, list_values, sigma_of, survey, without_positions
 from xsda.observations.suspects import is_fill, stuck, unit_mistake
 from xsda.priors.pool import Pool
 from xsda.priors.registry import Model, Models, load_model
@@ -103,10 +103,7 @@ class Flags:
         for source, name in self.notes:
             ds = self.sources[source]
             columns = {"value": name, "expected": f"{name}_expected", "z": f"{name}_z", "reason": f"{name}_flag"}
-            da = ds[list(columns.values())].reset_coords()
-            flat = pd.DataFrame({k: np.ravel(da[v].values) for k, v in columns.items()})
-            for c, coord in ds[name].coords.items():
-                flat[str(c)] = np.ravel(coord.broadcast_like(ds[name]).transpose(*ds[name].dims).values)
+            flat = list_values(ds[name], {k: ds[v].values for k, v in columns.items()})
             flat = flat[(flat["reason"] != GOOD) & flat["value"].notna()]
             flat["reason"] = [REASONS[code] for code in flat["reason"]]
             flat.insert(0, "variable", name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from xsda.labels.cf import find_scale, standard_error
@@ -169,3 +170,20 @@ def sigma_of(observed: Observed, sigma: Any, sources: Mapping[str, xr.Dataset]) 
     else:
         return NO_SIGMA, None
     return origin, std * abs(find_scale(name, da.attrs.get("units"), observed.da.attrs.get("units"), "the grid")[0])
+
+
+def list_values(da: xr.DataArray, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Make a table with one row for each value of a variable, with its coordinates.
+
+    Parameters
+    ----------
+    da
+        The variable.
+    columns
+        Arrays of its shape. They come before the coordinates.
+    """
+    out = pd.DataFrame({k: np.ravel(v) for k, v in columns.items()})
+    for name, coord in da.coords.items():
+        flat = coord.drop_vars(coord.coords).broadcast_like(da.drop_vars(da.coords))
+        out[str(name)] = np.ravel(flat.transpose(*da.dims).values)
+    return out
