@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from xsda.cli.before import check, explain
 from xsda.cli.demo import demo
 from xsda.cli.ensembles import assimilate, sample
 from xsda.cli.look import evaluate, models, plot
@@ -83,5 +84,5 @@ def program(ctx: click.Context, debug: bool) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, simulate, train, assimilate, sample, evaluate, plot, models):
+for command in (demo, simulate, train, explain, check, assimilate, sample, evaluate, plot, models):
     program.add_command(command)

@@ -75,8 +75,9 @@ def explain(
     Examples
     --------
     >>> found = xsda.observations.explain(truth, obs, "lorenz63")
-    >>> found.table.loc[("obs", "x"), ["rule along time", "used", "outside", "sigma from"]].tolist()
-    ['selected', 4, 0, 'attribute error_std']
+    >>> row = found.table.loc[("obs", "x")]
+    >>> row["rule along time"], int(row["used"]), int(row["outside"]), row["sigma from"]
+    ('selected', 4, 0, 'attribute error_std')
     """
     prior = load_model(model)
     grid = (prior.priors[0] if isinstance(prior, Pool) else prior).bind(_one_member(ds))
