@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from xsda.arguments import choose
 from xsda.labels.grid import Grid
 from xsda.observations.observe import observe
 from xsda.observations.operator import State, VariableOperator, derived_field
@@ -120,8 +121,12 @@ def anywhere(observed: Observed, prior: Prior) -> Moments:
         The prior.
     """
     layout, size = prior.layout, observed.da.size
-    if observed.name not in layout.names or observed.name in (observed.derived or {}):
+    if observed.name in (observed.derived or {}):
         return np.full(size, np.nan), np.full(size, np.nan)
+    if observed.name not in layout.names:
+        raise KeyError(
+            f"observed variable {observed.name!r} is not a variable of the prior; {choose(observed.name, layout.names)}"
+        )
     channels = layout.slices()[observed.name]
     mean, std = layout.mean[channels], layout.std[channels]
     if isinstance(prior.denoiser, ExactDenoiser) and layout.normals is None:
