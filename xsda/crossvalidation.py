@@ -81,7 +81,7 @@ class CrossValidation:
 
     @cached_property
     def scores(self) -> xr.Dataset:
-        """Scores over the dimensions ``method`` and ``variable``.
+        """Scores over the dimensions ``ensemble`` (the model and the yardsticks) and ``variable``.
 
         ``rmse`` of the ensemble mean, ``crps`` (fair; the mean absolute error of a single member), ``spread``,
         ``spread_skill`` and ``values``, the number of values. The ratio ``spread_skill`` compares the error with
@@ -89,16 +89,16 @@ class CrossValidation:
         """
         methods, variables = list(self.predictions), list(dict.fromkeys(v for _, v in self._values))
         table = np.array([[_scores(*self._values[m, v]) for v in variables] for m in methods])
-        coords = {"method": methods, "variable": variables}
-        data = {name: (("method", "variable"), table[..., i]) for i, name in enumerate(SCORES)}
+        coords = {"ensemble": methods, "variable": variables}
+        data = {name: (("ensemble", "variable"), table[..., i]) for i, name in enumerate(SCORES)}
         return xr.Dataset(data, coords).assign(values=lambda ds: ds["values"].astype(int))
 
-    def ranks(self, method: str | None = None, variable: str | None = None) -> xr.DataArray:
+    def ranks(self, ensemble: str | None = None, variable: str | None = None) -> xr.DataArray:
         """Count the ranks of the observed values among the members, to which observation errors are added.
 
         Parameters
         ----------
-        method, variable
+        ensemble, variable
             Which. Default: the first.
 
         Returns
@@ -107,22 +107,22 @@ class CrossValidation:
             Number of values over the dimension ``rank``. It is flat for a calibrated ensemble.
         """
         known = list(self._values)
-        method, variable = method or known[0][0], variable or known[0][1]
-        if (method, variable) not in known:
-            raise KeyError(f"no predictions of {variable!r} by {method!r}; choose among {known}")
-        members, observed, sigma = self._values[method, variable]
+        ensemble, variable = ensemble or known[0][0], variable or known[0][1]
+        if (ensemble, variable) not in known:
+            raise KeyError(f"no predictions of {variable!r} by {ensemble!r}; choose among {known}")
+        members, observed, sigma = self._values[ensemble, variable]
         noise = np.random.default_rng(self.seed).standard_normal(members.shape)
         return rank_histogram(members + sigma * xr.DataArray(noise, dims=members.dims), observed, seed=self.seed)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The scores as a table with one row for each variable and method.
+        """The scores as a table with one row for each variable and ensemble.
 
         Returns
         -------
         pandas.DataFrame
             The table.
         """
-        return self.scores.to_dataframe(dim_order=["variable", "method"])
+        return self.scores.to_dataframe(dim_order=["variable", "ensemble"])
 
     @property
     def _heading(self) -> str:
@@ -210,7 +210,7 @@ def crossvalidate(
     >>> found = xsda.crossvalidate(
     ...     truth, obs, "lorenz63", by="time", folds=2, members=4, steps=8, yardsticks="interpolation", progress=False
     ... )
-    >>> found.scores.method.values.tolist(), dict(found.predictions["model"]["obs"].x.sizes)
+    >>> found.scores.ensemble.values.tolist(), dict(found.predictions["model"]["obs"].x.sizes)
     (['model', 'interpolation'], {'member': 4, 'time': 4})
     """
     if by not in BY:

@@ -34,7 +34,9 @@ def test_explain(files):
 
 def test_check_writes_what_it_accepts(files):
     truth, obs = (xr.load_dataset(files / f) for f in ("truth.nc", "obs.nc"))
-    said = call("check", files / "obs.nc", "--model", "lorenz63", "--grid", files / "truth.nc", "--out", files / "good.nc")
+    said = call(
+        "check", files / "obs.nc", "--model", "lorenz63", "--grid", files / "truth.nc", "--out", files / "good.nc"
+    )
     assert said.startswith(repr(xsda.observations.check(obs, "lorenz63", grid=truth)))
     assert "1 of 8 observed values are flagged" in said
     good = xr.load_dataset(files / "good.nc")

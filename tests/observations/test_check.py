@@ -138,7 +138,7 @@ def test_a_frequent_value_is_not_a_stuck_sensor(case, obs):
 def test_without_a_grid_values_are_compared_with_the_region(case, obs):
     _, prior = case
     found = check(obs, prior).sources["obs"]
-    assert np.ptp(found.t2m_expected) == 0
+    assert np.ptp(found.t2m_expected.values) == 0
     assert abs(float(found.t2m_expected[0, 0]) - 285) < 0.5
     joint = np.sqrt(SPREAD**2 + (60 - LAT).var() + 1)
     np.testing.assert_allclose(found.t2m_z, (obs.t2m - found.t2m_expected) / joint, rtol=0.1, atol=1e-3)

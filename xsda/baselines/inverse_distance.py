@@ -94,10 +94,10 @@ class InverseDistance:
             rows = wanted[first : first + AT_ONCE]
             apart = np.abs(self.places[key][rows, None] - sources)
             square = (np.minimum(apart, np.abs(self.rings - apart)) ** 2).sum(-1) + NEAR**2
-            count = min(NEAREST, len(anomalies))
-            near = np.argpartition(square, count - 1, axis=1)[:, :count]
-            weight = 1 / np.take_along_axis(square, near, 1)
-            out[rows] = (weight * anomalies[near]).sum(1) / weight.sum(1)
+            last = min(NEAREST, len(anomalies)) - 1
+            farthest = np.partition(square, last, axis=1)[:, last, None] * (1 + 1e-9)
+            weight = np.where(square <= farthest, 1 / square, 0)  # all neighbours at the same distance, in any order
+            out[rows] = weight @ anomalies / weight.sum(1)
         return out + self.means[key]
 
 
