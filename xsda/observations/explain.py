@@ -84,7 +84,7 @@ def explain(
     sources = as_sources(obs)
     options: dict[str, Any] = {"likelihood": likelihood, "correlation": correlation, "derived": derived}
     rows = {}
-    for observed in read(obs, units_of(grid), errors=False, **options):
+    for observed in read(sources, units_of(grid), errors=False, **options):
         found = survey(grid, observed)
         origin, std = sigma_of(observed, sigma, sources)
         rows[observed.source, observed.name] = {
