@@ -45,6 +45,27 @@ def test_z_in_closed_form(case, obs):
     np.testing.assert_allclose(z, expected, rtol=0.12, atol=0.02)
 
 
+def test_moments_of_a_mixture():
+    """The spread of a mixture includes the distance between its components."""
+    time = np.arange(3.0)
+    grid = xr.Dataset({"x": ("time", np.zeros(3))}, {"time": time})
+    prior = xsda.GaussianMixturePrior([grid + 10.0, grid - 5.0], np.stack([np.eye(3)] * 2), [0.3, 0.7])
+    found = check(grid, prior, grid=grid, sigma=1e-6).sources["obs"]
+    mean, std = -0.5, np.sqrt(1 + 0.3 * 10.5**2 + 0.7 * 4.5**2)
+    np.testing.assert_allclose(found.x_expected, mean, atol=0.02 * std)
+    np.testing.assert_allclose(found.x_z, -mean / std, rtol=0.12)
+
+
+def test_averages_vary_less_than_points(case):
+    """The mean over n independent times has the spread of one time over the root of n."""
+    grid, prior = case
+    obs = grid[["t2m"]].mean("time")
+    obs.t2m.attrs = {"cell_methods": "time: mean", "units": "K"}
+    obs["t2m"] = (obs.t2m + 1.0).assign_attrs(obs.t2m.attrs)
+    found = check(obs, prior, grid=grid).sources["obs"]
+    np.testing.assert_allclose(found.t2m_z, np.sqrt(40) / SPREAD, rtol=0.12)
+
+
 def test_a_background_replaces_the_prior(case, obs):
     grid, prior = case
     field = check(obs, prior, background=grid + 2.0, sigma=1.0).sources["obs"]

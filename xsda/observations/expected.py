@@ -56,7 +56,8 @@ def expected(
     else:
         mean, std = _of_prior(found.readable, grid, prior)
         mean = mean if seen is None else seen[0]
-    return np.where(found.used, mean, np.nan), np.where(found.used, std, np.nan)
+    nowhere = found.outside | found.masked
+    return np.where(nowhere, np.nan, mean), np.where(nowhere, np.nan, std)
 
 
 def _observed(found: Survey, background: xr.Dataset) -> np.ndarray:
@@ -74,19 +75,27 @@ def _observed(found: Survey, background: xr.Dataset) -> np.ndarray:
 
 def _of_prior(op: VariableOperator, grid: Grid, prior: Prior) -> Moments:
     """The moments of H under the prior."""
-    denoiser = prior.denoiser
-    if isinstance(denoiser, ExactDenoiser):
-        drawn = np.concatenate([_seen(op, grid, x) for x in _states(denoiser, grid.shape)])
-        if op.derived is not None:
-            return drawn.mean(0), drawn.std(0, ddof=1)
-        center = denoiser(torch.zeros(1, *grid.shape), torch.ones(1))  # at the highest noise the mean of the prior
-        mean = _seen(op, grid, center)[0]
-        return mean, ((drawn - mean) ** 2).mean(0) ** 0.5
+    if isinstance(prior.denoiser, ExactDenoiser):
+        return _of_draws(op, grid, prior.denoiser)
     if op.channels is None:
         return (unknown := np.full(int(np.prod(op.shape)), np.nan)), unknown
     fields = [np.broadcast_to(a, grid.shape).copy() for a in (grid.scaling.center, grid.scaling.std)]
     mean, std = (_apply(op, torch.as_tensor(f)[None])[0] for f in fields)
     return mean, std
+
+
+def _of_draws(op: VariableOperator, grid: Grid, denoiser: ExactDenoiser) -> Moments:
+    """The moments of H over random states. The mean of a linear H is exact."""
+    center = denoiser(torch.zeros(1, *grid.shape), torch.ones(1))  # at the highest noise the mean of the prior
+    mean = _seen(op, grid, center)[0]
+    total, square = np.zeros_like(mean), np.zeros_like(mean)
+    for states in _states(denoiser, grid.shape):
+        departure = _seen(op, grid, states) - mean
+        total, square = total + departure.sum(0), square + (departure**2).sum(0)
+    if op.derived is None:
+        return mean, (square / DRAWS) ** 0.5
+    shift = total / DRAWS
+    return mean + shift, ((square / DRAWS - shift**2).clip(0)) ** 0.5
 
 
 def _states(denoiser: ExactDenoiser, shape: tuple[int, ...]) -> Iterator[Tensor]:
