@@ -128,6 +128,17 @@ def test_yardsticks_of_ones_own(case):
     assert [int(o.t2m.count()) for o in seen] == used
 
 
+def test_a_yardstick_may_be_a_file(case, tmp_path):
+    grid, prior, obs = case
+    path = prior.save(tmp_path / "again.safetensors")
+    options = {"by": "time", "folds": 2, "members": 2, "progress": False}
+    found = xsda.crossvalidate(grid, obs, prior, yardsticks={"again": path}, **options).predictions
+    xr.testing.assert_equal(found["again"]["obs"], found["model"]["obs"])
+    dated = obs.assign_coords(issued=("time", np.zeros(6, "datetime64[ns]")))[["issued", "t2m"]]
+    same = xsda.crossvalidate(grid, dated, prior, **options).predictions["model"]["obs"]
+    np.testing.assert_array_equal(same.t2m, found["model"]["obs"].t2m)  # dates of another kind are not the time
+
+
 def test_interpolation_in_closed_form(case):
     """Between two stations at equal distance it is the mean of their anomalies."""
     grid, prior, _ = case

@@ -6,6 +6,7 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -303,6 +304,8 @@ def _yardsticks(
     out: dict[str, Method] = {}
     for name in names:
         what = given.get(name, name)
+        if name in given and isinstance(what, str | PathLike) and what not in NAMED:
+            what = load_model(what)
         if isinstance(what, Prior | Pool):
             out[name] = _assimilating(ds, what, shared, derived)
         elif callable(what):

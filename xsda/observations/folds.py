@@ -32,7 +32,7 @@ def labels(ds: xr.Dataset, source: str, by: str, grid: Grid) -> xr.DataArray:
         times = [c for c in ds.coords.values() if str(c.name).lower() in names or is_datelike(c)]
         if not times:
             raise ValueError(f"{source} has no time coordinate; use by='station' or by='source'")
-        return _text(times[:1])
+        return _text(sorted(times, key=lambda c: c.name != grid.core_dims[0])[:1])
     if "station" in ds.coords:
         return _text([ds["station"]])
     space = grid.core_dims[1:]

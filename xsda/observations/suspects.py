@@ -114,7 +114,7 @@ def _series(da: xr.DataArray) -> tuple[Any, np.ndarray]:
         flat = coord.drop_vars(coord.coords).broadcast_like(da.drop_vars(da.coords))
         return np.asarray(flat.transpose(*da.dims).values).ravel()
 
-    time = times[0]
+    time = min(times, key=lambda c: str(c.name).lower() not in TIME_NAMES)
     numbers = np.asarray(axis_numbers(time, time.values.ravel()[0] if is_datelike(time) else None), float)
     keys = [xr.DataArray(np.arange(da.sizes[d]), dims=(d,)) for d in da.dims if d not in time.dims]
     shared = [c for n, c in da.coords.items() if c.ndim and set(c.dims) <= set(time.dims) and n != time.name]
