@@ -25,7 +25,7 @@ from xsda.guidance import Guidance
 from xsda.likelihood import ErrorLaw
 from xsda.metrics import Innovations, evaluate, largest_innovations
 from xsda.observations import Explanation, explain, observe
-from xsda.observations.sources import Sources
+from xsda.observations.sources import Source, Sources
 from xsda.priors.registry import Model, Models
 from xsda.sampling.density import elbo, log_prob
 from xsda.sampling.draw import sample
@@ -74,12 +74,15 @@ class SdaAccessor:
         precision: str = "auto",
         progress: bool | None = None,
         derived: Mapping[str, Any] | None = None,
+        quality: Any = None,
+        outside: str = "raise",
+        superobs: Any = None,
     ) -> xr.Dataset:
         return assimilate(
             self._ds, obs, model, members=members, sigma=sigma, guidance=guidance, sampler=sampler, steps=steps,
             likelihood=likelihood, correlation=correlation, background=background, background_sigma=background_sigma,
             redraw=redraw, seed=seed, chunks=chunks, batch=batch, device=device, precision=precision, progress=progress,
-            derived=derived,
+            derived=derived, quality=quality, outside=outside, superobs=superobs,
         )  # fmt: skip
 
     @documented(sample)
@@ -127,23 +130,28 @@ class SdaAccessor:
         progress: bool | None = None,
         out: str | Path | None = None,
         every: int = 1000,
+        quality: Any = None,
+        outside: str = "raise",
+        superobs: Any = None,
     ) -> xr.Dataset:
         return filter(
             self._ds, obs, system, method=method, members=members, sigma=sigma, initial=initial, keep=keep,
             correlation=correlation, derived=derived, seed=seed, progress=progress, out=out, every=every,
+            quality=quality, outside=outside, superobs=superobs,
         )  # fmt: skip
 
     @documented(observe)
     def observe(
         self,
-        like: xr.Dataset,
+        like: Source,
         *,
         sigma: Any = None,
         seed: int | None = None,
         derived: Mapping[str, Any] | None = None,
         periodic: tuple[str, ...] = (),
+        outside: str = "raise",
     ) -> xr.Dataset:
-        return observe(self._ds, like, sigma=sigma, seed=seed, derived=derived, periodic=periodic)
+        return observe(self._ds, like, sigma=sigma, seed=seed, derived=derived, periodic=periodic, outside=outside)
 
     @documented(explain)
     def explain(
@@ -194,8 +202,14 @@ class SdaAccessor:
         derived: Mapping[str, Any] | None = None,
         dim: Any = None,
         weights: Any = None,
+        quality: Any = None,
+        outside: str = "raise",
+        superobs: Any = None,
     ) -> xr.Dataset:
-        return evaluate(self._ds, truth, obs=obs, sigma=sigma, derived=derived, dim=dim, weights=weights)
+        return evaluate(
+            self._ds, truth, obs=obs, sigma=sigma, derived=derived, dim=dim, weights=weights, quality=quality,
+            outside=outside, superobs=superobs,
+        )  # fmt: skip
 
     def plot(
         self,

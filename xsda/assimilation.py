@@ -17,6 +17,7 @@ from xsda.priors.pool import Pool
 from xsda.priors.registry import Model, Models, load_model
 from xsda.sampling.choose import default_sampler, pick_guidance, pick_sampler
 from xsda.sampling.draw import draw_ensemble
+from xsda.sampling.evidence import variance_factor
 from xsda.sampling.options import SamplingOptions
 from xsda.sampling.pooling import share
 
@@ -43,6 +44,9 @@ def assimilate(
     precision: str = "auto",
     progress: bool | None = None,
     derived: Mapping[str, Derived] | None = None,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
 ) -> xr.Dataset:
     """Draw an ensemble from the posterior p(trajectory | observations).
 
@@ -51,8 +55,8 @@ def assimilate(
     ds
         The grid: its coordinates define what is estimated. Its values are not read.
     obs
-        Observations: a Dataset or DataArray, or a list or mapping of them (several instruments). Their coordinates
-        define the observation operator. NaN is a missing observation.
+        Observations: a Dataset, a DataArray or a table (a DataFrame of pandas or polars), or a list or mapping of them
+        (several instruments). Their coordinates define the observation operator. NaN is a missing observation.
     model
         A prior, the path of one, or a name ("lorenz63"). A list of them shares the members out among several priors.
     members
@@ -102,6 +106,17 @@ def assimilate(
         Functions for observed variables that the prior lacks, such as ``{"wind_speed": lambda s: (s["u"]**2 +
         s["v"]**2).sqrt()}``. ``s[name]`` is a tensor ``(member, time, *space)`` in the units of the variable, with
         ascending axes.
+    quality
+        Use only values with one of these quality flags: a flag, or a list of flags such as ``["good", "suspect"]``. The
+        flags of ``t2m`` are its ancillary variable with the CF standard name ``t2m quality_flag``, or ``t2m_quality``,
+        or ``quality``. Default: all values are used.
+    outside
+        What to do with observations outside the grid: "raise" an error, or "drop" them. A notice counts those that are
+        dropped.
+    superobs
+        Average reports of one variable and source that lie close together: "1h" (or another length of time) averages
+        those of one place, "cell" those that have the same nearest grid point and time. Their errors must be
+        independent. Default: no averages.
 
     Returns
     -------
@@ -116,6 +131,9 @@ def assimilate(
 
     Compatible units are converted. Results are in the units of ``ds``, and the attribute ``history`` records what was
     converted.
+
+    A Gaussian prior that ``GaussianPrior.fit`` made of a short record lets the observations change its variance, by one
+    factor, which the attribute ``variance_factor`` records.
 
     Several grids in a DataTree are assimilated node by node. Groups without data are passed on as they are:
     ``tree.map_over_datasets(lambda ds: ds.sda.assimilate(obs, model) if ds else ds)``.
@@ -134,6 +152,14 @@ def assimilate(
     >>> lazy = xsda.assimilate(truth, both, "lorenz63", sigma={"buoy": 0.5, "ship": 2.0}, chunks={"member": 8})
     >>> lazy.x.chunks
     ((8, 8), (16,))
+
+    A table of reports, averaged over the steps of the grid:
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"time": [0.10, 0.11, 0.30], "x": [1.2, 1.4, 2.0]})
+    >>> post = xsda.assimilate(truth, table, "lorenz63", sigma=0.5, superobs="cell", steps=8, progress=False)
+    >>> post.attrs["observations"]
+    2
     """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"the grid must be an xarray.Dataset, got {type(ds).__name__}")
@@ -143,7 +169,8 @@ def assimilate(
     }  # fmt: skip
     what: dict[str, Any] = {
         "sigma": sigma, "likelihood": likelihood, "correlation": correlation, "background": background,
-        "background_sigma": background_sigma, "derived": derived,
+        "background_sigma": background_sigma, "derived": derived, "quality": quality, "outside": outside,
+        "superobs": superobs,
     }  # fmt: skip
     options, prior, ds = SamplingOptions(members=members, **how), load_model(model), _without_ensemble(ds)
     if isinstance(prior, Pool):
@@ -156,8 +183,14 @@ def assimilate(
         "guidance": str(chosen),
         "observations": int(compiled.y.numel()),
         **_settings(compiled, correlation, background, redraw),
+        **({} if superobs is None else {"superobs": str(superobs)}),
     }
-    return draw_ensemble(prior, grid, options, stepper, guidance=chosen, likelihood=compiled, attrs=attrs)
+    factor = variance_factor(prior, compiled, grid.shape)
+    if factor != 1.0:
+        attrs["variance_factor"] = round(factor, 4)
+    return draw_ensemble(
+        prior, grid, options, stepper, guidance=chosen, likelihood=compiled, attrs=attrs, factor=factor
+    )
 
 
 def _settings(likelihood: Likelihood, correlation: Any, background: Any, redraw: int) -> dict[str, Any]:

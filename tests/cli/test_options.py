@@ -111,7 +111,8 @@ def test_every_option_of_assimilate_arrives(files, monkeypatch):
     call(
         "assimilate", files / "buoys.nc", files / "ships.nc", "--model", "lorenz63", "--out", files / "a.nc", "--quiet",
         "--sigma", "buoys/x=0.5", "--sigma", "ships/y=2", "--likelihood", "buoys/x=huber", "--correlation", "x/time=0.1",
-        "--correlation", "y/time=6h", "--background", files / "truth.nc", "--background-sigma", "3", *typed(GUIDED),
+        "--correlation", "y/time=6h", "--background", files / "truth.nc", "--background-sigma", "3",
+        "--quality", "good", "--quality", "1", "--outside", "drop", "--superobs", "1h", *typed(GUIDED),
     )  # fmt: skip
     grid, obs, prior = seen.pop("arguments")
     assert grid.sizes["time"] == 29
@@ -120,6 +121,7 @@ def test_every_option_of_assimilate_arrives(files, monkeypatch):
     assert seen == {
         "sigma": {"buoys": {"x": 0.5}, "ships": {"y": 2.0}}, "likelihood": {"buoys": {"x": "huber"}},
         "correlation": {"x": {"time": 0.1}, "y": {"time": "6h"}}, "background_sigma": 3.0, "progress": False,
+        "quality": ["good", 1], "outside": "drop", "superobs": "1h",
         **{name: value for name, (_, value) in GUIDED.items()},
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from lazy import computes_nothing
 
+import xsda
 from xsda.labels.axes import find_axes
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Axis, Layout, Variable
@@ -245,8 +246,8 @@ def with_nan():
 REFUSED = {
     "no time": (lambda: Layout.of(globe().rename(time="a").assign_coords(a=np.arange(5))), "no time dimension found"),
     "uneven time": (
-        lambda: Layout.of(series().isel(time=[0, 1, 2, 4])),
-        "'time' must be evenly spaced; its steps lie between 0.25 and 0.5",
+        lambda: Layout.of(series().isel(time=[0, 1, 2, 3]).assign_coords(time=[0.0, 0.25, 0.5, 0.9])),
+        "'time' must be evenly spaced; its steps lie between 0.25 and 0.4",
     ),
     "two extra dimensions": (
         lambda: Layout.of(levels().expand_dims(scan=2)),
@@ -373,3 +374,28 @@ def test_a_longer_ring_has_its_own_period():
     assert "period" not in longer.x.attrs
     seen = result.sda.observe(result.isel(x=[0]).assign_coords(x=[8.25]))
     np.testing.assert_allclose(seen.t[:, 0], 0.75 * result.t[:, 8] + 0.25 * result.t[:, 0], rtol=1e-5)
+
+
+def test_a_region_elsewhere():
+    """Both regions are named: an error for closed forms, a warning for networks."""
+    ds = globe().isel(time=slice(0, 2), lat=slice(1, None), lon=slice(0, 2))
+    moved = ds.assign_coords(lat=ds.lat + 90)
+    size = ds.t.isel(time=0).size * 2
+    mean = ds[["t"]].fillna(0) * 0
+    prior = xsda.GaussianPrior(mean, np.eye(size))
+    with pytest.raises(ValueError, match="the grid has lat 30 to 90, the prior -60 to 0 by 60"):
+        prior.bind(moved[["t"]])
+    turned = ds.assign_coords(lon=ds.lon - 360)[["t"]]
+    assert prior.bind(turned).shape == prior.bind(ds[["t"]]).shape
+
+
+def test_units_that_only_the_grid_knows():
+    """The prior is then in the units of the grid, and observations are converted to them."""
+    mean = xr.Dataset({"u": ("time", np.zeros(2))}, {"time": [0.0, 1.0]})
+    prior = xsda.GaussianPrior(mean, np.eye(2))
+    grid = mean.assign(u=mean.u.assign_attrs(units="m s-1"))
+    obs = xr.Dataset({"u": ("time", [1.0, 2.0], {"units": "km/h"})}, {"time": [0.0, 1.0]})
+    options = {"members": 2, "progress": False}
+    post = grid.sda.assimilate(obs, prior, sigma=0.36, **options)
+    same = grid.sda.assimilate((obs / 3.6).drop_attrs(), prior, sigma=0.1, **options)
+    np.testing.assert_allclose(post.u, same.u, atol=1e-4)

@@ -268,7 +268,12 @@ def test_dates_of_two_cftime_calendars():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"), [(700, "level=700 is not among"), (None, "has no 'level'; use .assign_coords")]
+    ("wanted", "message"),
+    [
+        (300, r"outside the levels of the grid along 'level': 300; the grid has \[500, 850\]"),
+        ("500", r"level='500' is not among the prior's \[500, 850\]"),
+        (None, "has no 'level'; use .assign_coords"),
+    ],
 )
 def test_unknown_channels(wanted, message):
     ds = globe().assign(q=(("time", "level", "lat", "lon"), np.ones((6, 2, 4, 8)))).assign_coords(level=[500, 850])
@@ -291,7 +296,8 @@ def test_a_list_of_stations_that_leaves_out_a_coordinate(missing):
     averaged = like.drop_vars(missing)
     averaged[name].attrs["cell_methods"] = f"{missing}: mean"
     places = {c: like[c] for c in ("time", "lat", "lon") if c != missing}
-    np.testing.assert_allclose(ds.sda.observe(averaged)[name], ds[name].mean(missing).sel(places))
+    weight = np.cos(np.deg2rad(ds.lat)) if missing == "lat" else xr.ones_like(ds[missing], dtype=float)
+    np.testing.assert_allclose(ds.sda.observe(averaged)[name], ds[name].weighted(weight).mean(missing).sel(places))
 
 
 # --- derived quantities that cannot be observed, laws that do not exist ---

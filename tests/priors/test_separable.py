@@ -123,7 +123,7 @@ def simulate(states, trajectories=1, seed=0):
 def test_fit_recovers_a_separable_process():
     """4,000 states of memory 9 give correlations to about 0.05 at the worst."""
     data = simulate(4000)
-    prior = xsda.GaussianPrior.fit(data, length=6)
+    prior = xsda.GaussianPrior.fit(data, length=6, structure="separable")
     assert prior.exact
     assert prior.length == 6
     assert "4000 states" in repr(prior)
@@ -279,4 +279,4 @@ def test_factors_that_do_not_fit(change, message):
 )
 def test_data_that_do_not_do(data, length, message):
     with pytest.raises(ValueError, match=message):
-        xsda.GaussianPrior.fit(data(simulate(40)), length=length)
+        xsda.GaussianPrior.fit(data(simulate(40)), length=length, structure="separable")

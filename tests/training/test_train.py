@@ -21,6 +21,7 @@ from xsda.diffusion.balance import power
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.nn import MarkovNet, TemporalNet
+from xsda.priors.normals import fit_normals
 from xsda.training.balancing import InParts
 from xsda.training.loop import Trainer, _cut
 from xsda.training.networks import make_network
@@ -608,3 +609,44 @@ def test_scaling_of_numbers_far_from_zero(mean):
     layout = fit_scaling(ds, Layout.of(ds))
     assert layout.mean[0] == pytest.approx(values.mean(), abs=1e-6)
     assert layout.std[0] == pytest.approx(values.std(), rel=1e-6)
+
+
+def coast(states=60):
+    """A series on a grid with land, a daily cycle and a missing hour."""
+    rng = np.random.default_rng(0)
+    time = xr.date_range("2020-01-01", periods=states + 1, freq="6h").delete(25)
+    values = 280 + rng.standard_normal((states, 5, 7))
+    values[:, 1:3, 2:4] = np.nan
+    coords = {"time": time, "lat": np.linspace(50, 54, 5), "lon": np.linspace(0, 6, 7)}
+    return xr.Dataset({"sst": (("time", "lat", "lon"), values, {"units": "K"})}, coords)
+
+
+LITTLE = {"window": 4, "steps": 3, "batch_size": 4, "width": 8, "progress": False, "validate_every": 3}
+
+
+def test_land_and_gaps_do_not_teach():
+    """Other numbers on land and in gaps train the same weights; results are NaN on land."""
+    ds = coast()
+    hole = xr.DataArray(np.random.default_rng(1).random(ds.sst.shape) < 0.2, dims=ds.sst.dims)
+    priors = []
+    for fill in (np.nan, 1e4):
+        data = ds.where(~hole)
+        land = data.sst.isnull().all("time")
+        with pytest.warns(UserWarning, match="the record has 1 gap"):
+            priors.append(
+                xsda.train(data.where(~land, fill), validation=data.isel(time=slice(0, 20)), mask=~land, **LITTLE)
+            )
+    assert priors[0].hash == priors[1].hash
+    assert priors[0].layout.context_channels == 1
+    day = ds.isel(time=slice(0, 6))
+    free = day.sda.sample(priors[0], members=2, steps=4, progress=False)
+    assert bool((free.sst.isnull() == day.sst.isnull()).all())
+
+
+def test_windows_stop_at_a_gap():
+    ds = coast()
+    layout = fit_normals(ds, Layout.of(ds))
+    windows = Windows(ds, layout, 4)
+    assert len(windows) == (25 - 3) + (35 - 3)
+    with pytest.raises(ValueError, match=r"has 1 gaps, and no stretch between them has window=40 states"):
+        Windows(ds, layout, 40)

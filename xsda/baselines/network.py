@@ -18,8 +18,9 @@ from xsda.baselines.column import check_instrument, column
 from xsda.baselines.times import at_times, on_times, times_of, union
 from xsda.labels.grid import Grid
 from xsda.likelihood.whitening import Whitener
+from xsda.observations.observed import Observed
 from xsda.observations.operator import Derived, State, derived_field
-from xsda.observations.read import Observed, read, units_of
+from xsda.observations.read import read, units_of
 from xsda.observations.sources import Sources
 
 KEPT = 32  # number of geometries kept for later times with the same places
@@ -128,7 +129,7 @@ class Network:
     @classmethod
     def of(cls, grid: Grid, obs: Sources, *, start: float = np.inf, **options: Any) -> Network:
         """Read labelled observations; ``options`` are those of ``xsda.observations.read``."""
-        return cls(grid, read(obs, units_of(grid), **options), start)
+        return cls(grid, read(obs, units_of(grid), grid=grid, start=start, **options), start)
 
     def __call__(self, number: int) -> Batch | None:
         """Return the observations of time number ``number``; None if all are missing."""

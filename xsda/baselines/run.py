@@ -42,6 +42,9 @@ def filter(
     progress: bool | None = None,
     out: str | Path | None = None,
     every: int = 1000,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
 ) -> xr.Dataset:
     """Run a filter, smoother or variational method with a forecast model through the observations.
 
@@ -50,8 +53,8 @@ def filter(
     ds
         The grid: its coordinates define what is estimated, and at which times. Its values are not read.
     obs
-        Observations, one Dataset or several, at any times within those of ``ds``, or between an earlier initial
-        ensemble and ``ds``. The ensemble is forecast to each time. NaN is a missing value.
+        Observations, one Dataset or table or several, at any times within those of ``ds``, or between an earlier
+        initial ensemble and ``ds``. The ensemble is forecast to each time. NaN is a missing value.
     system
         One of ``xsda.systems``, a function ``step(ds, start, stop)`` on labelled ensembles, or an
         ``xsda.baselines.Forecast``.
@@ -78,6 +81,8 @@ def filter(
         interrupted filter continues from the files if it is called again.
     every
         Number of times in each of these files.
+    quality, outside, superobs
+        Which values are used, and which are averaged, as in ``xsda.assimilate``.
 
     Returns
     -------
@@ -97,7 +102,10 @@ def filter(
     grid = state_grid(ds, forecast)
     stages = _stages(keep, method)
     x, start, memory = initial_ensemble(initial, members, grid, forecast, seed, method)
-    network = Network.of(grid, obs, start=start, sigma=sigma, derived=derived, correlation=correlation)
+    network = Network.of(
+        grid, obs, start=start, sigma=sigma, derived=derived, correlation=correlation, quality=quality,
+        outside=outside, superobs=superobs,
+    )  # fmt: skip
     bound = forecast.bind(grid)
     _check_start(start, bound.text(start), initial, grid, network)
     times = np.union1d(grid.numbers(grid.core_dims[0]), network.numbers)

@@ -140,7 +140,8 @@ def _lazily(ds: xr.Dataset, network: Network, obs: Sources, method: LETKF, deriv
 
 def _observed(ds: xr.Dataset, obs: Sources, derived: Any) -> dict[str, xr.Dataset]:
     """Compute H of the ensemble for all sources together."""
-    lazy = {k: observe(ds.astype(float), source, derived=derived) for k, source in as_sources(obs).items()}
+    sources = as_sources(obs, [*map(str, ds.data_vars), *(derived or {})])
+    lazy = {k: observe(ds.astype(float), source, derived=derived) for k, source in sources.items()}
     return dask.compute(lazy)[0]
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import xarray as xr
 
 from xsda.arguments import whole_number
 from xsda.labels.axes import axis_numbers, is_datelike
 from xsda.labels.layout import Layout
+from xsda.observations.sources import Sources, as_sources
 from xsda.priors.prior import Prior
 
 
-def default_grid(prior: Prior, sources: Sequence[xr.Dataset]) -> xr.Dataset:
+def default_grid(prior: Prior, obs: Sources) -> xr.Dataset:
     """Time steps of the prior from the first to the last observation, and its space axes counted from zero."""
     layout = prior.layout
-    times = [ds[layout.time] for ds in sources if layout.time in ds.coords]
+    sources = as_sources(obs, [v.name for v in layout.variables])
+    times = [ds[layout.time] for ds in sources.values() if layout.time in ds.coords]
     if not times or layout.dt is None:
         raise ValueError(
             f"the observations have no coordinate {layout.time!r}; give --grid, a file with the time axis wanted"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xsda.cli.output import check_output, write
+from xsda.cli.reports import choice_options, choices, read_observations
 from xsda.cli.shared import (
     FILE,
     draw_options,
@@ -48,18 +49,20 @@ if TYPE_CHECKING:
     "--background-sigma", multiple=True, metavar="S | NAME=S | FILE",
     help="Standard deviation of the error of the background; may be repeated.",
 )  # fmt: skip
+@choice_options
 @draw_options()
 @out_option
 @overwrite_option
 def assimilate(
     observations: tuple[Path, ...], models: tuple[str, ...], grid: Path | None, sigma: tuple[str, ...],
     likelihood: tuple[str, ...], correlation: tuple[str, ...], background: Path | None,
-    background_sigma: tuple[str, ...], out: Path, overwrite: bool, **draw: Any,
+    background_sigma: tuple[str, ...], quality: tuple[str, ...], outside: str, superobs: str | None, out: Path,
+    overwrite: bool, **draw: Any,
 ) -> None:  # fmt: skip
     """Draw a posterior ensemble given OBSERVATIONS.
 
-    OBSERVATIONS are one or several NetCDF, HDF5 or Zarr files. NAME is an observed variable. With several files it can
-    be FILE/NAME, where FILE is the name of the file without its ending: --sigma buoys/u=1.5
+    OBSERVATIONS are one or several tables (.csv), or NetCDF, HDF5 or Zarr files. NAME is an observed variable. With
+    several files it can be FILE/NAME, where FILE is the name of the file without its ending: --sigma buoys/u=1.5
     """
     from xsda import assimilation
     from xsda.cli.default_grid import default_grid
@@ -71,12 +74,13 @@ def assimilate(
         "correlation": settings(correlation, "--correlation") or None,
         "background": read(background) if background else None,
         "background_sigma": standard_deviation(background_sigma, "--background-sigma"),
+        **choices(quality, outside, superobs),
     }  # fmt: skip
     prior = _load(models)
-    sources = {path.stem: read(path) for path in observations}
+    sources = {path.stem: read_observations(path) for path in observations}
     if len(sources) < len(observations):
         raise ValueError("two observation files have the same name; rename one")
-    target = read(grid) if grid else default_grid(_longest(prior), list(sources.values()))
+    target = read(grid) if grid else default_grid(_longest(prior), sources)
     obs = sources if len(sources) > 1 else next(iter(sources.values()))
     _finish(assimilation.assimilate(target, obs, prior, **said, **draw), out, draw["progress"])
 

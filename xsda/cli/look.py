@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from xsda.cli.output import check_picture, write_picture
+from xsda.cli.reports import choice_options, choices, read_observations
 from xsda.cli.shared import FILE, overwrite_option, sigma_option
 from xsda.cli.values import standard_deviation
 
@@ -14,9 +15,13 @@ from xsda.cli.values import standard_deviation
 @click.command()
 @click.argument("ensemble", type=FILE)
 @click.argument("truth", type=FILE)
-@click.option("--obs", default=None, type=FILE, help="File of observations, for the chi-square.")
+@click.option("--obs", default=None, type=FILE, help="Table (.csv) or file of observations, for the chi-square.")
 @sigma_option
-def evaluate(ensemble: Path, truth: Path, obs: Path | None, sigma: tuple[str, ...]) -> None:
+@choice_options
+def evaluate(
+    ensemble: Path, truth: Path, obs: Path | None, sigma: tuple[str, ...], quality: tuple[str, ...], outside: str,
+    superobs: str | None,
+) -> None:  # fmt: skip
     """Print the scores of an ENSEMBLE file against a TRUTH file."""
     import xarray as xr
 
@@ -30,14 +35,19 @@ def evaluate(ensemble: Path, truth: Path, obs: Path | None, sigma: tuple[str, ..
             f"{ensemble} and {truth} share no coordinates; compare {ensemble} with a truth on its own grid"
         )
     click.echo(f"scored over the shared {', '.join(f'{d} ({n})' for d, n in sizes.items())}")
-    table = score(scored, reference, obs=read(obs) if obs else None, sigma=standard_deviation(sigma, "--sigma"))
+    table = score(
+        scored, reference, obs=read_observations(obs) if obs else None,
+        sigma=standard_deviation(sigma, "--sigma"), **choices(quality, outside, superobs),
+    )  # fmt: skip
     click.echo(table.to_dataframe().to_string(float_format=lambda v: f"{v:.4g}"))
 
 
 @click.command()
 @click.argument("file", type=FILE)
 @click.option("--truth", default=None, type=FILE, help="File of the true trajectory, drawn as well.")
-@click.option("--obs", multiple=True, type=FILE, help="File of observations, drawn as well; may be repeated.")
+@click.option(
+    "--obs", multiple=True, type=FILE, help="Table (.csv) or file of observations, drawn as well; may be repeated."
+)
 @click.option(
     "--variable",
     "variables",
@@ -67,7 +77,7 @@ def plot(
     out = out or file.with_suffix(".png")
     check_picture(out, overwrite)
     figure = ensemble(
-        read(file), truth=read(truth) if truth else None, obs=[read(o) for o in obs] or None,
+        read(file), truth=read(truth) if truth else None, obs=[read_observations(o) for o in obs] or None,
         variable=list(variables) or None, time=None if time is None else _position_or_time(time),
     )  # fmt: skip
     write_picture(figure, out)

@@ -73,7 +73,7 @@ class Normals:
         return {
             "mean": torch.as_tensor(self.mean, dtype=torch.float32),
             "std": torch.as_tensor(self.std, dtype=torch.float32),
-            "valid": torch.as_tensor(self.valid),
+            "valid": torch.tensor(self.valid),
         }
 
     @classmethod

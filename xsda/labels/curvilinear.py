@@ -35,9 +35,10 @@ def curvilinear(ds: xr.Dataset | xr.DataArray, dims: Iterable[str] = ()) -> tupl
     >>> curvilinear(weather) is None
     True
     """
-    wanted = set(dims)
+    wanted, bounds = set(dims), {c.attrs.get("bounds", c.encoding.get("bounds")) for c in ds.coords.values()}
     for lat in ds.coords.values():
-        if lat.ndim != 2 or not (is_latitude(lat) or _named(lat, LATITUDES)) or (wanted and set(lat.dims) != wanted):
+        fits = lat.ndim == 2 and lat.name not in bounds and wanted in (set(), set(lat.dims))
+        if not (fits and (is_latitude(lat) or _named(lat, LATITUDES))):
             continue
         for lon in ds.coords.values():
             if set(lon.dims) == set(lat.dims) and (is_longitude(lon) or _named(lon, LONGITUDES)):

@@ -27,9 +27,10 @@ from xsda.labels.axes import (
     time_feature_waves,
     uniform_step,
 )
-from xsda.labels.cf import is_longitude
+from xsda.labels.cf import is_latitude, is_longitude
 from xsda.labels.climatology import Normals, Scaling
-from xsda.labels.layout import SAMPLE_DIMS, Layout, Variable
+from xsda.labels.layout import SAMPLE_DIMS, Axis, Layout, Variable
+from xsda.labels.steps import step_numbers
 
 SAME = 1e-2  # points closer than this, in units of the spacing, are the same
 RESOLVED = 1e-3  # single precision is enough if its steps are smaller than this, in standard deviations
@@ -127,7 +128,7 @@ class Grid:
         converted = [
             f"{names[a.name]} of the prior converted from {a.attrs['units']} to {b.attrs['units']}"
             for a, b in pairs
-            if a != b
+            if a.attrs.get("units", b.attrs.get("units")) != b.attrs.get("units")
         ]
         grid = cls(own, ds, dims, names, tuple(converted))
         if own.normals is not None:
@@ -246,15 +247,10 @@ class Grid:
                     )
                 found.append(np.arange(size))
                 continue
-            x = self.numbers(dim)
-            apart = np.abs(x[:, None] - own)
-            if is_longitude(self.template[dim]):
-                apart = np.abs((x[:, None] - own + 180) % 360 - 180)
+            apart = self._apart(axis, dim)
             if (apart.min(1) > SAME * axis.spacing).any():
                 raise ValueError(
-                    f"{dim!r} runs from {x[0]:g} to {x[-1]:g} by {self._spacing(dim) if size > 1 else 0:g}, but the "
-                    f"climatology of this prior has the points {own[0]:g} to {own[-1]:g} by {axis.spacing:g}; put the "
-                    "grid on points of the prior"
+                    f"{self._region(axis, dim)}; its climatology holds at its points, so put the grid on them"
                 )
             found.append(apart.argmin(1))
         return found
@@ -345,6 +341,32 @@ class Grid:
                 del coord.attrs["bounds"]
         return out
 
+    def _apart(self, axis: Axis, dim: str) -> np.ndarray:
+        """Distances of the user's points from those of the prior along one axis, (point, point of the prior)."""
+        apart = self.numbers(dim)[:, None] - np.asarray(axis.points)
+        return np.abs((apart + 180) % 360 - 180 if is_longitude(self.template[dim]) else apart)
+
+    def _region(self, axis: Axis, dim: str) -> str:
+        """Describe where the grid and the prior lie along one axis."""
+        x, own = self.numbers(dim), axis.points
+        return f"the grid has {dim} {x[0]:g} to {x[-1]:g}, the prior {own[0]:g} to {own[-1]:g} by {axis.spacing:g}"
+
+    def check_region(self) -> list[str]:
+        """Describe where the grid leaves the region of a prior that knows its latitudes and longitudes."""
+        notes = []
+        for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
+            known = axis.points and dim in self.template.coords
+            if known and (is_latitude(self.template[dim]) or is_longitude(self.template[dim])):
+                own = np.asarray(axis.points)
+                near = np.diff(own).max() if len(own) > 1 else axis.spacing
+                if (self._apart(axis, dim).min(1) > near).any():
+                    notes.append(self._region(axis, dim))
+        return notes
+
+    def part(self, times: slice) -> Grid:
+        """Return the grid at some of its times."""
+        return replace(self, template=self.template.isel({self.core_dims[0]: times}))
+
     def check_spacing(self) -> list[str]:
         """Describe differences from the training grid that may make the network inaccurate."""
         notes = []
@@ -383,7 +405,7 @@ class Grid:
         if self.layout.dt is None or self.template.sizes[dim] < 2 or dim not in self.template.coords:
             return
         check_calendar(time, self.layout.dates, "the prior's time axis")
-        step = uniform_step(self.numbers(dim), dim)
+        step = uniform_step(step_numbers(time), dim)
         if abs(step - self.layout.dt) > 1e-3 * self.layout.dt:
             unit = " s" if self.layout.dates else ""
             raise ValueError(

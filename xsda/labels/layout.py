@@ -21,10 +21,10 @@ from xsda.labels.axes import (
     find_axes,
     is_datelike,
     own_period,
-    uniform_step,
 )
 from xsda.labels.cf import find_scale, helper_variables
 from xsda.labels.climatology import Normals
+from xsda.labels.steps import record_step, step_numbers
 
 KEPT_ATTRS = ("units", "standard_name", "long_name")
 SAMPLE_DIMS = ("trajectory", "member")
@@ -155,7 +155,8 @@ class Layout:
         sample_dims
             Dimensions along which there are several trajectories.
         even
-            Whether the time axis must be evenly spaced. If not, the layout has no time step.
+            Whether the time axis must have even steps (gaps of whole steps, and calendar months, are allowed). If not,
+            the layout has no time step.
 
         Returns
         -------
@@ -173,7 +174,9 @@ class Layout:
                 )
         numbers = axis_numbers(ds[time]) if time in ds.coords else np.arange(ds.sizes[time], dtype=float)
         check_sorted(numbers, time)
-        dt = uniform_step(numbers, time) if even and len(numbers) > 1 else None
+        dt = None
+        if even and len(numbers) > 1:
+            dt = record_step(step_numbers(ds[time]) if time in ds.coords else numbers, time)
         axes = []
         for name in dims:
             x = np.sort(axis_numbers(ds[name])) if name in ds.coords else np.arange(ds.sizes[name], dtype=float)
@@ -220,11 +223,13 @@ class Layout:
         return replace(self, variables=tuple(variables))
 
     def in_units(self, units: Mapping[str, Any]) -> Layout:
-        """Return the layout with its variables in these units, where both units are known and differ."""
+        """Return the layout with its variables in these units, converted where both units are known."""
         variables = []
         for v in self.variables:
             wanted = units.get(v.name)
             factor, offset = find_scale(v.name, v.attrs.get("units"), wanted, "the grid")
+            if wanted is not None and "units" not in v.attrs:  # then the prior is taken to be in the units of the grid
+                v = replace(v, attrs={**v.attrs, "units": str(wanted)})
             if (factor, offset) != (1.0, 0.0):
                 mean, std = tuple(factor * m + offset for m in v.mean), tuple(abs(factor) * s for s in v.std)
                 v = replace(v, mean=mean, std=std, attrs={**v.attrs, "units": str(wanted)})

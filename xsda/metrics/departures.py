@@ -22,14 +22,21 @@ import xarray as xr
 
 from xsda.labels.axes import find_axes
 from xsda.metrics.pairs import Dim, dims_of, mean, with_units
-from xsda.observations.observe import observe
+from xsda.observations.observe import grid_of, observe
 from xsda.observations.read import read
 from xsda.observations.sources import as_sources
 from xsda.observations.survey import list_values
 
 
 def observation_chi_square(
-    ensemble: xr.Dataset, obs: Any, sigma: Any = None, *, derived: Mapping[str, Any] | None = None
+    ensemble: xr.Dataset,
+    obs: Any,
+    sigma: Any = None,
+    *,
+    derived: Mapping[str, Any] | None = None,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
 ) -> xr.Dataset:
     """Average ((H x - y) / sigma)^2 over members and observations, for each observed variable.
 
@@ -43,6 +50,8 @@ def observation_chi_square(
         A posterior, or any ensemble or trajectory.
     obs, sigma, derived
         As in ``xsda.assimilate``. All values of a variable have the same weight, whatever their source.
+    quality, outside, superobs
+        Which values are used, and which are averaged, as in ``xsda.assimilate``.
 
     Returns
     -------
@@ -57,7 +66,8 @@ def observation_chi_square(
     (0.0, 4.0)
     """
     total: dict[str, Any] = {}
-    for o in read(obs, _units(ensemble), sigma=sigma, derived=derived):
+    chosen = {"quality": quality, "outside": outside, "superobs": superobs, "grid": grid_of(ensemble)}
+    for o in read(obs, _units(ensemble), sigma=sigma, derived=derived, **chosen):
         predicted = observe(ensemble, o.ds[[o.name, *_helpers(o.ds)]], derived=derived)[o.name]
         z = ((predicted - o.da) / xr.DataArray(o.std, dims=o.da.dims)) ** 2
         before, number = total.get(o.name, (0.0, 0))

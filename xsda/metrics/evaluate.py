@@ -23,6 +23,9 @@ def evaluate(
     derived: Mapping[str, Any] | None = None,
     dim: Dim = None,
     weights: Weights = None,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
 ) -> xr.Dataset:
     """Evaluate an ensemble: RMSE, bias, fair CRPS, spread and spread/skill of each variable.
 
@@ -41,6 +44,8 @@ def evaluate(
         Dimensions to average over. Default: all but ``member``.
     weights
         DataArray of weights, or False for none. Default: the cosine of latitude, if there is one.
+    quality, outside, superobs
+        Which of the observations are used, and which are averaged, as in ``xsda.assimilate``.
 
     Returns
     -------
@@ -66,7 +71,9 @@ def evaluate(
         scores["spread"] = spread(pair(ensemble, truth)[0], dim, weights=weights)
         scores["spread_skill"] = spread_skill(ensemble, truth, dim, weights=weights)
     if obs is not None:
-        scores["chi_square"] = observation_chi_square(ensemble, obs, sigma, derived=derived)
+        scores["chi_square"] = observation_chi_square(
+            ensemble, obs, sigma, derived=derived, quality=quality, outside=outside, superobs=superobs
+        )
     names = list(scores["rmse"].data_vars)
     units = {v: str(ensemble[v].attrs.get("units", "")) for v in names}
     out = xr.Dataset()

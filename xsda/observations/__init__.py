@@ -10,9 +10,10 @@ from xsda.observations.compile import compile_variable
 from xsda.observations.explain import Explanation, explain
 from xsda.observations.joint import compile_observations, join
 from xsda.observations.observe import observe
+from xsda.observations.observed import Observed
 from xsda.observations.operator import ObservationOperator, VariableOperator
 from xsda.observations.outside import outside
-from xsda.observations.read import Observed, read, units_of
+from xsda.observations.read import read, units_of
 from xsda.observations.sources import as_sources
 
 __all__ = [

@@ -150,14 +150,20 @@ def _spread(place: Place, sizes: Mapping[str, int]) -> Stencil:
 def _places(grid: Grid, ds: xr.Dataset, da: xr.DataArray) -> list[Place]:
     """Find where the observations lie on the grid."""
     mesh, (time, *space) = Mesh.of(grid), grid.core_dims
-    places = None if mesh is None else sphere_positions(mesh, grid, da)
-    if mesh is None or places is None:
-        return [_place(grid, ds, da, dim) for dim in grid.core_dims]
-    lat, lon = places
-    return [
-        _place(grid, ds, da, time),
-        Place(tuple(space), tuple(map(str, lat.dims)), mesh.locate(lat.values.ravel(), lon.values.ravel())),
-    ]
+    if mesh is not None:
+        positions, along = sphere_positions(mesh, grid, da), _place(grid, ds, da, time)
+        if positions is not None:
+            lat, lon = positions
+            stencil = mesh.locate(lat.values.ravel(), lon.values.ravel())
+            return [along, Place(tuple(space), tuple(map(str, lat.dims)), stencil)]
+        if all(matching_coordinate(da, grid, d) is None and _averaged(da, d) for d in space):
+            return [along, Place(tuple(space), (), Stencil.mean(mesh.areas()))]
+    return [_place(grid, ds, da, dim) for dim in grid.core_dims]
+
+
+def _averaged(da: xr.DataArray, dim: str) -> bool:
+    """Whether a variable is an average over a dimension that it has no more."""
+    return dim not in da.dims and cell_method(da, {dim}) == "mean"
 
 
 def _place(grid: Grid, ds: xr.Dataset, da: xr.DataArray, dim: str) -> Place:

@@ -21,6 +21,7 @@ from xsda.likelihood.whitening import Whitener, Whitening
 from xsda.observations.correlation import whitener
 from xsda.observations.footprints import Footprints
 from xsda.observations.masking import on_valid_points
+from xsda.observations.observed import Observed
 from xsda.observations.operator import (
     Derived,
     ObservationOperator,
@@ -28,7 +29,7 @@ from xsda.observations.operator import (
     check_differentiable,
     derived_offset,
 )
-from xsda.observations.read import Observed, read, units_of
+from xsda.observations.read import read, units_of
 from xsda.observations.sources import Sources
 
 
@@ -111,7 +112,8 @@ def compile_observations(
     obs, sigma, derived
         Observations and their errors, as in ``xsda.assimilate``.
     **options
-        Other options of ``read``: ``likelihood``, ``correlation``, ``background``, ``background_sigma``.
+        Other options of ``read``: ``likelihood``, ``correlation``, ``background``, ``background_sigma``, ``quality``,
+        ``outside``, ``superobs``.
 
     Returns
     -------
@@ -126,7 +128,7 @@ def compile_observations(
     >>> likelihood.y.shape, likelihood.std[:2], likelihood.linear
     (torch.Size([4]), tensor([0.5000, 0.5000]), True)
     """
-    return join(grid, read(obs, units_of(grid), sigma=sigma, derived=derived, **options))
+    return join(grid, read(obs, units_of(grid), sigma=sigma, derived=derived, grid=grid, **options))
 
 
 def join(grid: Grid, observed: Sequence[Observed]) -> Likelihood:

@@ -39,7 +39,7 @@ def between_levels(coord: xr.DataArray, labels: Sequence[Any], units: str | None
     >>> level = xr.DataArray([850.0, 650.0], dims="obs", name="level", attrs={"units": "hPa"})
     >>> stencil = between_levels(level, [1000, 850, 500], "hPa")
     >>> stencil.index.tolist(), stencil.weight.round(3).tolist()
-    ([[1, 1], [2, 1]], [[0.0, 1.0], [0.506, 0.494]])
+    ([[1, 1], [2, 1]], [[1.0, 0.0], [0.506, 0.494]])
     """
     wanted, levels = np.ravel(coord.values), np.asarray(labels)
     if levels.dtype.kind not in "iuf" or wanted.dtype.kind not in "iuf":

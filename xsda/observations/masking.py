@@ -39,7 +39,7 @@ def on_valid_points(op: VariableOperator, grid: Grid) -> tuple[VariableOperator,
     sizes = dict(zip((grid.core_dims[0], *grid.core_dims[1:]), (grid.shape[0], *grid.shape[2:]), strict=True))
     mask = grid.mask if op.channels is None else grid.mask[op.channels]
     if op.channel_dim is None:
-        mask = mask.all(0)  # a derived variable needs all variables
+        mask = np.asarray(mask.all(0))  # a derived variable needs all variables
     else:
         sizes[op.channel_dim] = len(mask)
     index, weight = op.stencil(sizes)

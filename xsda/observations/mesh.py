@@ -82,7 +82,7 @@ class Mesh:
         if not np.isfinite(nodes).any():
             raise ValueError(f"the coordinates {lat.name!r} and {lon.name!r} of the grid hold NaN only")
         names = str(lat.name), str(lon.name)
-        return cls(names, lat.shape, nodes.reshape(-1, 3), _cells(nodes), _with_index(lat, lon))
+        return cls(names, (lat.shape[0], lat.shape[1]), nodes.reshape(-1, 3), _cells(nodes), _with_index(grid, *pair))
 
     def locate(self, lat: np.ndarray, lon: np.ndarray) -> Stencil:
         """Interpolate between the corners of the cells that hold these places; raise outside the grid."""
@@ -111,6 +111,15 @@ class Mesh:
         return np.degrees(
             [np.arctan2(middle[:, 2], np.hypot(middle[:, 0], middle[:, 1])), np.arctan2(middle[:, 1], middle[:, 0])]
         ).T
+
+    def areas(self) -> np.ndarray:
+        """Return the area of each node: the mean of the cells around it, 0 without coordinates."""
+        corners = self.nodes[self.cells.reshape(-1, 4)]
+        area = np.nan_to_num(sum(_triangle(*np.moveaxis(corners[:, three], 1, 0)) for three in ([0, 1, 2], [0, 2, 3])))
+        known, node = np.flatnonzero(area > 1e-9 * area.max()), self.cells.reshape(-1, 4)
+        count = np.bincount(node[known].ravel(), minlength=len(self.nodes))
+        total = np.bincount(node[known].ravel(), np.repeat(area[known], 4), len(self.nodes))
+        return total / np.maximum(count, 1)
 
     def _outside_text(self, lat: np.ndarray, lon: np.ndarray) -> str:
         places = np.unique(np.stack([lat, lon], 1), axis=0)
@@ -218,6 +227,19 @@ def sphere_positions(mesh: Mesh, grid: Grid, da: xr.DataArray) -> tuple[xr.DataA
     return _filled(lat, lon, da)
 
 
+def outside_cells(grid: Grid, da: xr.DataArray) -> xr.DataArray | None:
+    """Return which positions of an observed variable lie outside all cells, over the dimensions of the positions.
+
+    None if positions are to be found along each dimension of the grid.
+    """
+    mesh = Mesh.of(grid)
+    places = None if mesh is None else sphere_positions(mesh, grid, da)
+    if mesh is None or places is None:
+        return None
+    lat, lon = places
+    return xr.DataArray(mesh.outside(lat.values, lon.values), dims=lat.dims)
+
+
 def _position(da: xr.DataArray, name: str, test: Callable[[xr.DataArray], bool], names: Sequence[str]) -> Any:
     """The coordinate with the name that the grid uses, or else one that is a latitude (longitude); None without one."""
     if name in da.coords:
@@ -287,15 +309,26 @@ def _cells(nodes: np.ndarray) -> np.ndarray:
     return np.stack([number[:-1, :-1], number[:-1, 1:], number[1:, 1:], number[1:, :-1]], -1)
 
 
+def _triangle(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Areas of triangles on the sphere (van Oosterom & Strackee 1983, 10.1109/TBME.1983.325207)."""
+    volume = np.abs(np.einsum("ni,ni->n", a, np.cross(b, c)))
+    return 2 * np.arctan2(volume, 1 + (a * b).sum(1) + (b * c).sum(1) + (c * a).sum(1))
+
+
 def _continues(before: np.ndarray, last: np.ndarray, following: np.ndarray) -> bool:
-    """Whether points (n, 3) go on in the direction and with about the spacing of the two rows before them."""
+    """Whether a row of points (n, 3) goes on from the two rows before it, beside the last and about as far away."""
     step, gap = last - before, following - last
     with np.errstate(all="ignore"):
-        ratio = np.linalg.norm(gap, axis=-1) / np.linalg.norm(step, axis=-1)
-        ahead = (step * gap).sum(-1) / np.linalg.norm(gap, axis=-1) / np.linalg.norm(step, axis=-1)
-    known = np.isfinite(step).all(-1) & np.isfinite(gap).all(-1)
-    good = (ratio > 0.5) & (ratio < 2) & (ahead > 0.4)
-    return bool(known.any()) and bool(good[known].mean() >= JOINED)
+        ratio = np.linalg.norm(gap, axis=1) / np.linalg.norm(step, axis=1)
+    onwards = (ratio > 0.5) & (ratio < 2) & (_cosine(step, gap) > 0.4)
+    beside = _cosine(np.diff(last, axis=0), np.diff(following, axis=0)) > 0.4
+    known = np.isfinite(step + gap).all(1)
+    return all(k.any() and c[k].mean() >= JOINED for c, k in ((onwards, known), (beside, known[1:] & known[:-1])))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of the angle between vectors; 0 for vectors of length zero."""
+    return (_normalised(a) * _normalised(b)).sum(-1)
 
 
 def _blocks(number: np.ndarray) -> np.ndarray:
@@ -306,12 +339,17 @@ def _blocks(number: np.ndarray) -> np.ndarray:
     return split.swapaxes(1, 2).reshape(-1, BLOCK**2)
 
 
-def _with_index(lat: xr.DataArray, lon: xr.DataArray) -> xr.Dataset | None:
-    """The numbers of the nodes with the user's NDPointIndex of both coordinates; None if there is none."""
-    index = lat.xindexes.get(lat.name)
-    if not isinstance(index, xr.indexes.NDPointIndex) or index is not lon.xindexes.get(lon.name):
+def _with_index(grid: Grid, lat: xr.DataArray, lon: xr.DataArray) -> xr.Dataset | None:
+    """The numbers of the nodes with the user's NDPointIndex of both coordinates (in degrees); None if there is none."""
+    index = grid.template.xindexes.get(lat.name)
+    if not isinstance(index, xr.indexes.NDPointIndex) or index is not grid.template.xindexes.get(lon.name):
         return None
-    return lat.to_dataset(name="number").assign(number=(lat.dims, np.arange(lat.size).reshape(lat.shape)))
+    if not np.array_equal(_in_degrees(lat), lat):
+        return None
+    space = grid.core_dims[1:]
+    shape = tuple(grid.template.sizes[d] for d in space)
+    number = grid.orient(xr.DataArray(np.arange(lat.size).reshape(shape), dims=space))
+    return grid.template.drop_vars(list(grid.template.data_vars)).assign(number=number)
 
 
 def _plane(centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,20 +14,21 @@ from xsda.labels.axes import find_axes
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.observations.operator import Derived, State, VariableOperator, derived_field
-from xsda.observations.read import read, units_of
-from xsda.observations.sources import as_sources
+from xsda.observations.read import dims_of, read, units_of
+from xsda.observations.sources import Source, as_sources
 
 OWN_ATTRS = ("cell_methods", "ancillary_variables", "error_std")  # attributes that observed variables do not inherit
 
 
 def observe(
     ds: xr.Dataset,
-    like: xr.Dataset,
+    like: Source,
     *,
     sigma: Any = None,
     seed: int | None = None,
     derived: Mapping[str, Derived] | None = None,
     periodic: tuple[str, ...] = (),
+    outside: str = "raise",
 ) -> xr.Dataset:
     """Compute what would be observed of ``ds`` at the coordinates of ``like``.
 
@@ -36,7 +37,8 @@ def observe(
     ds
         Trajectory or ensemble, on numpy or dask. Other dimensions, such as ``member``, are kept.
     like
-        Observations whose variables and coordinates say what to observe. Where they are NaN the result is NaN.
+        Observations whose variables and coordinates say what to observe: a Dataset, a DataArray or a table. Where they
+        are NaN the result is NaN. The result of a table has the dimension ``report``, sorted by time and place.
     sigma
         Standard deviation of the noise to add: a number, a mapping by variable, an array or a Dataset. Default: no
         noise.
@@ -47,6 +49,8 @@ def observe(
     periodic
         Names of periodic dimensions. Not needed for coordinates with the attribute ``period`` and for longitudes around
         the whole globe.
+    outside
+        What to do with positions outside the grid: "raise" an error, or "drop" them, with a notice of how many.
 
     Returns
     -------
@@ -72,14 +76,14 @@ def observe(
     >>> xsda.observe(weather, station).t2m.dims
     ('member', 'time')
     """
-    sources = as_sources(like)
+    ds, grid = _state(ds), grid_of(ds, periodic)
+    sources = as_sources(like, [*grid.names.values(), *(derived or {})], dims_of(grid))
     if len(sources) > 1:
         raise TypeError(f"like must be one xarray.Dataset, got {len(sources)} sources; observe each instrument in turn")
     (like,) = sources.values()
-    ds = _state(ds)
-    grid = Grid.match(Layout.of(ds, periodic=periodic, even=False), ds)
     out = {}
-    for observed in read(like, units_of(grid), sigma=sigma, derived=derived, errors=sigma is not None):
+    options = {"sigma": sigma, "derived": derived, "errors": sigma is not None, "outside": outside, "grid": grid}
+    for observed in read(like, units_of(grid), **options):
         name, template = observed.name, observed.da
         op = observed.compile(grid, quietly=True)
         field = ds[name] if op.derived is None else _derived(ds, grid, op)
@@ -95,6 +99,12 @@ def observe(
     result = xr.Dataset(out, attrs=dict(like.attrs) or dict(ds.attrs))
     bounds = {c.attrs["bounds"] for c in like.coords.values() if "bounds" in c.attrs}
     return result.assign_coords({b: like[b] for b in bounds if b in like})
+
+
+def grid_of(ds: xr.Dataset, periodic: tuple[str, ...] = ()) -> Grid:
+    """The grid of a trajectory or ensemble."""
+    ds = _state(ds)
+    return Grid.match(Layout.of(ds, periodic=periodic, even=False), ds)
 
 
 def _state(ds: xr.Dataset) -> xr.Dataset:

@@ -8,7 +8,7 @@ import xarray as xr
 from xsda.labels.axes import axis_numbers, check_calendar
 from xsda.labels.grid import Grid
 from xsda.observations.compile import grid_axis, matching_coordinate
-from xsda.observations.mesh import Mesh, sphere_positions
+from xsda.observations.mesh import outside_cells
 
 
 def outside(grid: Grid, da: xr.DataArray) -> xr.DataArray:
@@ -35,14 +35,11 @@ def outside(grid: Grid, da: xr.DataArray) -> xr.DataArray:
     >>> xsda.observations.outside(grid, x).values
     array([ True, False,  True])
     """
-    mesh, time = Mesh.of(grid), grid.core_dims[0]
-    places = None if mesh is None else sphere_positions(mesh, grid, da)
+    cells, time = outside_cells(grid, da), grid.core_dims[0]
     out = xr.zeros_like(da, dtype=bool).drop_vars(da.coords)
-    if mesh is not None and places is not None:
-        lat, lon = places
-        beyond = mesh.outside(lat.values.ravel(), lon.values.ravel())
-        out = out | xr.DataArray(beyond.reshape(lat.shape), dims=lat.dims)
-    for dim in grid.core_dims if places is None else [time]:
+    if cells is not None:
+        out = out | cells
+    for dim in grid.core_dims if cells is None else [time]:
         axis, coord = grid_axis(grid, dim), matching_coordinate(da, grid, dim)
         if coord is None:
             continue

@@ -1,108 +1,34 @@
 """Reads labelled observations: values, errors, laws, correlations and a background, in the units of the grid.
 
 ``read`` returns one ``Observed`` for each variable of each source. ``assimilate``, ``filter``, ``observe``, the
-scores in observation space and the plots all use it.
+scores in observation space and the plots all use it. On request it selects values by their quality flags, leaves out
+those outside the grid, and averages those that lie close together, in this order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from xsda.arguments import choose, warn, what
+from xsda.labels.axes import SPACE_NAMES, TIME_NAMES
 from xsda.labels.cf import find_scale, in_units
+from xsda.labels.curvilinear import curvilinear
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import LAWS, Censored, ErrorLaw, Normal
-from xsda.observations.compile import compile_variable
 from xsda.observations.errors import check_positive, error_std
-from xsda.observations.operator import Derived, VariableOperator, check_derived
-from xsda.observations.sources import Sources, as_sources, by_source, observed_variables
+from xsda.observations.inside import drop_outside
+from xsda.observations.observed import Observed
+from xsda.observations.operator import Derived, check_derived
+from xsda.observations.quality import accepted
+from xsda.observations.sources import Sources, as_sources, by_source, is_text, is_time, observed_variables
+from xsda.observations.superobs import superobs as averaged
 
-MANY = 2**24  # with more stencil points than this, duplicates are not searched for
 Units = Mapping[str, str | None]
-
-
-@dataclass(frozen=True, eq=False)
-class Observed:
-    """One observed variable of one source, as ``read`` returns it.
-
-    Parameters
-    ----------
-    source, name
-        Names of the source and of the variable.
-    ds
-        The source, with this variable in the units of the grid.
-    std
-        Standard deviations of the errors in these units, of the shape of the variable; None if they were not read.
-    law
-        The law of the errors.
-    correlation
-        The description of correlated errors; None if they are independent.
-    derived
-        Functions for derived variables.
-    pick
-        Ravelled positions of the values that are not missing.
-
-    Examples
-    --------
-    >>> (x,) = xsda.observations.read(obs, {"x": None})
-    >>> x.source, x.name, x.values.shape, x.errors[0]
-    ('obs', 'x', (4,), np.float64(0.5))
-    """
-
-    source: str
-    name: str
-    ds: xr.Dataset
-    std: np.ndarray | None
-    law: ErrorLaw
-    correlation: Any
-    derived: Mapping[str, Derived] | None
-    pick: np.ndarray
-
-    @property
-    def da(self) -> xr.DataArray:
-        """The observed variable."""
-        return self.ds[self.name]
-
-    @property
-    def values(self) -> np.ndarray:
-        """Values that are not missing, (M,), in double precision."""
-        return np.asarray(self.da.values, dtype=np.float64).ravel()[self.pick]
-
-    @property
-    def errors(self) -> np.ndarray:
-        """Standard deviations of the errors of ``values``, (M,)."""
-        assert self.std is not None
-        return self.std.ravel()[self.pick]
-
-    def compile(self, grid: Grid, *, quietly: bool = False) -> VariableOperator:
-        """Build H for this variable; warn of duplicates unless ``quietly``."""
-        op = compile_variable(grid, self.ds, self.name, self.derived)
-        if not quietly:
-            self._warn_of_duplicates(op, grid)
-        return op
-
-    def _warn_of_duplicates(self, op: VariableOperator, grid: Grid) -> None:
-        """Warn of values at the same place and time as another value of this source."""
-        points = int(np.prod([*op.shape, *(g.stencil.weight.shape[1] for g in op.gathers)]))
-        if points > MANY or all(g.sizes and g.stencil.contiguous for g in op.gathers):
-            return
-        sizes = {d: grid.template.sizes[d] for d in grid.core_dims}
-        if op.channel_dim is not None and op.channels is not None:
-            sizes[op.channel_dim] = op.channels.stop - op.channels.start
-        index, weight = op.stencil(sizes)
-        rows = np.concatenate([*(i[self.pick] for i in index.values()), weight[self.pick].round(6)], axis=1)
-        twice = len(rows) - len(np.unique(rows, axis=0))
-        if twice:
-            warn(
-                f"{twice} of {len(rows)} values of {self.name!r} in {self.source} lie at the place and time of "
-                "another value. Each counts as an independent observation; if they are not, drop or average the "
-                "duplicates"
-            )
 
 
 def read(
@@ -116,19 +42,31 @@ def read(
     background: xr.Dataset | None = None,
     background_sigma: Any = None,
     errors: bool = True,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
+    grid: Grid | None = None,
+    start: float = np.inf,
 ) -> list[Observed]:
     """Read the observations of all sources, and the background if there is one.
 
     Parameters
     ----------
     obs
-        One or several Datasets; see ``as_sources``.
+        One or several Datasets or tables; see ``as_sources``.
     units
         The variables of the grid and their units (None: not known).
     sigma, derived, likelihood, correlation, background, background_sigma
         As in ``xsda.assimilate``.
     errors
         Whether to read standard deviations. Without them ``std`` of the result is None.
+    quality, outside, superobs
+        Which values are used, and which are averaged, as in ``xsda.assimilate``.
+    grid
+        The grid, which ``outside`` and ``superobs`` need.
+    start
+        For filters: the time of an initial ensemble before the grid, as a number of the grid. Observations may lie
+        after it.
 
     Returns
     -------
@@ -143,18 +81,28 @@ def read(
     [('buoy', 'x', 0.5), ('ship', 'x', 2.0)]
     """
     check_derived(derived)
-    sources = as_sources(obs)
+    if outside not in ("raise", "drop"):
+        raise ValueError(f"outside={outside!r} must be 'raise' or 'drop'")
+    known = [*units, *(derived or {})]
+    sources = as_sources(obs, known, None if grid is None else dims_of(grid))
     laws = _by_variable(likelihood, sources, "likelihood")
     correlations = _by_variable(correlation, sources, "correlation")
-    found = []
+    found, selected = [], Selected()
     for source, ds in sources.items():
+        _check_coordinates(ds, source, known)
         names = observed_variables(ds)
         if not names:
             raise ValueError(f"{source} holds no variables; expected one for each observed quantity")
         for name in names:
             std = error_std(ds, name, sigma, source, sources) if errors else None
             law = pick_law(laws.get((source, name)))
-            found.append(_one(source, ds, name, std, law, correlations.get((source, name)), derived, units))
+            good = ds if quality is None else selected.keep_good(ds, name, quality, source)
+            found.append(_one(source, good, name, std, law, correlations.get((source, name)), derived, units))
+    if outside == "drop":
+        found = selected.keep_inside(found, _needed(grid, "outside='drop'"), start)
+    if superobs is not None:
+        found = [selected.average(o, _needed(grid, "superobs"), superobs) for o in found]
+    selected.say()
     if background is not None:
         found += _background(background, background_sigma, units, sources)
     elif background_sigma is not None:
@@ -182,6 +130,87 @@ def units_of(grid: Grid) -> dict[str, str | None]:
     {'t2m': 'K'}
     """
     return {grid.names[v.name]: v.attrs.get("units") for v in grid.layout.variables}
+
+
+class Selected:
+    """Selects and averages, and counts what it does for one notice."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.flags: list[bool] = []
+
+    def keep_good(self, ds: xr.Dataset, name: str, quality: Any, source: str) -> xr.Dataset:
+        """Mark the values of one variable whose flags are not accepted as missing."""
+        good = accepted(ds, name, quality, source)
+        self.flags.append(good is not None)
+        if good is None:
+            self.texts.append(f"{name!r} in {source} has no quality flags and is used as it is")
+            return ds
+        kept = ds[name].where(good)
+        there = int(ds[name].notnull().sum())
+        rejected = there - int(kept.notnull().sum())
+        if rejected:
+            self.texts.append(f"{rejected} of {there} values of {name!r} in {source} have flags that are not accepted")
+        return ds.assign({name: kept.transpose(*ds[name].dims).assign_attrs(ds[name].attrs)})
+
+    def keep_inside(self, found: list[Observed], grid: Grid, start: float) -> list[Observed]:
+        """Leave out what lies outside the grid; raise if nothing is left."""
+        kept = []
+        for o in found:
+            inside, counts = drop_outside(o, grid, start)
+            kept += [] if inside is None else [inside]
+            if counts:
+                where = ", ".join(f"{n} along {d!r}" for d, n in counts.items())
+                total = f"{sum(counts.values())} of {len(o.pick)} values of {o.name!r} in {o.source}"
+                self.texts.append(f"{total} lie outside the grid and are not used ({where})")
+        if not any(len(o.pick) for o in kept) and any(len(o.pick) for o in found):
+            raise ValueError(f"no observation lies inside the grid: {'; '.join(self.texts)}; check units and positions")
+        return kept
+
+    def average(self, observed: Observed, grid: Grid, how: Any) -> Observed:
+        """Average what lies close together."""
+        mean = averaged(observed, grid, how)
+        if mean is not observed:
+            name = f"{observed.name!r} in {observed.source}"
+            self.texts.append(f"{len(observed.pick)} values of {name} are averaged to {len(mean.pick)}")
+        return mean
+
+    def say(self) -> None:
+        """Give the notice; raise if flags were asked for and there are none."""
+        if self.flags and not any(self.flags):
+            raise ValueError(
+                "quality was given, but no observed variable has quality flags; add a variable such as 't2m_quality', "
+                "or omit quality"
+            )
+        if self.texts:
+            warn("; ".join(self.texts), UserWarning)
+
+
+def _needed(grid: Grid | None, option: str) -> Grid:
+    if grid is None:
+        raise ValueError(f"{option} needs grid=...")
+    return grid
+
+
+def dims_of(grid: Grid) -> list[str]:
+    """Names of the positions on the grid: its dimensions (or latitude and longitude) and those of its channels."""
+    channels = {v.channel_dim for v in grid.layout.variables if v.channel_dim is not None}
+    time, *space = grid.core_dims
+    return [time, *(space if curvilinear(grid.template, space) is None else ("lat", "lon")), *sorted(channels)]
+
+
+def _check_coordinates(ds: xr.Dataset, source: str, known: list[str]) -> None:
+    """Raise if positions are variables instead of coordinates, or if text stands where numbers are expected."""
+    names = {*TIME_NAMES, *(n for names in SPACE_NAMES.values() for n in names)}
+    positions = [v for v in observed_variables(ds) if v not in known and (v.lower() in names or is_time(ds[v]))]
+    if positions:
+        raise ValueError(
+            f"{source} holds {', '.join(map(repr, positions))} as variables, where coordinates are expected; pass the "
+            f"pandas DataFrame itself, or use .set_coords({positions})"
+        )
+    text = [str(v) for v in ds.data_vars if v in known and is_text(ds[v])]
+    if text:
+        raise TypeError(f"observed variable {text[0]!r} of {source} holds text, expected numbers")
 
 
 def _one(

@@ -32,7 +32,7 @@ class Stencil:
     @classmethod
     def mean(cls, weight: np.ndarray) -> Stencil:
         """One position: the average over the whole axis with these weights, which need not add up to one."""
-        return cls(np.arange(len(weight))[None], weight[None] / weight.sum(), len(weight))
+        return cls.weighted(np.arange(len(weight))[None], weight[None] / weight.sum(), len(weight))
 
     @property
     def trivial(self) -> bool:

@@ -150,7 +150,7 @@ def observed_points(
         For the time dimension, the interval in which observations belong to the state that is drawn.
     """
     places = {str(d) for d, c in shown.coords.items() if c.ndim == 0 and d in PLACE_NAMES}
-    sources = as_sources(obs) if obs is not None else {}
+    sources = as_sources(obs, [str(v) for v in shown.data_vars]) if obs is not None else {}
     for source, ds in sources.items():
         if name not in ds:
             continue

@@ -9,12 +9,17 @@ import numpy as np
 import torch
 import xarray as xr
 
+from xsda.arguments import choose, whole_number
 from xsda.diffusion.error import ErrorCurve, measure_error
 from xsda.diffusion.schedules import Schedule
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
+from xsda.labels.steps import step_numbers, stretches, tell_of_gaps
+from xsda.priors.eof import EofDenoiser
+from xsda.priors.eof_fit import fit_eof
 from xsda.priors.exact import EXACT_SCHEDULE, ExactDenoiser, GaussianDenoiser, MixtureDenoiser
-from xsda.priors.moments import estimate
+from xsda.priors.moments import check_length, estimate
+from xsda.priors.normals import chosen_cycles, fit_normals
 from xsda.priors.prior import Prior
 from xsda.priors.separable import SeparableDenoiser, reaching
 
@@ -69,6 +74,7 @@ class GaussianMixturePrior(Prior):
                     )
             _check_mean(other, layout)
         grid = Grid.match(layout, means[0])
+        grid.check_time()
         order = _tensor_order(grid)
         arrays = [_check_cov(cov, len(order), "the covariance", "the mean has {} numbers") for cov in covs]
         flat = [_ravel(m, layout) for m in means]
@@ -175,6 +181,7 @@ class GaussianPrior(GaussianMixturePrior):
         layout = Layout.of(mean, periodic=periodic)
         _check_mean(mean, layout)
         grid = Grid.match(layout, mean)
+        grid.check_time()
         values = grid.stack(mean)
         if values.shape != grid.shape:
             raise ValueError(
@@ -193,27 +200,52 @@ class GaussianPrior(GaussianMixturePrior):
         ds: xr.Dataset,
         *,
         length: int,
+        structure: str = "eof",
+        modes: int | None = None,
+        climatology: str | Sequence[str] | None = "auto",
+        mask: xr.DataArray | None = None,
+        taper: float | str | None = "auto",
         periodic: Sequence[str] = (),
         schedule: Schedule | None = None,
         name: str = "climatology",
     ) -> Prior:
-        """Estimate a separable Gaussian prior from data: the climatology of optimal interpolation.
+        """Estimate a Gaussian prior from data: optimal interpolation in space and time.
 
-        The mean is the time mean at each grid point. The covariance is the product of one variance per variable, the
-        correlation between variables, the autocorrelation in time, and a correlation matrix along each space axis. It
-        is a baseline. It is stationary in time, all variables share the same time and length scales, nothing
-        propagates (time and space are independent of each other), and nothing depends on the flow.
+        With ``structure="eof"``, the default, each grid point has its own mean, standard deviation and regular cycles,
+        and the covariance of the anomalies consists of patterns of the data (EOFs), each with its own correlation in
+        time. It knows land from sea. Points without data are masked. Covariances of few data are noisy and make the
+        ensemble too sure of itself: distant correlations are tapered and the variance is inflated, by as much as
+        predicts best in parts of the record that are left out.
+
+        With ``structure="separable"``, the covariance is the product of one variance per variable, the correlation
+        between variables, the autocorrelation in time, and a correlation matrix along each space axis. It suits large
+        periodic domains without land. All variables and places share the same time and length scales.
+
+        Both are stationary in time, and nothing depends on the flow.
 
         Parameters
         ----------
         ds
             Series over ``time`` (evenly spaced) and up to two space dimensions, and optionally ``trajectory`` or
-            ``member``, without gaps. It may be backed by dask, NetCDF or Zarr. It is read twice, in blocks along time;
-            chunk it along time only, because a block holds whole chunks.
+            ``member``. It may be backed by dask, NetCDF or Zarr. It is read several times, in blocks along time; chunk
+            it along time only, because a block holds whole chunks. Separable fits need data without gaps.
         length
             Number of states of the trajectories that the prior describes. The series must be at least twice as long,
             and should be many times as long as its decorrelation time. The correlation at lag k is too small by the
             factor 1 - k / states.
+        structure
+            "eof" or "separable".
+        modes
+            Number of patterns (default: 256, or as many as there are points). What they leave out becomes noise that
+            is not correlated in space.
+        climatology
+            Regular cycles of each grid point: any of "hour_of_day" and "day_of_year". "auto" takes those that the dates
+            resolve and cover; None takes none.
+        mask
+            True where there are values, over the space dimensions (default: where the data have some).
+        taper
+            Length of the localisation, in km for latitudes and longitudes, otherwise in the units of the axes. "auto"
+            measures it; None omits it, and the inflation too.
         periodic
             Periodic space dimensions.
         schedule
@@ -228,17 +260,54 @@ class GaussianPrior(GaussianMixturePrior):
 
         Notes
         -----
-        Regular cycles (day and year) count as variability. If they are known, remove them first and
-        assimilate anomalies. If the covariance of the data is far from separable (coasts, fronts, travelling weather),
-        the ensemble will have somewhat too little spread; check it with ``evaluate`` on a period that was not used for
-        the fit.
+        In a separable fit regular cycles (day and year) count as variability. If the covariance of the data is far
+        from separable (coasts, fronts, travelling weather), use patterns. Check the spread with ``evaluate`` on a
+        period that was not used for the fit.
         """
         if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1:
             raise ValueError(f"length={length!r} must be a positive integer: the number of states of a trajectory")
+        if not isinstance(ds, xr.Dataset):
+            raise TypeError(f"the data must be an xarray.Dataset, got {type(ds).__name__}; {_as_dataset(ds)}")
+        if structure not in ("eof", "separable"):
+            raise ValueError(f"structure={structure!r} is unknown; {choose(structure, ('eof', 'separable'))}")
         layout = Layout.of(ds, periodic=periodic)
+        if structure == "eof":
+            return _patterns(ds, layout, int(length), modes, climatology, mask, taper, schedule, name)
+        if layout.time in ds.coords and len(stretches(step_numbers(ds[layout.time]), layout.dt)) > 1:
+            raise ValueError("the record has gaps in time, which a separable fit cannot use; use structure='eof'")
         found = estimate(ds, layout, int(length))
         factors = [found.time, found.channel * np.outer(found.std, found.std), *found.space]
         return _separable(layout, found.mean[None], factors, schedule, name, {"data": found.source})
+
+
+def _as_dataset(data: Any) -> str:
+    """What to do with data that are not a Dataset."""
+    if isinstance(data, xr.DataArray):
+        return "use .to_dataset(name=...)"
+    return "open a file with xr.open_dataset"
+
+
+def _patterns(
+    ds: xr.Dataset, layout: Layout, length: int, modes: int | None, climatology: Any, mask: xr.DataArray | None,
+    taper: float | str | None, schedule: Schedule | None, name: str,
+) -> Prior:  # fmt: skip
+    """Fit climatology and patterns."""
+    check_length(ds, layout, length)
+    if modes is not None:
+        whole_number("modes", modes, least=1)
+    if not (taper is None or taper == "auto" or (isinstance(taper, int | float) and taper > 0)):
+        raise ValueError(f"taper={taper!r} must be a positive length, 'auto' or None")
+    tell_of_gaps(ds[layout.time], layout.dt)
+    layout = fit_normals(ds, layout, chosen_cycles(ds, layout, climatology), mask)
+    denoiser, info = fit_eof(ds, layout, length, modes=modes, taper=taper)
+    denoiser.schedule = schedule or denoiser.schedule
+    cycles = layout.normals.cycles if layout.normals else ()
+    about = {
+        "data": f"{ds.sizes[layout.time]} states",
+        **info,
+        **({"climatology": ", ".join(cycles)} if cycles else {}),
+    }
+    return Prior(denoiser, layout, length=length, error=_error_curve(denoiser), info=about, name=name)
 
 
 def _separable(
@@ -323,7 +392,7 @@ def _error_curve(denoiser: ExactDenoiser) -> ErrorCurve:
     """Compute r(s) over all noise levels of the diffusion process: in closed form, or sampled for mixtures."""
     first, last = denoiser.schedule.noise_level(torch.tensor([0.0, 1.0], dtype=torch.float64)).log10().tolist()
     levels = torch.logspace(min(first, -3), max(last, 2), 48, dtype=torch.float64)
-    if isinstance(denoiser, SeparableDenoiser):
+    if isinstance(denoiser, SeparableDenoiser | EofDenoiser):
         lag = torch.stack([denoiser.neighbours(s) for s in levels])
     else:
         count = max(16, 50_000 // denoiser.draw(1, torch.Generator().manual_seed(0)).numel())

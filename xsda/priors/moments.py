@@ -77,18 +77,24 @@ def estimate(ds: xr.Dataset, layout: Layout, length: int) -> Moments:
     array([[ 1.  , -0.99],
            [-0.99,  1.  ]])
     """
+    check_length(ds, layout, length)
     blocks = Blocks(ds, layout)
+    states = ds.sizes[layout.time]
+    mean, std = _moments(blocks)
+    numbers = blocks.grid.numbers(layout.time)
+    first, last = (axis_text(n, blocks.grid.origin) for n in (numbers[0], numbers[-1]))
+    source = f"{blocks.rows} x {states} states" if blocks.rows_dim else f"{states} states"
+    return Moments(mean, std, *_correlations(blocks, mean, std, length), source=f"{source}, {first} to {last}")
+
+
+def check_length(ds: xr.Dataset, layout: Layout, length: int) -> None:
+    """Raise unless there are enough states for the covariance of trajectories of this length."""
     states = ds.sizes[layout.time]
     if states < 2 * length:
         raise ValueError(
             f"the data have {states} states along {layout.time!r}, too few for the covariance of trajectories of "
             f"{length}; use at least {2 * length} states, or a smaller length"
         )
-    mean, std = _moments(blocks)
-    numbers = blocks.grid.numbers(layout.time)
-    first, last = (axis_text(n, blocks.grid.origin) for n in (numbers[0], numbers[-1]))
-    source = f"{blocks.rows} x {states} states" if blocks.rows_dim else f"{states} states"
-    return Moments(mean, std, *_correlations(blocks, mean, std, length), source=f"{source}, {first} to {last}")
 
 
 class Blocks:

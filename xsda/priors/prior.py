@@ -25,13 +25,16 @@ from xsda.files import replacing
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.nn import WindowMLP, build_network, network_config, network_identity
+from xsda.priors.eof import EofDenoiser
 from xsda.priors.exact import ExactDenoiser, GaussianDenoiser, MixtureDenoiser
 from xsda.priors.header import FORMAT, check_header, check_network, read_header
 from xsda.priors.separable import SeparableDenoiser
 from xsda.version import __version__
 
 Item = TypeVar("Item")
-EXACT: dict[str, type[ExactDenoiser]] = {c.__name__: c for c in (GaussianDenoiser, MixtureDenoiser, SeparableDenoiser)}
+EXACT: dict[str, type[ExactDenoiser]] = {
+    c.__name__: c for c in (GaussianDenoiser, MixtureDenoiser, SeparableDenoiser, EofDenoiser)
+}
 
 
 class Prior:
@@ -129,6 +132,11 @@ class Prior:
                 f"the grid has {length} states along {grid.core_dims[0]!r}, fewer than the window of this prior "
                 f"({self.window}); extend the time axis"
             )
+        elsewhere = "; ".join(grid.check_region())
+        if elsewhere and self.exact:
+            raise ValueError(f"{elsewhere}; a prior in closed form describes its own region: select it on the grid")
+        if elsewhere:
+            warn(f"{elsewhere}; the prior was not trained there", UserWarning)
         notes = "; ".join(grid.check_spacing())
         if notes and not self.any_size:
             raise ValueError(f"the grid does not fit the prior: {notes}. Put the grid on the prior's points")

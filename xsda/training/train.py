@@ -20,7 +20,9 @@ from xsda.diffusion.error import measure_error
 from xsda.diffusion.schedules import VE, Schedule
 from xsda.files import locked
 from xsda.labels.layout import Layout
+from xsda.labels.steps import tell_of_gaps
 from xsda.nn import MarkovNet, network_identity
+from xsda.priors.normals import chosen_cycles, fit_normals, point_scaling
 from xsda.priors.prior import Prior
 from xsda.training.balancing import balance as balanced
 from xsda.training.balancing import check_balance
@@ -41,6 +43,9 @@ def train(
     space: Sequence[str] | None = None,
     context: Sequence[str] = (),
     time_features: Sequence[str] = (),
+    scaling: str = "auto",
+    climatology: str | Sequence[str] | None = "auto",
+    mask: xr.DataArray | None = None,
     validation: xr.Dataset | None = None,
     schedule: Schedule | None = None,
     parameterization: str = "edm",
@@ -77,6 +82,16 @@ def train(
         Variables of ``ds`` without time that the network reads but does not predict (orography, land mask).
     time_features
         Any of "hour_of_day" and "day_of_year": the network reads them too. The data must have dates.
+    scaling
+        "point": each grid point has its own mean and standard deviation, and its own regular cycles, and missing values
+        are left out. "variable": one mean and standard deviation of each variable. "auto" is "point" for latitudes and
+        longitudes and for fields with missing values.
+    climatology
+        Cycles of each grid point, for ``scaling="point"``: any of "hour_of_day" and "day_of_year". "auto" takes those
+        that the dates resolve and cover; None takes none.
+    mask
+        True where there are values, over the space dimensions. Default: where the data have some. The network reads
+        it, and results are NaN elsewhere.
     validation
         Validation data. Without it, ``ds`` is split 80/10/10 into training, validation and (unused) test data.
     schedule, parameterization
@@ -128,10 +143,11 @@ def train(
     for path in (checkpoint, log):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise FileNotFoundError(f"the folder of {path} does not exist; make it first")
+    tell_of_gaps(ds[layout.time], layout.dt)
     with nullcontext() if checkpoint is None or not leads() else locked(Path(checkpoint)):
         if validation is None:
             ds, validation, _ = split(ds, layout, window)
-        layout = fit_scaling(ds, layout)
+        layout = fit_layout(ds, layout, scaling, climatology, mask)
         denoiser = _untrained(network, layout, settings, window, width, schedule, parameterization)
         trainer = _trainer(denoiser, layout, settings, Team.join(device), window)
         training, held_out = Windows(ds, layout, window), Windows(validation, layout, window)
@@ -169,7 +185,8 @@ def _untrained(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)  # initial weights
         net = make_network(network, layout, window, width)
-    return Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization)
+    masked = layout.normals is not None and layout.normals.masked
+    return Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization, masked=masked)
 
 
 def _trainer(denoiser: Preconditioned, layout: Layout, settings: TrainingOptions, team: Team, window: int) -> Trainer:
@@ -210,6 +227,15 @@ def _prior(
         },
         name=name,
     )
+
+
+def fit_layout(
+    ds: xr.Dataset, layout: Layout, scaling: str, climatology: str | Sequence[str] | None, mask: xr.DataArray | None
+) -> Layout:
+    """Fit the scaling of each variable, or of each grid point."""
+    if mask is not None or point_scaling(ds, layout, scaling):
+        return fit_normals(ds, layout, chosen_cycles(ds, layout, climatology), mask)
+    return fit_scaling(ds, layout)
 
 
 def planned(

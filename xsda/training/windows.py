@@ -18,6 +18,7 @@ from torch import Tensor
 
 from xsda.labels.grid import Grid
 from xsda.labels.layout import SAMPLE_DIMS, Layout, sample_dim
+from xsda.labels.steps import step_numbers, stretches
 
 
 @dataclass(frozen=True)
@@ -63,29 +64,48 @@ class Windows:
         self.sample_dim = sample_dim(ds)
         self.window = window
         self.grid = Grid.match(layout, self.ds)
-        self.grid.check_time()
         self.held = held
         time = self.grid.core_dims[0]
         length, rows = self.ds.sizes[time], self.ds.sizes[self.sample_dim] if self.sample_dim else 1
         if length < window:
             raise ValueError(f"the trajectories have {length} states, fewer than window={window}; use a smaller window")
+        parts = self._stretches()
         state = 4 * math.prod(self.grid.shape[1:])
         span = min(length, max(2 * window, piece_bytes // state))
         per_piece = max(1, min(rows, piece_bytes // (state * span)))
         self.pieces = [
-            Piece(slice(r, min(r + per_piece, rows)), s, min(s + span, length))
+            Piece(slice(r, min(r + per_piece, rows)), s, min(s + span, part.stop))
             for r in range(0, rows, per_piece)
-            for s in range(0, length - window + 1, span - window + 1)
+            for part in parts
+            for s in range(part.start, part.stop - window + 1, span - window + 1)
         ]
         context = self.grid.context()
         self.context = None if context is None else context[0]
+
+    def _stretches(self) -> list[slice]:
+        """The stretches of the record without gaps; raise if none holds a window."""
+        time, step = self.grid.core_dims[0], self.grid.layout.dt
+        parts = [slice(0, self.ds.sizes[time])]
+        if time in self.ds.coords and step is not None:
+            parts = stretches(step_numbers(self.ds[time]), step)
+        for part in parts:
+            self.grid.part(part).check_time()
+        if all(p.stop - p.start < self.window for p in parts):
+            raise ValueError(
+                f"the record has {len(parts) - 1} gaps, and no stretch between them has window={self.window} states; "
+                "use a smaller window, or fill the gaps"
+            )
+        return parts
 
     def __len__(self) -> int:
         return sum(p.windows(self.window) for p in self.pieces)
 
     def read(self, piece: Piece) -> Tensor:
-        """Return the standardised states of a piece, (row, time, channel, *space), in single precision."""
-        return self.grid.standardise(self.values(piece))
+        """Return the standardised states of a piece, (row, time, channel, *space), in single precision.
+
+        Missing values are NaN.
+        """
+        return self.grid.standardise(self.values(piece), piece.start)
 
     def values(self, piece: Piece) -> np.ndarray:
         """Return the states of a piece in the units of the variables, in double precision."""
@@ -95,10 +115,12 @@ class Windows:
             picked[self.sample_dim] = piece.rows
         values = self.grid.stack(self.ds[list(self.grid.names.values())].isel(picked))
         values = values if self.sample_dim else values[None]
-        if not np.isfinite(values).all():
+        gaps = self.grid.normals is not None
+        if np.isinf(values).any() or (not gaps and np.isnan(values).any()):
             raise ValueError(
-                f"the training data hold NaN or infinite values (trajectories {piece.rows.start} to "
-                f"{piece.rows.stop - 1}, times {piece.start} to {piece.stop - 1}); fill or drop them"
+                f"the training data hold {'infinite values' if gaps else 'NaN or infinite values'} (trajectories "
+                f"{piece.rows.start} to {piece.rows.stop - 1}, times {piece.start} to {piece.stop - 1}); "
+                f"{'mark missing values as NaN' if gaps else 'use scaling=' + repr('point') + ', or fill or drop them'}"
             )
         return values
 

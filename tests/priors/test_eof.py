@@ -1,0 +1,224 @@
+"""The Gaussian with patterns: equal to the dense one, exact at every noise level, masked, and fitted from data."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import xsda
+from xsda.labels import Layout
+from xsda.labels.climatology import waves
+from xsda.priors.eof import EofDenoiser, time_factors
+from xsda.priors.eof_fit import Anomalies, fit_eof, leading
+from xsda.priors.exact import GaussianDenoiser
+from xsda.priors.normals import fit_normals
+from xsda.priors.taper import taper_functions
+
+LENGTH, CHANNELS, NY, NX = 4, 2, 3, 5
+SHAPE = (LENGTH, CHANNELS, NY, NX)
+RHO = ([1.0, 0.9, 0.7, 0.5], [1.0, 0.5, 0.2, 0.1], [1.0, 0.1, 0.0, 0.0])
+
+
+def denoiser(patterns=12, masked=6, rest=0.3):
+    """Random patterns in three groups, and their dense covariance of the valid numbers."""
+    rng = np.random.default_rng(0)
+    valid = np.ones(CHANNELS * NY * NX, bool)
+    valid[rng.choice(len(valid), masked, replace=False)] = False
+    e = np.linalg.qr(rng.standard_normal((valid.sum(), patterns)))[0].T
+    variance, ends = 5.0 / (1 + np.arange(patterns)), [2, 5, patterns]
+    values, vectors = time_factors([torch.tensor(r, dtype=torch.float64) for r in (*RHO, RHO[-1])])
+    index = np.abs(np.subtract.outer(np.arange(LENGTH), np.arange(LENGTH)))
+    cov = rest * np.kron(np.array(RHO[-1])[index], np.eye(valid.sum()) - e.T @ e)
+    for (a, b), rho in zip(((0, 2), (2, 5), (5, patterns)), RHO, strict=True):
+        cov += np.kron(np.array(rho)[index], (e[a:b].T * variance[a:b]) @ e[a:b])
+    tensors = (torch.as_tensor(e), torch.as_tensor(variance), torch.tensor(ends), values, vectors, torch.tensor(rest))
+    return EofDenoiser(*tensors, torch.as_tensor(valid), torch.tensor(SHAPE)), cov, valid
+
+
+@pytest.mark.parametrize(("patterns", "masked"), [(12, 6), (30, 0), (24, 6)])
+def test_it_is_the_dense_gaussian(patterns, masked):
+    """Denoised states, draws, density and error, with a mask, and with patterns that span all states."""
+    eof, cov, valid = denoiser(patterns, masked)
+    numbers = len(cov)
+    dense = GaussianDenoiser.of(
+        torch.zeros(1, numbers, dtype=torch.float64), torch.as_tensor(cov)[None], torch.ones(1),
+        (LENGTH, numbers // LENGTH), eof.schedule,
+    )  # fmt: skip
+    x = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(1))
+    for level in (0.05, 1.0, 20.0):
+        t = eof.schedule.time(torch.tensor(level))
+        out = eof(level * x, t).flatten(2)
+        expected = dense((level * x).flatten(2)[..., valid], t)
+        torch.testing.assert_close(out[..., valid], expected, rtol=1e-4, atol=1e-4 * max(1.0, level))
+        assert not out[..., ~valid].any()
+        mean_square = dense.mean_square(torch.tensor(level)).mean()
+        weights = torch.as_tensor(valid.reshape(CHANNELS, -1).sum(1) / valid.sum())
+        assert float(eof.mean_square(torch.tensor(level)) @ weights) == pytest.approx(float(mean_square), rel=1e-4)
+    x = torch.zeros(2, *SHAPE).flatten(2)
+    x[..., valid] = torch.randn(2, LENGTH, valid.sum(), generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(eof.log_prob(x.reshape(2, *SHAPE)), dense.log_prob(x[..., valid]), rtol=1e-4, atol=1e-3)
+    drawn = eof.draw(40_000, torch.Generator().manual_seed(3)).flatten(2)[..., valid].flatten(1).double()
+    assert float((torch.cov(drawn.T) - torch.as_tensor(cov)).abs().max()) < 0.15
+
+
+def test_errors_of_neighbours():
+    """In closed form as in samples, with a mask."""
+    eof, _, valid = denoiser()
+    level = torch.tensor(0.8)
+    found = eof.neighbours(level)
+    x0 = eof.draw(20_000, torch.Generator().manual_seed(4))
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(5))
+    error = (eof(x0 + level * noise, eof.schedule.time(level)) - x0).double()
+    mask = torch.as_tensor(valid.reshape(SHAPE[1:]))
+    variance = (error**2 * mask).sum() / mask.sum() / LENGTH / len(error)
+    for i, axis in enumerate((1, 3, 4)):
+        n = error.shape[axis]
+        pairs = (error.narrow(axis, 1, n - 1) * error.narrow(axis, 0, n - 1)).sum() / len(error)
+        if axis == 1:
+            count = mask.sum() * (n - 1)
+        else:
+            count = (mask.narrow(axis - 2, 1, n - 1) & mask.narrow(axis - 2, 0, n - 1)).sum() * LENGTH
+        assert float(found[i]) == pytest.approx(float(pairs / count / variance), abs=0.01)
+
+
+def weather(states=400, land=True):
+    """Anomalies around a climatology with a daily cycle; each second point along x varies twice as much."""
+    rng = np.random.default_rng(0)
+    time = xr.date_range("2020-01-01", periods=states, freq="3h")
+    wave = np.exp(-np.square(np.subtract.outer(np.linspace(0, 1, 8), np.linspace(0, 1, 4))) / 0.1)
+    a = np.zeros((states, 4))
+    for k in range(1, states):
+        a[k] = 0.8 * a[k - 1] + 0.6 * rng.standard_normal(4)
+    spread = np.where(np.arange(8) % 2, 2.0, 1.0)
+    field = np.einsum("tk,xk,yx->tyx", a, wave, 1 + 0.1 * rng.standard_normal((6, 8))) * spread
+    daily = 3 * np.cos(2 * np.pi * time.hour.values / 24)
+    values = 280 + np.arange(6)[:, None] + daily[:, None, None] + field
+    if land:
+        values[:, 2:4, 3:5] = np.nan
+    coords = {"time": time, "lat": np.linspace(60, 50, 6), "lon": np.linspace(0, 7, 8)}
+    return xr.Dataset({"t": (("time", "lat", "lon"), values, {"units": "K"})}, coords)
+
+
+def test_normals_are_least_squares():
+    """Mean, cycle and spread are those of a regression at each point; gaps are left out; land is a mask."""
+    ds = weather()
+    gaps = ds.where(xr.DataArray(np.random.default_rng(1).random(ds.t.shape) > 0.3, dims=ds.t.dims))
+    layout = fit_normals(gaps, Layout.of(gaps), ("hour_of_day",))
+    normals = layout.normals
+    w = waves(ds.time, ("hour_of_day",))
+    center = layout.mean[0] + layout.std[0] * normals.center(ds.time)[:, 0]
+    for y, x in ((0, 0), (5, 7), (2, 2)):
+        values = gaps.t.sortby("lat").values[:, y, x]
+        known = np.isfinite(values)
+        coefficients = np.linalg.lstsq(w[known], values[known], rcond=None)[0]
+        np.testing.assert_allclose(center[:, y, x], w @ coefficients, rtol=1e-6)
+        spread = np.sqrt(np.square(values - w @ coefficients)[known].mean())
+        np.testing.assert_allclose(layout.std[0] * normals.std[0, y, x], spread, rtol=1e-5)
+    np.testing.assert_array_equal(normals.valid[0], np.isfinite(ds.t.sortby("lat").values).all(0))
+
+
+def test_leading_patterns_are_those_of_the_tapered_covariance():
+    ds = weather(land=False)
+    layout = fit_normals(ds, Layout.of(ds), ("hour_of_day",))
+    data = Anomalies(ds, layout)
+    places = np.random.default_rng(0).standard_normal((data.points, 2))
+    phi = taper_functions(places, 1.5)
+    z = data.map(lambda block: block, data.points)[0].astype(float)
+    taper = np.exp(-np.square(np.linalg.norm(places[:, None] - places[None], axis=-1) / 1.5) / 2)
+    np.testing.assert_allclose(phi.T @ phi, taper, atol=0.02)
+    values, vectors = np.linalg.eigh(z.T @ z / len(z) * (phi.T @ phi))
+    found, patterns = leading(data, phi.astype(np.float32), 10)
+    np.testing.assert_allclose(found, values[::-1][:10], rtol=1e-4)
+    np.testing.assert_allclose(np.abs(patterns[0] @ vectors[:, -1]), 1, atol=1e-4)
+
+
+def test_no_variance_is_lost():
+    """The mean variance is one, times the inflation, however few patterns there are."""
+    ds = weather()
+    layout = fit_normals(ds, Layout.of(ds), ("hour_of_day",))
+    for modes in (1, 5, 44):
+        eof, info = fit_eof(ds, layout, 6, modes=modes)
+        assert float(eof.mean_square(torch.tensor(1e6))) == pytest.approx(info["inflation"], rel=1e-3)
+
+
+def test_fit_assimilate_and_file(tmp_path):
+    """Land is NaN, its values never matter, a file holds the climatology, and the order of latitudes is no matter."""
+    ds = weather()
+    prior = xsda.GaussianPrior.fit(ds.isel(time=slice(0, 320)), length=8)
+    assert prior.info["climatology"] == "hour_of_day"
+    day = ds.isel(time=slice(360, 368))
+    stations = day.isel(lat=[0, 5, 1], lon=[1, 6, 2], time=slice(None, None, 2))
+    options = {"sigma": 0.1, "members": 4, "progress": False}
+    post = day.sda.assimilate(stations, prior, **options)
+    assert bool((post.t.isnull() == day.t.isnull()).all())
+    assert float(np.abs(post.t - day.t).mean()) < 0.5 * float(day.t.std())
+    again = xsda.load_model(prior.save(tmp_path / "prior.safetensors"))
+    xr.testing.assert_equal(day.sda.assimilate(stations, again, **options), post)
+    turned = day.fillna(-9999.0).sortby("lat")
+    xr.testing.assert_allclose(turned.sda.assimilate(stations, prior, **options).sortby("lat", ascending=False), post)
+    lazy = day.sda.assimilate(stations, prior, chunks={"member": 2}, **options)
+    xr.testing.assert_allclose(lazy.compute(), post)
+
+
+def test_a_known_cycle_changes_nothing():
+    """Data and observations with a daily cycle added have posteriors with this cycle added."""
+    ds = weather()
+    cycle = 5 * np.sin(2 * np.pi * ds.time.dt.hour / 24) * (ds.lat - 50)
+    options = {"sigma": 0.1, "members": 3, "progress": False}
+    found = []
+    for data in (ds, ds + cycle):
+        prior = xsda.GaussianPrior.fit(data.isel(time=slice(0, 320)), length=8, taper=None)
+        day = data.isel(time=slice(360, 368))
+        found.append(day.sda.assimilate(day.isel(lat=[0, 5], lon=[1, 6]), prior, **options))
+    xr.testing.assert_allclose(found[1].t, (found[0].t + cycle).transpose(*found[0].t.dims), atol=2e-3)
+
+
+def test_observations_in_the_mask():
+    """They are counted and not used; near the coast the sea points count, and a grid elsewhere is refused."""
+    ds = weather()
+    prior = xsda.GaussianPrior.fit(ds, length=4)
+    day = ds.isel(time=slice(0, 4))
+
+    def at(lat, lon):
+        coords = {"time": day.time[:1], "lat": ("station", lat), "lon": ("station", lon)}
+        return xr.Dataset({"t": (("time", "station"), np.full((1, len(lat)), 285.0))}, coords)
+
+    options = {"sigma": 0.1, "members": 2, "progress": False}
+    one = day.sda.assimilate(at([58.0], [1.0]), prior, **options)
+    with pytest.warns(RuntimeWarning, match="1 of 2 values of 't' in obs lie where the prior has no values"):
+        two = day.sda.assimilate(at([58.0, 55.0], [1.0, 3.4]), prior, **options)
+    xr.testing.assert_allclose(two, one, atol=1e-4)
+    coast = day.sda.assimilate(at([60.0], [2.4]), prior, **options)
+    assert bool(coast.t.isnull().any())
+    near = day.sda.assimilate(at([54.0], [2.0]), prior, **options)
+    coastal = day.sda.assimilate(at([54.0], [2.4]), prior, **options)  # only the sea point at 2 has a value
+    xr.testing.assert_allclose(coastal, near, atol=1e-4)
+    with pytest.raises(ValueError, match="all observations lie where the prior has no values"):
+        day.sda.assimilate(at([55.0], [3.4]), prior, **options)
+    with pytest.raises(ValueError, match="the grid has lat 20 to 30, the prior 50 to 60 by 2; its climatology"):
+        day.assign_coords(lat=day.lat - 30).sda.assimilate(at([28.0], [1.0]), prior, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"structure": "eofs"}, ValueError, "structure='eofs' is unknown; did you mean 'eof'"),
+        ({"climatology": "hour"}, ValueError, "climatology='hour' is unknown"),
+        ({"taper": -1}, ValueError, "taper=-1 must be a positive length, 'auto' or None"),
+        ({"modes": 0}, ValueError, "modes=0"),
+        ({"length": 300}, ValueError, "too few for the covariance of trajectories of 300"),
+    ],
+)
+def test_bad_options(change, error, message):
+    with pytest.raises(error, match=message):
+        xsda.GaussianPrior.fit(weather(), **{"length": 4, **change})
+
+
+def test_bad_data():
+    ds = weather()
+    with pytest.raises(TypeError, match=r"must be an xarray.Dataset, got DataArray; use .to_dataset"):
+        xsda.GaussianPrior.fit(ds.t, length=4)
+    with pytest.raises(ValueError, match="the mask says that 4 points have values, but the data have"):
+        xsda.GaussianPrior.fit(ds, length=4, mask=xr.ones_like(ds.t[0]))
+    with pytest.raises(ValueError, match="have no values"):
+        xsda.GaussianPrior.fit(ds.where(ds.t < 0), length=4)

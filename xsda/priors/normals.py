@@ -1,0 +1,191 @@
+r"""Fits the climatology of each grid point in one pass through the data: mean, cycles, standard deviation and mask.
+
+The coefficients m of the waves w solve the normal equations over the states that have a value,
+
+.. math:: \sum_t w(t) w(t)^\top m = \sum_t w(t)\, x(t), \qquad s^2 = \frac{1}{n} \sum_t (x(t) - w(t)^\top m)^2 .
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xsda.arguments import choose
+from xsda.labels.axes import TIME_FEATURES, is_datelike
+from xsda.labels.cf import is_latitude
+from xsda.labels.climatology import Normals, waves
+from xsda.labels.layout import Layout
+from xsda.priors.moments import Blocks
+
+LEAST = 0.05  # points with a smaller share of the states are masked
+RIDGE = 1e-9  # added to the normal equations, relative to the number of states
+FLAT = 1e-3  # smallest standard deviation of a point, in those of its channel
+DAY, YEAR = 86400.0, 365.25 * 86400.0
+
+
+def point_scaling(ds: xr.Dataset, layout: Layout, scaling: str) -> bool:
+    """Whether each grid point gets a mean and standard deviation of its own.
+
+    "auto" says so for latitudes and longitudes, and for fields with missing values in their first state.
+    """
+    if scaling not in ("auto", "point", "variable"):
+        raise ValueError(f"scaling={scaling!r} is unknown; {choose(scaling, ('auto', 'point', 'variable'))}")
+    if scaling != "auto":
+        return scaling == "point"
+    if not layout.space:
+        return False
+    if any(a.name in ds.coords and is_latitude(ds[a.name]) for a in layout.space):
+        return True
+    first = ds[list(layout.names)].isel({layout.time: 0})
+    return any(bool(first[v].isnull().any()) for v in layout.names)
+
+
+def chosen_cycles(ds: xr.Dataset, layout: Layout, climatology: Any) -> tuple[str, ...]:
+    """Return the cycles of the climatology: those given, or ("auto") those that the dates resolve and cover."""
+    time = ds[layout.time] if layout.time in ds.coords else None
+    dated = time is not None and is_datelike(time)
+    if climatology == "auto":
+        if not dated or layout.dt is None:
+            return ()
+        span = layout.dt * (ds.sizes[layout.time] - 1)
+        found = {"hour_of_day": layout.dt < DAY / 2 and span >= 5 * DAY, "day_of_year": span >= 2 * YEAR - 40 * DAY}
+        return tuple(name for name in TIME_FEATURES if found[name])
+    cycles = (climatology,) if isinstance(climatology, str) else tuple(climatology or ())
+    for name in cycles:
+        if name not in TIME_FEATURES:
+            raise ValueError(f"climatology={name!r} is unknown; {choose(name, TIME_FEATURES)}")
+    if cycles and not dated:
+        raise ValueError(f"a climatology by {cycles[0]} needs a time axis of dates; {layout.time!r} holds none")
+    return cycles
+
+
+@dataclass
+class Sums:
+    """Running sums over the states: of w w', w x and x^2, and the number of values, at each point."""
+
+    shift: np.ndarray
+    ww: np.ndarray
+    wx: np.ndarray
+    square: np.ndarray
+    count: np.ndarray
+
+    @classmethod
+    def start(cls, first: np.ndarray, size: int) -> Sums:
+        """Begin with the mean of the first block as a shift, which avoids cancellation."""
+        count = np.isfinite(first).sum((0, 1))
+        shift = np.where(np.isfinite(first), first, 0).sum((0, 1)) / count.clip(1)
+        zeros = np.zeros(shift.shape)
+        return cls(shift, np.zeros((size, size, *shift.shape)), np.zeros((size, *shift.shape)), zeros, zeros.copy())
+
+    def add(self, x: np.ndarray, w: np.ndarray) -> None:
+        """Add the states x (row, time, channel, *space) with the waves w (time, wave)."""
+        known = np.isfinite(x)
+        x = np.where(known, x - self.shift, 0)
+        counts = known.sum(0).astype(float)  # (time, channel, *space)
+        for i, a in enumerate(w.T):
+            self.wx[i] += np.tensordot(a, x.sum(0), 1)
+            for j, b in enumerate(w.T[: i + 1]):
+                self.ww[i, j] += np.tensordot(a * b, counts, 1)
+                self.ww[j, i] = self.ww[i, j]
+        self.square += np.square(x).sum((0, 1))
+        self.count += counts.sum(0)
+
+
+def fit_normals(ds: xr.Dataset, layout: Layout, cycles: Sequence[str] = (), mask: xr.DataArray | None = None) -> Layout:
+    """Fit the climatology of each grid point and return the layout with it.
+
+    Parameters
+    ----------
+    ds
+        The data, which may be lazy, and may have gaps.
+    layout
+        Variables and axes.
+    cycles
+        Any of "hour_of_day" and "day_of_year".
+    mask
+        True where there are values, over the space dimensions. Default: where the data have some.
+
+    Returns
+    -------
+    Layout
+        The layout with its scaling and normals.
+
+    Examples
+    --------
+    >>> from xsda.labels import Layout
+    >>> from xsda.priors.normals import fit_normals
+    >>> fitted = fit_normals(weather.mean("member"), Layout.of(weather))
+    >>> fitted.normals.std.shape, fitted.normals.masked
+    ((1, 4, 5), False)
+    """
+    blocks = Blocks(ds, layout)
+    all_waves = waves(ds[layout.time], cycles) if cycles else np.ones((ds.sizes[layout.time], 1))
+    sums: Sums | None = None
+    for start, x in blocks:
+        if np.isinf(x).any():
+            raise ValueError("the data hold infinite values; mark missing values as NaN")
+        sums = sums or Sums.start(x, all_waves.shape[1])
+        sums.add(x, all_waves[start : start + x.shape[1]])
+    assert sums is not None
+    valid = sums.count >= max(LEAST * sums.count.max(), 2 * all_waves.shape[1])
+    if mask is not None:
+        valid &= _given_mask(mask, blocks, valid)
+    empty = [n for n, s in layout.slices().items() if not valid[s].any()]
+    if empty:
+        raise ValueError(f"the variables {empty} have no values (all NaN, or masked); drop them")
+    return _layout(layout, sums, valid, tuple(cycles))
+
+
+def _given_mask(mask: xr.DataArray, blocks: Blocks, found: np.ndarray) -> np.ndarray:
+    """Return a mask on the axes of a state; raise if it does not fit the data."""
+    space = blocks.grid.core_dims[1:]
+    if not isinstance(mask, xr.DataArray) or set(mask.dims) != set(space):
+        raise ValueError(f"mask must be a DataArray over {space}, True where there are values")
+    own = np.asarray(blocks.grid.orient(mask.astype(bool)).transpose(*space).values)
+    if own.shape != found.shape[1:]:
+        raise ValueError(f"the mask has the shape {own.shape}, the data have {found.shape[1:]}")
+    missing = int((own & ~found.any(0)).sum())
+    if missing:
+        raise ValueError(
+            f"the mask says that {missing} points have values, but the data have (almost) none there; correct the "
+            "mask, or omit it to use the points that have data"
+        )
+    return own
+
+
+def _layout(layout: Layout, sums: Sums, valid: np.ndarray, cycles: tuple[str, ...]) -> Layout:
+    """Solve the normal equations, and write mean and spread in units of the channels."""
+    size = len(sums.wx)
+    ww = np.moveaxis(sums.ww.reshape(size, size, -1), -1, 0)
+    # a wave that the time step cannot tell from another, or that is zero at all times, gets the coefficient zero
+    ww = ww + (RIDGE * sums.count.ravel() + ~valid.ravel())[:, None, None] * np.eye(size)
+    wx = sums.wx.reshape(size, -1).T
+    mean = np.linalg.solve(ww, wx[..., None])[..., 0]
+    variance = (sums.square.ravel() - (mean * wx).sum(1)) / sums.count.ravel().clip(1)
+    mean = mean.T.reshape(sums.wx.shape)
+    mean[0] += sums.shift
+    std = np.sqrt(variance.clip(0)).reshape(valid.shape)
+    centers, scales = [], []
+    for c, name in enumerate(_channel_names(layout)):
+        here = valid[c]
+        center = mean[0, c][here].mean()
+        scale = np.sqrt((np.square(std[c][here]) + np.square(mean[0, c][here] - center)).mean())
+        if not scale > 1e-12 * np.abs(mean[0, c][here]).max() or not std[c][here].max() > 1e-9 * scale:
+            raise ValueError(f"the variable {name!r} is constant in time; drop it, or pass it as context")
+        centers.append(center)
+        scales.append(scale)
+    shape = (-1, *(1,) * (valid.ndim - 1))
+    center, scale = np.reshape(centers, shape), np.reshape(scales, shape)
+    mean[0] -= center
+    mean = np.where(valid, mean / scale, 0.0)
+    std = np.where(valid, np.maximum(std / scale, FLAT), 1.0)
+    normals = Normals(mean.astype(np.float32), std.astype(np.float32), valid, cycles)
+    return replace(layout.scaled(np.ravel(centers).tolist(), np.ravel(scales).tolist()), normals=normals)
+
+
+def _channel_names(layout: Layout) -> list[str]:
+    return [v.name for v in layout.variables for _ in range(v.channels)]
