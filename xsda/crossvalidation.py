@@ -22,7 +22,7 @@ from xsda.metrics import crps, rank_histogram
 from xsda.observations.folds import fold_numbers, labels
 from xsda.observations.observe import observe
 from xsda.observations.operator import Derived
-from xsda.observations.read import Observed, read, units_of
+from xsda.observations.read import Observed, dims_of, read, units_of
 from xsda.observations.sources import Sources, as_sources, observed_variables
 from xsda.priors.gaussian import GaussianPrior
 from xsda.priors.pool import Pool
@@ -198,7 +198,8 @@ def crossvalidate(
     progress
         Show a progress bar. Default: in a terminal or notebook.
     **options
-        Other options of ``xsda.assimilate``, such as ``members`` and ``steps``.
+        Other options of ``xsda.assimilate``, such as ``members`` and ``steps``, but not ``quality``, ``outside`` and
+        ``superobs``.
 
     Returns
     -------
@@ -217,10 +218,13 @@ def crossvalidate(
     if by not in BY:
         raise ValueError(f"unknown by={by!r}; {choose(by, BY)}")
     whole_number("folds", folds, least=2)
-    prior, sources = load_model(model), as_sources(obs)
+    for name in {"quality", "outside", "superobs"} & set(options):
+        raise TypeError(f"crossvalidate takes no {name}=...; leave out or average these observations before")
+    prior = load_model(model)
     first = prior.priors[0] if isinstance(prior, Pool) else prior
     ds = ds.isel(member=0, drop=True) if "member" in ds.dims else ds
     grid = first.bind(ds)
+    sources = as_sources(obs, [*units_of(grid), *(derived or {})], dims_of(grid))
     observed = read(sources, units_of(grid), sigma=sigma, derived=derived)
     numbers = fold_numbers({s: labels(o, s, by, grid) for s, o in sources.items()}, by, folds, seed)
     common = {"sigma": sigma, "derived": derived, "seed": seed, **options, "progress": False}

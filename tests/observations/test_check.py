@@ -232,3 +232,14 @@ def test_bad_input(case, obs):
         check(obs.rename(t2m="rain"), prior, grid=grid)
     with pytest.raises(KeyError, match="'rain' is not a variable of the prior"):
         check(obs.rename(t2m="rain"), prior)
+
+
+def test_a_table_has_the_flags_of_its_dataset(case, obs):
+    grid, prior = case
+    obs.t2m[3, 1] += 30
+    obs.t2m[10:25, 2] = 284.5
+    table = obs.to_dataframe().reset_index()[["time", "lat", "t2m"]].sample(frac=1, random_state=0)
+    found, expected = (check(o, prior, grid=grid, sigma=1.0) for o in (table, obs))
+    assert found.table.equals(expected.table)
+    (accepted,) = found.accepted.values()
+    assert int(accepted.t2m.count()) == 160 - 16

@@ -177,3 +177,11 @@ def test_an_unknown_variable_is_an_error(case):
     grid, prior = case
     with pytest.raises(KeyError, match="'rain' is neither a variable of the prior"):
         explain(grid, stations([51.0], [-5.0]).rename(t2m="rain"), prior)
+
+
+def test_a_table_is_explained_as_its_dataset(case):
+    grid, prior = case
+    obs = stations([51.0, 57.3, 80.0], [-5.0, -1.1, -5.0])
+    table = obs.to_dataframe().reset_index()[["time", "lat", "lon", "t2m"]].sample(frac=1, random_state=0)
+    found, expected = (row(explain(grid, o, prior, sigma=0.5)) for o in (table, obs))
+    assert all(found[k] == expected[k] for k in ("used", "outside", "missing", "duplicate", "sigma", "units"))

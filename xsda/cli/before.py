@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from xsda.cli.output import check_output, write
+from xsda.cli.reports import read_observations
 from xsda.cli.shared import FILE, models_option, overwrite_option, sigma_option
 from xsda.cli.values import LAWS, Name, law, model_names, settings, standard_deviation
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 grid_option = click.option(
     "--grid", default=None, type=FILE,
@@ -52,7 +50,7 @@ def explain(
         "correlation": settings(correlation, "--correlation") or None,
     }  # fmt: skip
     prior, sources = load_model(list(models)).priors[0], _sources(observations)
-    target = read(grid) if grid else default_grid(prior, list(sources.values()))
+    target = read(grid) if grid else default_grid(prior, sources)
     click.echo(repr(explanation(target, _given(sources), prior, **options)))
 
 
@@ -103,15 +101,13 @@ def check(
         click.echo(f"wrote {out}")
 
 
-def _sources(paths: tuple[Path, ...]) -> dict[str, xr.Dataset]:
+def _sources(paths: tuple[Path, ...]) -> dict[str, Any]:
     """The observations by the names of their files."""
-    from xsda.files import read
-
-    sources = {path.stem: read(path) for path in paths}
+    sources = {path.stem: read_observations(path) for path in paths}
     if len(sources) < len(paths):
         raise ValueError("two observation files have the same name; rename one")
     return sources
 
 
-def _given(sources: dict[str, xr.Dataset]) -> Any:
+def _given(sources: dict[str, Any]) -> Any:
     return sources if len(sources) > 1 else next(iter(sources.values()))

@@ -20,7 +20,7 @@ from xsda.arguments import real_number, whole_number
 from xsda.labels.grid import Grid
 from xsda.observations.expected import anywhere, expected
 from xsda.observations.operator import Derived
-from xsda.observations.read import Observed, read, units_of
+from xsda.observations.read import Observed, dims_of, read, units_of
 from xsda.observations.sources import Sources, as_sources, observed_variables
 from xsda.observations.survey import Survey, list_values, sigma_of, survey, without_positions
 from xsda.observations.suspects import is_fill, stuck, unit_mistake
@@ -190,7 +190,7 @@ def check(
     place = grid if grid is not None else background
     bound = None if place is None else Grid.match(prior.layout, _one_member(place))
     units = {v.name: v.attrs.get("units") for v in prior.layout.variables} if bound is None else units_of(bound)
-    sources = as_sources(obs)
+    sources = as_sources(obs, [*units, *(derived or {})], None if bound is None else dims_of(bound))
     found: dict[str, dict[str, xr.DataArray]] = {}
     notes = {}
     for observed in read(sources, units, derived=derived, errors=False):

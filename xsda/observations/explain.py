@@ -15,7 +15,7 @@ from xsda.labels.cf import cell_method, find_scale, is_latitude, is_longitude
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import Normal
 from xsda.observations.operator import Derived, Gather
-from xsda.observations.read import Observed, read, units_of
+from xsda.observations.read import Observed, dims_of, read, units_of
 from xsda.observations.sources import Sources, as_sources
 from xsda.observations.survey import NO_SIGMA, Survey, sigma_of, survey
 from xsda.priors.pool import Pool
@@ -81,7 +81,7 @@ def explain(
     """
     prior = load_model(model)
     grid = (prior.priors[0] if isinstance(prior, Pool) else prior).bind(_one_member(ds))
-    sources = as_sources(obs)
+    sources = as_sources(obs, [*units_of(grid), *(derived or {})], dims_of(grid))
     options: dict[str, Any] = {"likelihood": likelihood, "correlation": correlation, "derived": derived}
     rows = {}
     for observed in read(sources, units_of(grid), errors=False, **options):

@@ -19,9 +19,9 @@ from xsda.labels.grid import Grid
 from xsda.observations.compile import matching_coordinate
 from xsda.observations.errors import error_std
 from xsda.observations.masking import on_valid_points
+from xsda.observations.observed import MANY, Observed
 from xsda.observations.operator import VariableOperator
 from xsda.observations.outside import outside
-from xsda.observations.read import MANY, Observed
 
 NO_SIGMA = "not given"
 
