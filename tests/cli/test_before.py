@@ -44,6 +44,16 @@ def test_check_writes_what_it_accepts(files):
     assert good.x.attrs["error_std"] == obs.x.attrs["error_std"]
 
 
+def test_tables(files):
+    truth, obs = (xr.load_dataset(files / f) for f in ("truth.nc", "obs.nc"))
+    table = obs.to_dataframe().reset_index()
+    table.to_csv(files / "table.csv", index=False)
+    options = ("--model", "lorenz63", "--grid", files / "truth.nc", "--sigma", "0.5")
+    said = call("explain", files / "table.csv", *options)
+    assert said.strip() == repr(xsda.observations.explain(truth, table, "lorenz63", sigma=0.5))
+    assert "1 of 8 observed values are flagged" in call("check", files / "table.csv", *options)
+
+
 def test_errors(files):
     said = call("check", files / "none.nc", "--model", "lorenz63", code=2)
     assert "no file" in said

@@ -234,12 +234,16 @@ def test_bad_input(case, obs):
         check(obs.rename(t2m="rain"), prior)
 
 
-def test_a_table_has_the_flags_of_its_dataset(case, obs):
-    grid, prior = case
-    obs.t2m[3, 1] += 30
+def test_a_table_has_the_flags_of_its_dataset(obs):
+    mean = xr.Dataset({"t2m": (("time", "lat", "lon"), np.full((40, 6, 2), 285.0), {"units": "K"})})
+    mean = mean.assign_coords(time=TIME, lat=LAT, lon=[0.0, 5.0])
+    prior = xsda.GaussianPrior.separable(mean, np.eye(40), np.eye(6), np.eye(2), channel_cov=np.array([[25.0]]))
+    obs = obs.assign_coords(lon=("station", [0.0, 5.0, 0.0, 5.0]))
+    obs.t2m[3, 1] += 60
     obs.t2m[10:25, 2] = 284.5
-    table = obs.to_dataframe().reset_index()[["time", "lat", "t2m"]].sample(frac=1, random_state=0)
-    found, expected = (check(o, prior, grid=grid, sigma=1.0) for o in (table, obs))
+    table = obs.to_dataframe().reset_index()[["time", "lat", "lon", "t2m"]].sample(frac=1, random_state=0)
+    found, expected = (check(o, prior, grid=mean, sigma=1.0) for o in (table, obs))
     assert found.table.equals(expected.table)
+    assert expected.table.loc[("obs", "t2m"), ["gross error", "stuck sensor"]].tolist() == [1, 15]
     (accepted,) = found.accepted.values()
     assert int(accepted.t2m.count()) == 160 - 16
