@@ -185,3 +185,17 @@ def test_a_table_is_explained_as_its_dataset(case):
     table = obs.to_dataframe().reset_index()[["time", "lat", "lon", "t2m"]].sample(frac=1, random_state=0)
     found, expected = (row(explain(grid, o, prior, sigma=0.5)) for o in (table, obs))
     assert all(found[k] == expected[k] for k in ("used", "outside", "missing", "duplicate", "sigma", "units"))
+
+
+def test_averages_outside_are_counted(case):
+    grid, prior = case
+    obs = xr.Dataset(
+        {
+            "t2m": (("time", "lat"), np.full((4, 3), 280.0), {"cell_methods": "lat: mean lon: mean"}),
+            "lat_bnds": (("lat", "b"), [[50.0, 54.0], [54.0, 58.0], [70.0, 74.0]]),
+        },
+        {"time": TIME, "lat": ("lat", [52.0, 56.0, 72.0], {"bounds": "lat_bnds"})},
+    )
+    found = explain(grid, obs, prior)
+    assert [row(found)[k] for k in ("used", "outside")] == [8, 4]
+    assert rules(found) == ["selected", "averaged", "mean over all"]

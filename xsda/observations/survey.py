@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xsda.labels.cf import find_scale, standard_error
+from xsda.labels.cf import cell_bounds, find_scale, standard_error
 from xsda.labels.grid import Grid
 from xsda.observations.compile import matching_coordinate
 from xsda.observations.errors import error_std
@@ -123,10 +123,10 @@ def _without_position(grid: Grid, da: xr.DataArray) -> xr.DataArray:
 
 
 def _inside(ds: xr.Dataset, da: xr.DataArray, away: np.ndarray) -> xr.Dataset:
-    """Replace the coordinates that only values outside have by those of a value inside."""
+    """Replace the coordinates that only values outside have, and their cells, by those of a value inside."""
     inside = np.unravel_index(int(np.flatnonzero(~away.ravel())[0]), away.shape)
     at = {d: int(i) for d, i in zip(da.dims, inside, strict=True)}
-    replaced = {}
+    replaced, cells = {}, {}
     for name, coord in da.coords.items():
         if not coord.ndim:
             continue
@@ -134,10 +134,19 @@ def _inside(ds: xr.Dataset, da: xr.DataArray, away: np.ndarray) -> xr.Dataset:
         order = [d for d in da.dims if d in coord.dims]
         bad = xr.DataArray(away.all(axis=others), dims=order).transpose(*coord.dims).values
         if bad.any():
-            values = coord.values.copy()
-            values[bad] = coord.values[tuple(at[d] for d in coord.dims)]
-            replaced[name] = (coord.dims, values, coord.attrs)
-    return ds.assign_coords(replaced)
+            one = tuple(at[d] for d in coord.dims)
+            replaced[name] = (coord.dims, _with(coord.values, bad, one), coord.attrs)
+            bounds = cell_bounds(ds, coord) if coord.attrs.get("bounds") in ds.variables else None
+            if bounds is not None:
+                cells[str(bounds.name)] = (bounds.dims, _with(bounds.values, bad, one), bounds.attrs)
+    return ds.assign(cells).assign_coords(replaced)
+
+
+def _with(values: np.ndarray, bad: np.ndarray, one: tuple[int, ...]) -> np.ndarray:
+    """Replace some entries by another."""
+    values = values.copy()
+    values[bad] = values[one]
+    return values
 
 
 def sigma_of(observed: Observed, sigma: Any, sources: Mapping[str, xr.Dataset]) -> tuple[str, np.ndarray | None]:
