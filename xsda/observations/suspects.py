@@ -96,12 +96,17 @@ def stuck(da: xr.DataArray, repeats: int) -> np.ndarray:
     v, s = values[order], series[order]
     number = np.concatenate([[0], np.cumsum((v[1:] != v[:-1]) | (s[1:] != s[:-1]))])
     length = np.bincount(number)[number]
-    for run in np.unique(number[length >= repeats]):
-        members = number == run
-        elsewhere = s != s[members][0]
-        if not elsewhere.any() or (v[elsewhere] == v[members][0]).mean() < FREQUENT:
-            out[order[members]] = True
+    out[order] = (length >= repeats) & (_share_elsewhere(v, s) < FREQUENT)
     return out
+
+
+def _share_elsewhere(values: np.ndarray, series: np.ndarray) -> np.ndarray:
+    """For each value, the share of equal values among those of all other stations; 0 if there are none."""
+    _, value = np.unique(values, return_inverse=True)
+    _, pair = np.unique(value * (series.max() + 1) + series, return_inverse=True)
+    equal = np.bincount(value)[value] - np.bincount(pair)[pair]
+    others = len(values) - np.bincount(series)[series]
+    return equal / np.maximum(others, 1)
 
 
 def _series(da: xr.DataArray) -> tuple[Any, np.ndarray]:
