@@ -37,6 +37,7 @@ if not _runs_as_command():
     )
     from xsda.assimilation import assimilate
     from xsda.compare import compare
+    from xsda.crossvalidation import crossvalidate
     from xsda.diffusion import samplers
     from xsda.diffusion.samplers import NonFiniteSampleError
     from xsda.metrics import evaluate
@@ -58,6 +59,7 @@ __all__ = [
     "balance",
     "baselines",
     "compare",
+    "crossvalidate",
     "data",
     "diffusion",
     "elbo",

@@ -19,11 +19,12 @@ import xarray as xr
 from xsda.assimilation import assimilate
 from xsda.baselines import Forecast, filter
 from xsda.baselines.method import Method
+from xsda.crossvalidation import CrossValidation, Yardsticks, crossvalidate
 from xsda.diffusion.samplers import Sampler
 from xsda.guidance import Guidance
 from xsda.likelihood import ErrorLaw
-from xsda.metrics import evaluate
-from xsda.observations import observe
+from xsda.metrics import Innovations, evaluate, largest_innovations
+from xsda.observations import Explanation, explain, observe
 from xsda.observations.sources import Source, Sources
 from xsda.priors.registry import Model, Models
 from xsda.sampling.density import elbo, log_prob
@@ -151,6 +152,45 @@ class SdaAccessor:
         outside: str = "raise",
     ) -> xr.Dataset:
         return observe(self._ds, like, sigma=sigma, seed=seed, derived=derived, periodic=periodic, outside=outside)
+
+    @documented(explain)
+    def explain(
+        self,
+        obs: Sources,
+        model: Model | Models,
+        *,
+        sigma: Any = None,
+        likelihood: str | ErrorLaw | Mapping[str, str | ErrorLaw] | None = None,
+        correlation: Mapping[str, Any] | None = None,
+        derived: Mapping[str, Any] | None = None,
+    ) -> Explanation:
+        return explain(
+            self._ds, obs, model, sigma=sigma, likelihood=likelihood, correlation=correlation, derived=derived
+        )
+
+    @documented(crossvalidate)
+    def crossvalidate(
+        self,
+        obs: Sources,
+        model: Model | Models,
+        *,
+        by: str = "station",
+        folds: int = 5,
+        yardsticks: Yardsticks = (),
+        sigma: Any = None,
+        derived: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        progress: bool | None = None,
+        **options: Any,
+    ) -> CrossValidation:
+        return crossvalidate(
+            self._ds, obs, model, by=by, folds=folds, yardsticks=yardsticks, sigma=sigma, derived=derived, seed=seed,
+            progress=progress, **options,
+        )  # fmt: skip
+
+    @documented(largest_innovations)
+    def innovations(self, obs: Sources, *, sigma: Any = None, derived: Mapping[str, Any] | None = None) -> Innovations:
+        return largest_innovations(self._ds, obs, sigma=sigma, derived=derived)
 
     @documented(evaluate)
     def evaluate(

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from xsda.cli.before import check, explain
 from xsda.cli.demo import demo
 from xsda.cli.ensembles import assimilate, sample
 from xsda.cli.look import evaluate, models, plot
@@ -96,5 +97,5 @@ def program(ctx: click.Context, debug: bool) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, simulate, train, assimilate, sample, evaluate, plot, models):
+for command in (demo, simulate, train, explain, check, assimilate, sample, evaluate, plot, models):
     program.add_command(command)

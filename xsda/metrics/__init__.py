@@ -16,7 +16,14 @@
 from xsda.metrics.calibration import coverage, rank_histogram, rank_uniformity, reliability
 from xsda.metrics.confidence import difference_interval, mean_interval
 from xsda.metrics.correlation_functions import integral_scale, spatial_correlation, time_correlation
-from xsda.metrics.departures import desroziers, innovation_consistency, innovations, observation_chi_square
+from xsda.metrics.departures import (
+    Innovations,
+    desroziers,
+    innovation_consistency,
+    innovations,
+    largest_innovations,
+    observation_chi_square,
+)
 from xsda.metrics.ensemble import crps, energy_score, spread, spread_skill, variogram_score
 from xsda.metrics.evaluate import evaluate
 from xsda.metrics.scores import anomaly_correlation, bias, mae, rmse
@@ -24,6 +31,7 @@ from xsda.metrics.spectra import energy, energy_spectrum, spectrum
 from xsda.metrics.transport import earth_movers_distance, gaussian_w2, mmd
 
 __all__ = [
+    "Innovations",
     "anomaly_correlation",
     "bias",
     "coverage",
@@ -39,6 +47,7 @@ __all__ = [
     "innovation_consistency",
     "innovations",
     "integral_scale",
+    "largest_innovations",
     "mae",
     "mean_interval",
     "mmd",

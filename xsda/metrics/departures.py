@@ -11,10 +11,13 @@ Only the diagonals are computed.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from xsda.labels.axes import find_axes
@@ -22,6 +25,7 @@ from xsda.metrics.pairs import Dim, dims_of, mean, with_units
 from xsda.observations.observe import grid_of, observe
 from xsda.observations.read import read
 from xsda.observations.sources import as_sources
+from xsda.observations.survey import list_values
 
 
 def observation_chi_square(
@@ -109,6 +113,93 @@ def innovations(ensemble: xr.Dataset, obs: Any, *, derived: Mapping[str, Any] | 
     predicted = observe(state, obs, derived=derived)
     departure = xr.Dataset({o.name: o.da - predicted[o.name] for o in found})
     return with_units(departure.drop_attrs(deep=False), predicted)
+
+
+SHOWN = 10  # innovations in the text of the result
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Innovations:
+    """Observations minus members. A notebook shows the largest as a table.
+
+    Attributes
+    ----------
+    sources
+        For each source a Dataset of differences, labelled like the observations, with the dimension ``member``.
+    table
+        One row for each value: source, variable, innovation of the ensemble mean, its joint spread, their ratio z, and
+        the coordinates. The largest ratio comes first.
+    """
+
+    sources: Mapping[str, xr.Dataset]
+    table: pd.DataFrame
+
+    @property
+    def members(self) -> Any:
+        """Observation minus members: a Dataset, or several by source."""
+        return next(iter(self.sources.values())) if len(self.sources) == 1 else dict(self.sources)
+
+    @property
+    def _heading(self) -> str:
+        count = len(self.table)
+        return f"{count} innovations, in units of the joint spread; the {min(SHOWN, count)} largest:"
+
+    def __repr__(self) -> str:
+        return f"{self._heading}\n{self.table.head(SHOWN).to_string(float_format='{:.4g}'.format)}"
+
+    def _repr_html_(self) -> str:
+        text = self.table.head(SHOWN).to_html(float_format="{:.4g}".format)
+        return f"<p>{html.escape(self._heading)}</p>\n{text}"
+
+
+def largest_innovations(
+    ensemble: xr.Dataset, obs: Any, *, sigma: Any = None, derived: Mapping[str, Any] | None = None
+) -> Innovations:
+    """Compute observation minus members, and list the largest first.
+
+    The joint spread of a value is sqrt(sigma^2 + (1 + 1/M) var(H x)) for M members. Of a trustworthy forecast about
+    one in 20 innovations is larger than two joint spreads. A posterior has seen the observations, so its innovations
+    are smaller.
+
+    Parameters
+    ----------
+    ensemble
+        Ensemble with the dimension ``member``.
+    obs, sigma, derived
+        Observations with their errors, as in ``xsda.assimilate``.
+
+    Returns
+    -------
+    Innovations
+        ``.members`` holds all differences, ``.table`` is a DataFrame.
+
+    Examples
+    --------
+    >>> found = xsda.metrics.largest_innovations(post, obs)
+    >>> dict(found.members.x.sizes), len(found.table)
+    ({'member': 8, 'time': 4}, 4)
+    """
+    if "member" not in ensemble.dims:
+        raise ValueError(f"innovations need an ensemble with the dimension 'member'; it has {tuple(ensemble.sizes)}")
+    sources: dict[str, dict[str, xr.DataArray]] = {}
+    tables = []
+    for o in read(obs, _units(ensemble), sigma=sigma, derived=derived):
+        predicted = observe(ensemble, o.ds[[o.name, *_helpers(o.ds)]], derived=derived)[o.name].compute()
+        departure = (o.da - predicted).transpose("member", *o.da.dims)
+        m = departure.sizes["member"]
+        variance = departure.var("member", ddof=1).values if m > 1 else 0.0
+        mean, joint = departure.mean("member").values, (np.asarray(o.std) ** 2 + (1 + 1 / m) * variance) ** 0.5
+        rows = list_values(o.da, {"innovation": mean, "joint spread": joint, "z": mean / joint})
+        rows.insert(0, "variable", o.name)
+        rows.insert(0, "source", o.source)
+        tables.append(rows[rows["z"].notna()])
+        units = {"units": o.da.attrs["units"]} if "units" in o.da.attrs else {}
+        sources.setdefault(o.source, {})[o.name] = departure.assign_attrs(
+            long_name=f"observed minus predicted {o.name}", **units
+        )
+    table = pd.concat(tables, ignore_index=True)
+    table = table.sort_values("z", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+    return Innovations({s: xr.Dataset(v) for s, v in sources.items()}, table)
 
 
 def desroziers(

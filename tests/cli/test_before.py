@@ -1,0 +1,64 @@
+"""``xsda explain`` and ``xsda check`` print what the functions return."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from click.testing import CliRunner
+
+import xsda
+from xsda.cli.program import program
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(program, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def files(tmp_path, lorenz):
+    truth, obs = lorenz
+    obs = obs.copy(deep=True)
+    obs.x[2] = -9999.0
+    truth.to_netcdf(tmp_path / "truth.nc")
+    obs.to_netcdf(tmp_path / "obs.nc")
+    return tmp_path
+
+
+def test_explain(files):
+    truth, obs = (xr.load_dataset(files / f) for f in ("truth.nc", "obs.nc"))
+    said = call("explain", files / "obs.nc", "--model", "lorenz63", "--grid", files / "truth.nc", "--sigma", "x=0.25")
+    assert said.strip() == repr(xsda.observations.explain(truth, obs, "lorenz63", sigma=0.25))
+    assert "8 of 8" in call("explain", files / "obs.nc", "--model", "lorenz63")  # on the prior's own time steps
+
+
+def test_check_writes_what_it_accepts(files):
+    truth, obs = (xr.load_dataset(files / f) for f in ("truth.nc", "obs.nc"))
+    said = call(
+        "check", files / "obs.nc", "--model", "lorenz63", "--grid", files / "truth.nc", "--out", files / "good.nc"
+    )
+    assert said.startswith(repr(xsda.observations.check(obs, "lorenz63", grid=truth)))
+    assert "1 of 8 observed values are flagged" in said
+    good = xr.load_dataset(files / "good.nc")
+    np.testing.assert_array_equal(good.x, obs.x.where(obs.x > -9999))
+    assert good.x.attrs["error_std"] == obs.x.attrs["error_std"]
+
+
+def test_tables(files):
+    truth, obs = (xr.load_dataset(files / f) for f in ("truth.nc", "obs.nc"))
+    table = obs.to_dataframe().reset_index()
+    table.to_csv(files / "table.csv", index=False)
+    options = ("--model", "lorenz63", "--grid", files / "truth.nc", "--sigma", "0.5")
+    said = call("explain", files / "table.csv", *options)
+    assert said.strip() == repr(xsda.observations.explain(truth, table, "lorenz63", sigma=0.5))
+    assert "1 of 8 observed values are flagged" in call("check", files / "table.csv", *options)
+
+
+def test_errors(files):
+    said = call("check", files / "none.nc", "--model", "lorenz63", code=2)
+    assert "no file" in said
+    (files / "more.nc").write_bytes((files / "obs.nc").read_bytes())
+    said = call(
+        "check", files / "obs.nc", files / "more.nc", "--model", "lorenz63", "--out", files / "good.nc", code=2
+    )  # fmt: skip
+    assert "--out writes one file, but there are 2 files of observations" in said
