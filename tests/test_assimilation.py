@@ -345,6 +345,7 @@ def test_precision(rotation):
 GRID_ERRORS = {
     "backwards": (lambda g: g.isel(time=slice(None, None, -1)), "runs backwards"),
     "unsorted": (lambda g: g.isel(time=[0, 2, 1, *range(3, 32)]), "neither ascending nor descending"),
+    "repeated": (lambda g: g.isel(time=[0, 0, *range(1, 31)]), r"'time' of .* \(1 of 32 points\); use .drop_dup"),
     "nan": (lambda g: g.assign_coords(time=np.where(np.arange(32) == 3, np.nan, np.arange(32.0))), "NaN"),
     "step": (lambda g: g.assign_coords(time=np.arange(32) * 2.0), "time step of the grid is 2"),
     "dates": (lambda g: g.assign_coords(time=np.datetime64("2020-01-01", "ns") + np.arange(32)), "holds dates"),
@@ -383,11 +384,18 @@ def test_other_space_sizes_warn_or_raise():
 
 
 CALL_ERRORS = {
-    "members": ({"members": 0}, "members=0"),
+    "members": (
+        {"members": 0},
+        r"members=0 must be an integer .*numbers of members, such as range\(16, 32\) or \[0, 3",
+    ),
+    "members in words": ({"members": "eight"}, r"members='eight' must .* such as range\(16, 32\)"),
     "guidance": ({"guidance": "mmsp"}, "did you mean 'mmps'"),
     "sampler": ({"sampler": "dpm2m"}, "did you mean 'dpmpp2m'"),
     "model": ({"model": "lorenz36"}, "did you mean 'lorenz"),
-    "file": ({"model": "nowhere/prior.safetensors"}, "no prior at"),
+    "file": (
+        {"model": "nowhere/prior.safetensors"},
+        "no prior at nowhere/prior.safetensors; check the path, or choose a prior by name: 'lorenz63', 'lorenz96', ",
+    ),
     "sigma": ({"sigma": -1.0}, "must be positive"),
     "precision": ({"precision": "float31"}, "did you mean 'float32'"),
     "device": ({"device": "gpu"}, "use 'auto', 'cpu' or 'cuda'"),

@@ -21,7 +21,20 @@ def _runs_as_command() -> bool:
 
 if not _runs_as_command():
     from xsda import accessor as _accessor  # noqa: F401  (registers ds.sda)
-    from xsda import baselines, diffusion, flow, guidance, likelihood, metrics, nn, observations, plot, priors, systems
+    from xsda import (
+        baselines,
+        data,
+        diffusion,
+        flow,
+        guidance,
+        likelihood,
+        metrics,
+        nn,
+        observations,
+        plot,
+        priors,
+        systems,
+    )
     from xsda.assimilation import assimilate
     from xsda.compare import compare
     from xsda.diffusion import samplers
@@ -45,6 +58,7 @@ __all__ = [
     "balance",
     "baselines",
     "compare",
+    "data",
     "diffusion",
     "elbo",
     "evaluate",

@@ -116,7 +116,7 @@ class SdaAccessor:
     def filter(
         self,
         obs: Sources,
-        system: MarkovChain | Forecast | Callable[..., xr.Dataset],
+        system: MarkovChain | Forecast | Callable[..., xr.Dataset] | None = None,
         *,
         method: Method,
         members: int | None = None,

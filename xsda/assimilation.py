@@ -17,6 +17,7 @@ from xsda.priors.pool import Pool
 from xsda.priors.registry import Model, Models, load_model
 from xsda.sampling.choose import default_sampler, pick_guidance, pick_sampler
 from xsda.sampling.draw import draw_ensemble
+from xsda.sampling.evidence import variance_factor
 from xsda.sampling.options import SamplingOptions
 from xsda.sampling.pooling import share
 
@@ -131,6 +132,9 @@ def assimilate(
     Compatible units are converted. Results are in the units of ``ds``, and the attribute ``history`` records what was
     converted.
 
+    A Gaussian prior that ``GaussianPrior.fit`` made of a short record lets the observations change its variance, by one
+    factor, which the attribute ``variance_factor`` records.
+
     Several grids in a DataTree are assimilated node by node. Groups without data are passed on as they are:
     ``tree.map_over_datasets(lambda ds: ds.sda.assimilate(obs, model) if ds else ds)``.
 
@@ -181,7 +185,12 @@ def assimilate(
         **_settings(compiled, correlation, background, redraw),
         **({} if superobs is None else {"superobs": str(superobs)}),
     }
-    return draw_ensemble(prior, grid, options, stepper, guidance=chosen, likelihood=compiled, attrs=attrs)
+    factor = variance_factor(prior, compiled, grid.shape)
+    if factor != 1.0:
+        attrs["variance_factor"] = round(factor, 4)
+    return draw_ensemble(
+        prior, grid, options, stepper, guidance=chosen, likelihood=compiled, attrs=attrs, factor=factor
+    )
 
 
 def _settings(likelihood: Likelihood, correlation: Any, background: Any, redraw: int) -> dict[str, Any]:

@@ -48,7 +48,9 @@ def read(path: str | os.PathLike[str]) -> xr.Dataset:
             return ds[sorted(ds.data_vars, key=str)]  # a store has no order
         return xr.open_dataset(path, engine=FORMATS.get(Path(path).suffix))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as NetCDF, HDF5 or Zarr: {error}") from error
+        raise ValueError(
+            f"{path} cannot be read as NetCDF, HDF5 or Zarr ({error}); it may be truncated or of another format"
+        ) from error
 
 
 @contextmanager

@@ -166,3 +166,14 @@ def test_observations_used_twice_are_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         GRID.isel(time=slice(4, None)).sda.filter(STATIONS.isel(time=slice(2, None)), step, **again)
+
+
+def test_methods_without_forecasts_need_no_model():
+    system = xsda.systems.Lorenz63()
+    truth, past = system.simulate(4, seed=0), system.simulate(200, seed=1)
+    obs = truth.sda.observe(truth[["x"]], sigma=0.5, seed=1)
+    method = xsda.baselines.OptimalInterpolation(climatology=past)
+    options = {"method": method, "members": 6, "sigma": 0.5, "progress": False}
+    xr.testing.assert_allclose(truth.sda.filter(obs, **options), truth.sda.filter(obs, system, **options))
+    with pytest.raises(TypeError, match="ETKF needs a forecast model"):
+        truth.sda.filter(obs, method=xsda.baselines.ETKF(), progress=False)

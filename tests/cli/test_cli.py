@@ -136,6 +136,7 @@ def test_help(command):
     assert "Usage" in out
 
 
+DRAW = ("assimilate", "{}/obs.nc", "--model", "lorenz63", "--out", "{}/p.nc")
 BAD = {
     "system": (["simulate", "lorentz63", "--out", "{}/a.nc"], "did you mean 'lorenz63'"),
     "setting": (["simulate", "lorenz63", "--set", "rho", "--out", "{}/a.nc"], "name=value"),
@@ -148,12 +149,29 @@ BAD = {
     "model": (["assimilate", "{}/obs.nc", "--model", "lorenz6", "--out", "{}/p.nc"], "did you mean"),
     "sigma": (["assimilate", "{}/obs.nc", "--model", "lorenz63", "--sigma", "x=a", "--out", "{}/p.nc"], "name=number"),
     "observations": (["assimilate", "{}/text.nc", "--model", "lorenz63", "--out", "{}/p.nc"], "cannot be read"),
-}
+    "cut": (["assimilate", "{}/cut.nc", "--model", "lorenz63", "--out", "{}/p.nc"], "; it may be truncated or of another format"),
+    "dates": (["evaluate", "{}/dates.nc", "{}/truth.nc"], "'time' of the ensemble holds dates, that of the truth holds numbers; convert"),
+    "no sigma": ([DRAW[0], "{}/truth.nc", *DRAW[2:]], "error_std (on the command line: --sigma S | NAME=S | FILE)"),
+    "background": ([*DRAW, "--sigma", "1", "--background-sigma", "2"], "(on the command line: --background FILE)"),
+    "law": ([*DRAW, "--sigma", "1", "--likelihood", "student"], "--likelihood student is unknown; did you mean 'student_t'?"),
+    "law of one": ([*DRAW, "--sigma", "1", "--likelihood", "obs/x=4"], "--likelihood 4 is unknown; choose one of 'gaussian', "),
+    "chunks": ([*DRAW, "--sigma", "1", "--chunks", "0"], "'--chunks': 0 is not in the range x>=1."),
+    "no members": ([*DRAW, "--sigma", "1", "--members", "0"], "(on the command line: --members N | FIRST:END | N,N,...)"),
+    "empty range": ([*DRAW, "--sigma", "1", "--members", "4:2"], "'4:2' is empty; 16:32 means the members 16 to 31."),
+    "no length": ([*DRAW, "--sigma", "1", "--correlation", "x=3"], "(on the command line: --correlation NAME/COORDINATE=LENGTH)"),
+    "population": ([*DRAW, "--sigma", "1", "--sampler", "tds", "--members", "64", "--chunks", "3"], "(on the command line: --chunks N)"),
+    "demo": (["demo", "--members", "0", "--folder", "{}"], "0 is not in the range x>=1."),
+    "steps": ([*DRAW, "--sigma", "1", "--steps", "1"], "steps=1 must be an integer of at least 2\n"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_ends_with_two_and_one_line(files, name):
     (files / "text.nc").write_text("hello")
+    (files / "cut.nc").write_bytes((files / "obs.nc").read_bytes()[:-2000])
+    dated = xr.load_dataset(files / "truth.nc").expand_dims(member=[0, 1])
+    dates = np.datetime64("2020-01-01", "ns") + np.arange(32) * np.timedelta64(1, "h")
+    dated.assign_coords(time=dates).to_netcdf(files / "dates.nc")
     arguments, message = BAD[name]
     before = sorted(p.name for p in files.iterdir())
     out = call(*(a.format(files) for a in arguments), code=2)

@@ -13,6 +13,7 @@ import xsda
 from xsda import assimilation
 from xsda.accessor import SdaAccessor
 from xsda.cli.ensembles import assimilate, sample
+from xsda.cli.prepare import train
 from xsda.cli.program import program
 from xsda.cli.shared import descriptions
 from xsda.cli.values import law, settings, standard_deviation
@@ -60,6 +61,16 @@ def test_names_and_defaults_of_sample(options):
 
 def test_the_command_has_every_argument_of_the_function():
     assert set(of_command(assimilate)) == set(of_function(xsda.assimilate))
+
+
+def test_defaults_of_train_are_those_of_the_function():
+    """The command holds them itself, since those of the library cannot be read without torch."""
+    known = {p.name: p.default for p in inspect.signature(xsda.train).parameters.values()}
+    known |= {f.name: f.default for f in dataclasses.fields(xsda.TrainingOptions)}
+    typed = train.make_context("train", ["data.nc"]).params
+    typed = {k: v for k, v in typed.items() if k not in ("data", "out", "workers", "name", "overwrite", "progress")}
+    assert typed == {k: known[k] for k in typed}
+    assert {"steps", "batch_size", "learning_rate", "patience", "precision", "seed", "window", "network"} <= set(typed)
 
 
 @pytest.mark.parametrize("command", [assimilate, sample])

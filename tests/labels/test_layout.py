@@ -277,8 +277,12 @@ REFUSED = {
         r"neither ascending nor descending; use .sortby\('time'\)",
     ),
     "repeated": (
-        lambda: Grid.match(Layout.of(globe()), globe().isel(lat=[0, 1, 1])),
-        "'lat' of the grid is neither ascending",
+        lambda: Grid.match(Layout.of(globe()), globe().isel(lat=[0, 1, 1, 0])),
+        r"'lat' of the grid repeats values \(2 of 4 points\); use \.drop_duplicates\('lat'\)",
+    ),
+    "repeated and unsorted time": (
+        lambda: Layout.of(globe().isel(time=[2, 0, 1, 0])),
+        r"'time' of the grid repeats values \(1 of 4 points\); use \.drop_duplicates\('time'\)",
     ),
     "backwards": (
         lambda: Grid.match(Layout.of(globe()), globe().isel(time=slice(None, None, -1))),

@@ -1,5 +1,7 @@
 """Correlated errors of observation: y - H x has the covariance R = S C S, not a diagonal."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -279,12 +281,14 @@ def test_dimensions_without_a_length_are_independent():
     np.testing.assert_allclose(lower @ lower.T, np.kron(block, np.eye(2)), atol=1e-6)
 
 
-@pytest.mark.parametrize("length", [6, 21600.0, np.int64(3)])
+@pytest.mark.parametrize("length", [6, 21600.0, np.int64(3), "6", " 0.5", "6 bananas", "soon", [6]])
 def test_a_number_is_no_duration(length):
     obs = xr.Dataset(
         {"u": ("time", np.zeros(3))}, {"time": np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "M8[ns]")}
     )
-    with pytest.raises(ValueError, match="must be a duration such as '6h'"):
+    with pytest.raises(
+        ValueError, match=re.escape(f"along the dates of 'time' must be a duration such as '6h', got {length!r}")
+    ):
         whitener(obs.u, np.arange(3), {"time": length})
 
 

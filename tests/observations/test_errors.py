@@ -55,6 +55,33 @@ def test_argument_before_ancillary_before_attribute():
     np.testing.assert_allclose(std(ds, 1.5), 1.5)
 
 
+def test_errors_that_are_no_numbers_say_where_they_came_from():
+    ds = obs()
+    ds["wind_u"].attrs["error_std"] = "x"
+    with pytest.raises(ValueError, match=r"^the attribute error_std of 'wind_u' is 'x'; give a number"):
+        std(ds)
+    ds["wind_u_error"] = (ds["wind_u"].dims, np.full((2, 1, 2), "y"), {"standard_name": "wind_u standard_error"})
+    with pytest.raises(ValueError, match=r"^the standard error of 'wind_u' holds <U1; give a number"):
+        std(ds)
+
+
+@pytest.mark.parametrize("given", ["argument", "attribute", "ancillary", "labelled"])
+def test_a_negative_error_is_quoted_in_the_units_of_the_observations(given):
+    """They are converted to those of the grid, 1 degF = 5/9 K, and the user gave the former."""
+    warm = xr.Dataset({"t2m": ("time", [40.0, 50.0], {"units": "degF"})}, {"time": [0.0, 1.0]})
+    sigma, said = None, "-1 degF"
+    if given == "argument":
+        sigma = -1.0
+    elif given == "attribute":
+        warm["t2m"].attrs["error_std"] = -1
+    elif given == "ancillary":
+        warm["e"] = ("time", [-1.0, 1.0], {"units": "degF", "standard_name": "t2m standard_error"})
+    else:
+        sigma, said = xr.DataArray(-1.0, attrs={"units": "K"}), "-1.8 degF"
+    with pytest.raises(ValueError, match=f"sigma of 't2m' must be positive .* got {said}$"):
+        xsda.observations.read(warm, {"t2m": "K"}, sigma=sigma)
+
+
 def test_two_variables_of_one_standard_name_have_their_own_errors():
     ds = obs()
     for i, v in enumerate(("wind_u", "wind_v")):
@@ -161,6 +188,9 @@ REFUSED = {
         "sigma of 'wind_v' must be positive .* got -2",
     ),
     "sigma NaN": (obs, np.nan, ValueError, "sigma of 'wind_u' must be positive"),
+    "sigma text": (obs, "abc", ValueError, "^sigma of 'wind_u' is 'abc'; give a number in the units of the variable"),
+    "sigma nested": (obs, {"wind_u": {"a": 1.0}}, ValueError, "^sigma of 'wind_u' is {'a': 1.0}; give a number"),
+    "sigma of texts": (obs, xr.DataArray(["a", "b"], dims="lon"), ValueError, "^sigma of 'wind_u' holds <U1; give a"),
     "sigma shape": (
         obs,
         np.ones(3),
@@ -268,7 +298,12 @@ def test_dates_of_two_cftime_calendars():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"), [(700, "level=700 is not among"), (None, "has no 'level'; use .assign_coords")]
+    ("wanted", "message"),
+    [
+        (300, r"outside the levels of the grid along 'level': 300; the grid has \[500, 850\]"),
+        ("500", r"level='500' is not among the prior's \[500, 850\]"),
+        (None, "has no 'level'; use .assign_coords"),
+    ],
 )
 def test_unknown_channels(wanted, message):
     ds = globe().assign(q=(("time", "level", "lat", "lon"), np.ones((6, 2, 4, 8)))).assign_coords(level=[500, 850])
@@ -291,7 +326,8 @@ def test_a_list_of_stations_that_leaves_out_a_coordinate(missing):
     averaged = like.drop_vars(missing)
     averaged[name].attrs["cell_methods"] = f"{missing}: mean"
     places = {c: like[c] for c in ("time", "lat", "lon") if c != missing}
-    np.testing.assert_allclose(ds.sda.observe(averaged)[name], ds[name].mean(missing).sel(places))
+    weight = np.cos(np.deg2rad(ds.lat)) if missing == "lat" else xr.ones_like(ds[missing], dtype=float)
+    np.testing.assert_allclose(ds.sda.observe(averaged)[name], ds[name].weighted(weight).mean(missing).sel(places))
 
 
 # --- derived quantities that cannot be observed, laws that do not exist ---

@@ -110,12 +110,25 @@ def moorings(ds):
     return ds.interp(at)
 
 
+def area_mean(ds, dim):
+    """The mean over a dimension. Evenly spaced bands of latitude have areas proportional to the cosine."""
+    if dim == "lat":
+        return ds.weighted(np.cos(np.deg2rad(ds[dim]))).mean(dim, keep_attrs=True)
+    return ds.mean(dim, keep_attrs=True)
+
+
+def coarse(ds, lat, **sizes):
+    """Block means, by area."""
+    weight = np.cos(np.deg2rad(ds.lat)).drop_attrs()
+    return (ds * weight).coarsen(lat=lat, **sizes).mean() / weight.drop_vars("lat").coarsen(lat=lat).mean()
+
+
 def bounded(ds, **cells):
     """The mean over whole cells of the grid, with bounds that say which."""
     for dim, (start, stop) in cells.items():
         half = float(abs(ds[dim][1] - ds[dim][0])) / 2
         x = ds[dim].isel({dim: slice(start, stop)})
-        ds = ds.isel({dim: slice(start, stop)}).mean(dim, keep_attrs=True)
+        ds = area_mean(ds.isel({dim: slice(start, stop)}), dim)
         ds = ds.assign_coords({dim: x.mean(), f"{dim}_bnds": ("bnds", [float(x.min()) - half, float(x.max()) + half])})
         ds[dim].attrs["bounds"] = f"{dim}_bnds"
     return averaged(ds, *cells)
@@ -145,7 +158,8 @@ GLOBE = {
     "interpolation": lambda ds: ds.interp(
         lat=[0.0, 52.0], lon=[12.0, 300.0], time=ds.time.values[:5] + np.timedelta64(100, "m")
     ),
-    "block means": lambda ds: averaged(ds.coarsen(lat=2, lon=3, time=4).mean(), "lat", "lon", "time"),
+    "block means": lambda ds: averaged(coarse(ds, lat=2, lon=3, time=4), "lat", "lon", "time"),
+    "mean of the globe": lambda ds: averaged(area_mean(ds, "lat").mean("lon"), "lat", "lon"),
     "zonal means at a latitude": lambda ds: averaged(ds.mean("lon", keep_attrs=True).sel(lat=45.0), "lon"),
     "stations": stations,
     "stations, transposed": lambda ds: stations(ds).transpose("station", "time"),
@@ -232,7 +246,7 @@ def test_bounds_of_dates_and_descending_bounds():
     obs["time_bnds"] = (("time", "bnds"), np.stack([edges[:-1], edges[1:]], 1))
     obs.time.attrs["bounds"] = "time_bnds"
     check(ds, obs)
-    obs = averaged(ds.isel(lat=slice(0, 4)).mean("lat", keep_attrs=True).expand_dims(lat=[30.0]), "lat")
+    obs = averaged(area_mean(ds.isel(lat=slice(0, 4)), "lat").expand_dims(lat=[30.0]), "lat")
     obs["lat_bnds"] = (("lat", "bnds"), [[90.0, -30.0]])
     obs.lat.attrs["bounds"] = "lat_bnds"
     check(ds, obs)

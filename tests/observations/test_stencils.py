@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xsda.observations.stencils import GridAxis, Stencil
+from xsda.observations.stencils import GridAxis
 
 UNEVEN = np.array([0.0, 1.0, 1.5, 4.0, 6.0])
 
@@ -100,7 +100,7 @@ def test_points_of_weight_zero_are_not_read():
     stencil = GridAxis("x", np.arange(5.0)).locate([1.0, 2.5])
     values = np.array([1.0, 2.0, np.nan, 4.0, 5.0])
     np.testing.assert_array_equal(np.isnan(apply(stencil, values)), [False, True])
-    assert apply(Stencil.mean(4), np.arange(4.0)).tolist() == [1.5]
+    assert apply(GridAxis("x", np.arange(4.0)).mean(), np.arange(4.0)).tolist() == [1.5]
 
 
 @pytest.mark.parametrize(

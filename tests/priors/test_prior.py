@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from scipy.stats import multivariate_normal
 
 import xsda
-from xsda.diffusion import VE, Preconditioned
+from xsda.diffusion import VE, ErrorCurve, Preconditioned
+from xsda.diffusion.balance import Balance, Balanced
 from xsda.labels.layout import Layout
 from xsda.nn import MarkovNet, TemporalNet, WindowMLP
 
@@ -190,6 +191,39 @@ def test_an_exact_prior_of_another_shape_is_refused(rotation, tmp_path):
     path = rotation[2].save(tmp_path / "prior.safetensors")
     forged(path, {}, lambda t: {**t, "denoiser.shape": torch.tensor([10**9, 10**9])})
     refused(path, r"its states have the shape \(1000000000, 1000000000\), its layout describes \(32, 2\)")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"error.levels": (1,)}, r"'error.levels' has the shape \(1,\), expected one axis of 2 or more values"),
+        ({"error.levels": (4, 1)}, r"'error.levels' has the shape \(4, 1\), expected one axis"),
+        ({"error.rms": (4, 2)}, r"'error.rms' has the shape \(4, 2\), its layout needs \(4, 1\)"),
+        ({"error.rms": (5, 1)}, r"'error.rms' has the shape \(5, 1\), its layout needs \(4, 1\)"),
+        ({"error.lag": (4, 3)}, r"'error.lag' has the shape \(4, 3\), its layout needs \(4, 2\)"),
+        ({"balance.levels": ()}, r"'balance.levels' has the shape \(\), expected one axis"),
+        ({"balance.wavenumbers": (1,)}, r"'balance.wavenumbers' has the shape \(1,\), expected one axis"),
+        ({"balance.rate": (3, 1, 6)}, r"'balance.rate' has the shape \(3, 1, 6\), its layout needs \(3, 1, 5\)"),
+        ({"balance.rate": (3, 2, 5)}, r"'balance.rate' has the shape \(3, 2, 5\), its layout needs \(3, 1, 5\)"),
+        ({"error.levels": None}, ""),
+    ],
+)
+def test_an_error_or_a_correction_of_another_shape_is_refused(tmp_path, change, message):
+    """Even where the fingerprint is right: ``save`` makes it from what it is given."""
+    shapes = {
+        "error.levels": (4,), "error.rms": (4, 1), "error.lag": (4, 2), "balance.levels": (3,),
+        "balance.wavenumbers": (5,), "balance.rate": (3, 1, 5),
+    }  # fmt: skip
+    rows = {k: torch.rand(v) + 0.5 for k, v in {**shapes, **{k: v for k, v in change.items() if v is not None}}.items()}
+    ring = xr.Dataset({"u": (("time", "x"), np.zeros((4, 8)))}, {"time": np.arange(4.0), "x": np.arange(8.0)})
+    plain = Preconditioned(TemporalNet(1, width=4, boundaries=("periodic",)), VE())
+    balanced = Balanced(plain, Balance(*(rows[f"balance.{k}"] for k in ("levels", "wavenumbers", "rate"))))
+    error = ErrorCurve(*(rows[f"error.{k}"] for k in ("levels", "rms", "lag")))
+    path = xsda.Prior(balanced, Layout.of(ring), error=error).save(tmp_path / "prior.safetensors")
+    if message:
+        refused(path, message)
+    else:
+        assert xsda.load_model(path).error.rms.shape == (4, 1)
 
 
 def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path):

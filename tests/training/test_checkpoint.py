@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from xsda.training.checkpoint import load_checkpoint, save_checkpoint
+from xsda.training.checkpoint import differences, load_checkpoint, save_checkpoint
 
 META = {"step": 7, "running": 0.25, "options": {"steps": 10}}
 
@@ -82,3 +82,16 @@ def test_a_file_that_claims_more_than_it_holds_is_refused(tmp_path):
     (tmp_path / "a").write_bytes(struct.pack("<Q", len(header)) + header + bytes(64))
     refused(tmp_path / "a")
     assert os.path.getsize(tmp_path / "a") < 1000
+
+
+def test_only_what_differs_is_named():
+    then = {"width": 8, "data": {"names": ["x", "y"], "dt": 0.5, "scale": [1.0, 2.0]}, "kernel": 3}
+    now = {"width": 8, "data": {"names": ["x"], "dt": 0.5, "scale": [1.0, 2.5]}, "depth": {"blocks": 2}}
+    assert differences(then, now) == [
+        "data.names[1]: 'y' then, nothing now",
+        "data.scale[1]: 2.0 then, 2.5 now",
+        "kernel: 3 then, nothing now",
+        "depth: nothing then, {'blocks': 2} now",
+    ]
+    assert differences(then, json.loads(json.dumps(then))) == []
+    assert max(map(len, differences({"a": "b" * 500}, {"a": ["b"] * 500}))) < 150

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -207,9 +208,10 @@ def test_a_checkpoint_of_another_training_is_refused(spring, tmp_path):
     with pytest.raises(ValueError, match=r"is at step 10, beyond steps=9"):
         xsda.train(spring, window=8, network=network(), steps=9, checkpoint=path, **QUICK)
     same_shapes = TemporalNet(2, width=12, dilations=(4, 8), features=16)
-    with pytest.raises(ValueError, match=r"network: .*'dilations': .1, 2.*then.*'dilations': .4, 8.*now"):
+    only = r"options or data \(network\.dilations\[0\]: 1 then, 4 now, network\.dilations\[1\]: 2 then, 8 now\); remove"
+    with pytest.raises(ValueError, match=only):
         xsda.train(spring, window=8, network=same_shapes, steps=10, checkpoint=path, **QUICK)
-    with pytest.raises(ValueError, match="network"):
+    with pytest.raises(ValueError, match=r"data \(network\.width: 12 then, 9 now, "):
         xsda.train(spring, window=8, network=TemporalNet(2, width=9), steps=10, checkpoint=path, **QUICK)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match="damaged"):
@@ -415,7 +417,8 @@ def test_the_reach_of_the_default_network_is_half_its_window(window):
 def test_a_checkpoint_of_other_data_is_refused(spring, tmp_path):
     path = tmp_path / "a.checkpoint"
     xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
-    with pytest.raises(ValueError, match="data: "):
+    names = (rf"data\.variables\[{i}\]\.{k}\[0\]: [\d.e-]+ then, [\d.]+ now" for i in (0, 1) for k in ("mean", "std"))
+    with pytest.raises(ValueError, match=rf"\({', '.join(names)}\); remove"):
         xsda.train(spring * 3 + 100, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
 
 
@@ -609,6 +612,21 @@ def test_scaling_of_numbers_far_from_zero(mean):
     layout = fit_scaling(ds, Layout.of(ds))
     assert layout.mean[0] == pytest.approx(values.mean(), abs=1e-6)
     assert layout.std[0] == pytest.approx(values.std(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("train.nc", "must be an xarray.Dataset, got str; open it with xr.open_dataset"),
+        (Path("train.nc"), "open it with xr.open_dataset"),
+        (xr.DataArray([0.0], dims="time", name="x"), r"got DataArray; use .to_dataset\(\)"),
+    ],
+)
+def test_data_that_are_no_dataset(spring, wrong, message):
+    with pytest.raises(TypeError, match=f"^the training data .*{message}"):
+        xsda.train(wrong)
+    with pytest.raises(TypeError, match=f"^the validation data .*{message}"):
+        xsda.train(spring, validation=wrong)
 
 
 def coast(states=60):

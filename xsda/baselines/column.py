@@ -16,6 +16,7 @@ from xsda.likelihood.laws import Normal
 from xsda.likelihood.whitening import Whitener
 from xsda.observations.compile import grid_axis, matching_coordinate
 from xsda.observations.correlation import whitener
+from xsda.observations.mesh import Mesh
 from xsda.observations.observed import Observed
 from xsda.observations.operator import Derived
 
@@ -24,8 +25,9 @@ from xsda.observations.operator import Derived
 class Column:
     """One observed variable, sorted by time. ``time`` holds the number of each value's time.
 
-    ``index`` and ``weight`` (value, point) refer to a flattened state; ``position`` is (value, space). ``pick`` are
-    the ravelled positions of the values in ``da``.
+    ``index`` and ``weight`` (value, point) refer to a flattened state. ``position`` is (value, space), in the
+    coordinates of the grid (latitude and longitude if these are two-dimensional). ``pick`` are the ravelled positions
+    of the values in ``da``.
     """
 
     name: str
@@ -88,7 +90,7 @@ def column(grid: Grid, observed: Observed) -> Column:
     if op.channel_dim is not None:
         sizes[op.channel_dim] = op.channels.stop - op.channels.start  # type: ignore[union-attr]
     index, weight = op.stencil(sizes)
-    position = np.stack([_centre(grid, d, index[d], weight) for d in space], 1) if space else np.empty((da.size, 0))
+    position = _position(grid, index, weight) if space else np.empty((da.size, 0))
     flat = np.zeros_like(weight, dtype=np.int64)
     if op.channels is not None:
         flat += op.channels.start + (index[op.channel_dim] if op.channel_dim is not None else 0)
@@ -133,6 +135,16 @@ def _check_within_times(da: xr.DataArray, coord: xr.DataArray, correlation: Any)
         )
 
 
+def _position(grid: Grid, index: Mapping[str, np.ndarray], weight: np.ndarray) -> np.ndarray:
+    """Return the centre of each observation, (value, space); NaN along a dimension that it covers."""
+    space, mesh = grid.core_dims[1:], Mesh.of(grid)
+    if mesh is None:
+        return np.stack([_centre(grid, d, index[d], weight) for d in space], 1)
+    centre = mesh.centre(np.ravel_multi_index([index[d] for d in space], mesh.shape), weight)
+    whole = [_covers(index[d], size) for d, size in zip(space, mesh.shape, strict=True)]
+    return np.where((whole[0] | whole[1])[:, None], np.nan, centre)
+
+
 def _centre(grid: Grid, dim: str, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Return the centre of each observation along one dimension; NaN if it covers the whole dimension."""
     axis = grid_axis(grid, dim)
@@ -141,5 +153,9 @@ def _centre(grid: Grid, dim: str, index: np.ndarray, weight: np.ndarray) -> np.n
     if axis.period is not None:
         offset -= axis.period * np.round(offset / axis.period)
     centre = x[:, 0] + (offset * np.abs(weight)).sum(1) / np.abs(weight).sum(1)
-    everywhere = (np.diff(np.sort(index, axis=1)) > 0).sum(1) == len(axis.points) - 1
-    return np.where(everywhere & (len(axis.points) > 2), np.nan, centre)
+    return np.where(_covers(index, len(axis.points)), np.nan, centre)
+
+
+def _covers(index: np.ndarray, size: int) -> np.ndarray:
+    """Whether observations use all points of an axis (of more than two)."""
+    return ((np.diff(np.sort(index, axis=1)) > 0).sum(1) == size - 1) & (size > 2)

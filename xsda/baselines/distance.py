@@ -1,8 +1,9 @@
 r"""Distances from observations to grid points, and the weight that observations have there.
 
 Distances are in the units of the coordinates, around the ring on periodic axes; on (latitude, longitude) they are great
-circles in kilometres. The taper of Gaspari & Cohn (1999, eq. 4.10) stands for a Gaussian of standard deviation
-``length``: its half-support is :math:`c = \sqrt{10/3}` lengths, and it is zero beyond 2 c.
+circles in kilometres, also where these are two-dimensional. The taper of Gaspari & Cohn (1999, eq. 4.10) stands for a
+Gaussian of standard deviation ``length``: its half-support is :math:`c = \sqrt{10/3}` lengths, and it is zero beyond
+2 c.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from xsda.arguments import choose
 from xsda.labels.cf import is_latitude, is_longitude
 from xsda.labels.grid import Grid
 from xsda.observations.compile import grid_axis
+from xsda.observations.mesh import Mesh, unit_vectors
 
 EARTH = 6371.0  # km
 LEAST = 1e-3  # smaller weights are dropped
@@ -53,9 +55,16 @@ class Metric:
         else:
             lengths = [float(localization)] * len(space)
         self.axes = [grid_axis(grid, d) for d in space]
+        mesh = Mesh.of(grid)
+        if mesh is not None and isinstance(localization, Mapping):
+            raise ValueError(
+                f"the grid has the two-dimensional coordinates {' and '.join(mesh.names)}, so localization must be one "
+                f"length in kilometres, got {dict(localization)}"
+            )
+        self.nodes = None if mesh is None else mesh.nodes.reshape(*mesh.shape, 3)
         self.sphere = len(space) == 2 and _on_sphere(grid) and not isinstance(localization, Mapping)
         self.lengths = lengths
-        if not self.sphere:
+        if not self.sphere and mesh is None:
             self._check_degrees(grid, space)
 
     def _check_degrees(self, grid: Grid, space: Sequence[str]) -> None:
@@ -72,6 +81,8 @@ class Metric:
         """The same on a part of the grid, a span of each dimension; rings stay as long as they are."""
         other = copy.copy(self)
         other.axes = [replace(a, points=a.points[s]) for a, s in zip(self.axes, spans, strict=True)]
+        if self.nodes is not None:
+            other.nodes = self.nodes[tuple(spans)]
         return other
 
     @property
@@ -89,7 +100,10 @@ class Metric:
         there.
         """
         mine = self.axes[0].points[first:last]
-        if self.sphere:
+        if self.nodes is not None:
+            mine = self.nodes[first:last]
+            along = self._along_meridians(mine, position[:, 0])
+        elif self.sphere:
             along = np.radians(np.nan_to_num(mine[:, None] - position[:, 0])) * EARTH / self.lengths[0]
         else:
             along = self._along(0, mine, position[:, 0])
@@ -99,6 +113,12 @@ class Metric:
         weight = gaspari_cohn(distance[point, place])
         heavy = weight > LEAST
         return point[heavy], chosen[place[heavy]], weight[heavy]
+
+    def _along_meridians(self, nodes: np.ndarray, lat: np.ndarray) -> np.ndarray:
+        """Scaled distances to the range of latitudes of these grid points, (1, M)."""
+        height = nodes[..., 2][np.isfinite(nodes[..., 2])].clip(-1, 1)
+        south, north = (np.degrees(np.arcsin(end)) for end in (height.min(initial=1), height.max(initial=-1)))
+        return np.radians(np.nan_to_num(lat - lat.clip(south, north)))[None] * EARTH / self.lengths[0]
 
     def _along(self, number: int, points: np.ndarray, position: np.ndarray) -> np.ndarray:
         """Scaled distances along one axis, (points, M)."""
@@ -110,6 +130,10 @@ class Metric:
 
     def _distance(self, mine: np.ndarray, position: np.ndarray) -> np.ndarray:
         """(points of these rows, M)."""
+        if self.nodes is not None:
+            cosine = mine.reshape(-1, 3) @ unit_vectors(*position.T).T
+            far = 2 * EARTH * np.arcsin(np.sqrt(((1 - cosine) / 2).clip(0, 1))) / self.lengths[0]
+            return np.where(np.isnan(position).any(1), 0, np.nan_to_num(far, nan=np.inf))
         points = [mine, *(a.points for a in self.axes[1:])]
         if self.sphere:
             lat, lat0 = np.radians(points[0])[:, None], np.radians(position[:, 0])

@@ -24,6 +24,7 @@ class Method(ABC):
 
     least: ClassVar[int] = 2  # members
     stages: ClassVar[tuple[str, ...]] = ("forecast", "analysis")
+    forecasts: ClassVar[bool] = True  # whether it needs a forecast model
 
     @property
     def remembers(self) -> tuple[str, ...]:

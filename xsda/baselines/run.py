@@ -29,7 +29,7 @@ from xsda.observations.sources import Sources
 def filter(
     ds: xr.Dataset,
     obs: Sources,
-    system: Any,
+    system: Any = None,
     *,
     method: Method,
     members: int | None = None,
@@ -57,7 +57,7 @@ def filter(
         initial ensemble and ``ds``. The ensemble is forecast to each time. NaN is a missing value.
     system
         One of ``xsda.systems``, a function ``step(ds, start, stop)`` on labelled ensembles, or an
-        ``xsda.baselines.Forecast``.
+        ``xsda.baselines.Forecast``. Methods without forecasts, such as ``OptimalInterpolation``, need none.
     method
         One of ``xsda.baselines``, such as ``LETKF(localization=4.0, inflation=1.04)``.
     members
@@ -98,7 +98,11 @@ def filter(
     """
     if isinstance(method, type) or not isinstance(method, Method):
         raise _not_a_method(method)
-    forecast = as_forecast(system)
+    forecast = as_forecast(_unchanged if system is None else system)
+    if system is None:
+        if method.forecasts:
+            raise TypeError(f"{type(method).__name__} needs a forecast model: filter(obs, system, method=...)")
+        initial = method.climatology if initial is None else initial  # type: ignore[attr-defined]
     grid = state_grid(ds, forecast)
     stages = _stages(keep, method)
     x, start, memory = initial_ensemble(initial, members, grid, forecast, seed, method)
@@ -130,6 +134,11 @@ def filter(
             error.partial = record.partial()  # type: ignore[attr-defined]
             raise
     return record.result()
+
+
+def _unchanged(ds: xr.Dataset, start: Any, stop: Any) -> xr.Dataset:
+    """The forecast of methods that need none."""
+    return ds
 
 
 def _check_start(start: float, label: str, initial: Any, grid: Grid, network: Network) -> None:

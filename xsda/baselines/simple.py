@@ -43,7 +43,7 @@ class Persistence(FreeRun):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Climatology(FreeRun):
-    """Random states of a long run at each time. Neither observations nor forecasts are used.
+    """Random states of a long run at each time. Neither observations nor forecasts are used, so no model is needed.
 
     Parameters
     ----------
@@ -52,6 +52,8 @@ class Climatology(FreeRun):
     """
 
     climatology: xr.Dataset = field(repr=False)
+
+    forecasts = False
 
     def resume(self, cycle: Cycle, x: Tensor, first: int) -> Iterator[Event]:
         states = climate(self.climatology, cycle.grid)
@@ -73,7 +75,8 @@ class OptimalInterpolation(Filter):
     The members of the stage "forecast" are Gaussian draws with the covariance of the climate and exactly its mean. The
     members of the analysis are these, updated with perturbed observations. Their mean is exactly that of the posterior,
     and their covariance is unbiased. A single member is the mean. A derived quantity is used through its covariances
-    with the state in the climate.
+    with the state in the climate. No forecast model is needed. ``GaussianPrior.fit`` also uses the correlations in
+    time, and knows how much a short record can tell.
 
     Parameters
     ----------
@@ -84,7 +87,7 @@ class OptimalInterpolation(Filter):
     --------
     >>> system = xsda.systems.Lorenz63()
     >>> method = xsda.baselines.OptimalInterpolation(climatology=system.simulate(500, seed=2))
-    >>> run = truth.sda.filter(obs, system, method=method, members=10, sigma=0.5, progress=False)
+    >>> run = truth.sda.filter(obs, method=method, members=10, sigma=0.5, progress=False)
     >>> dict(run.sizes)
     {'member': 10, 'time': 16}
     """
@@ -92,6 +95,7 @@ class OptimalInterpolation(Filter):
     climatology: xr.Dataset = field(repr=False)
 
     least = 1
+    forecasts = False
 
     def resume(self, cycle: Cycle, x: Tensor, first: int) -> Iterator[Event]:
         mean, anomalies = split(climate(self.climatology, cycle.grid))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--members", default=64, show_default=True, help="Size of the ensemble.")
+@click.option("--members", default=64, show_default=True, type=click.IntRange(min=1), help="Size of the ensemble.")
 @click.option("--seed", default=2, show_default=True, help="Seed of the random numbers.")
 @click.option("--folder", default=".", type=FILE, help="Where to write [default: here].")
 @click.option("--overwrite", is_flag=True, help="Replace posterior.nc and posterior.png if they exist.")

@@ -44,7 +44,10 @@ if TYPE_CHECKING:
     "--correlation", multiple=True, metavar="NAME/COORDINATE=LENGTH",
     help="Correlation length of the observation errors along a coordinate, e.g. t2m/time=6h; may be repeated.",
 )  # fmt: skip
-@click.option("--background", default=None, type=FILE, help="File with a first guess on the grid, or on a part of it.")
+@click.option(
+    "--background", default=None, type=FILE, metavar="FILE",
+    help="File with a first guess on the grid, or on a part of it.",
+)  # fmt: skip
 @click.option(
     "--background-sigma", multiple=True, metavar="S | NAME=S | FILE",
     help="Standard deviation of the error of the background; may be repeated.",

@@ -6,6 +6,7 @@ completion answer at once.
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -46,7 +47,7 @@ class OneLineGroup(click.Group):
         except Exception as error:
             if ctx.params["debug"]:
                 raise
-            ctx.exit(_end(f"xsda: {_told(error)}", FAILED))
+            ctx.exit(_end(f"xsda: {_told(error)}{_typed(str(error), ctx)}", FAILED))
 
 
 def _end(line: str, code: int) -> int:
@@ -60,6 +61,18 @@ def _told(error: Exception) -> str:
     if text and isinstance(error, EXPECTED):
         return text
     return f"{type(error).__name__}: {text or 'no message'}. `xsda --debug` shows where it happened."
+
+
+def _typed(text: str, ctx: click.Context) -> str:
+    """Say how options are typed which a message of the library names as Python arguments, such as ``sigma=``.
+
+    Those with a metavar of their own are meant; the others are typed as they are named.
+    """
+    named = set(re.findall(r"\b([a-z_]+)=", text))
+    command = program.commands.get(ctx.invoked_subcommand or "")
+    options = [p for p in command.params if p.name in named and p.metavar] if command else []
+    said = ", ".join(f"{p.opts[0]} {p.metavar}" for p in options)
+    return f" (on the command line: {said})" if said else ""
 
 
 @click.group(

@@ -19,10 +19,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 TYPES: dict[str, click.ParamType] = {
     "members": Members(), "guidance": Name(GUIDANCE), "sampler": Name(SAMPLERS), "steps": click.INT,
-    "redraw": click.INT, "seed": click.INT, "chunks": click.INT, "batch": click.INT,
+    "redraw": click.INT, "seed": click.INT, "chunks": click.IntRange(min=1), "batch": click.INT,
     "device": Name(DEVICES), "precision": Name(PRECISIONS),
 }  # fmt: skip
-METAVARS = {"members": "N | FIRST:END | N,N,..."}
+METAVARS = {"members": "N | FIRST:END | N,N,...", "chunks": "N"}
 HELPS = {  # where a shell says it differently from Python
     "members": "Size of the ensemble, or the numbers of the members wanted: 16:32 adds to an ensemble of 16.",
     "chunks": "Members that are computed and written together (default: all). Smaller numbers need less memory.",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from xsda.arguments import choose
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -52,8 +54,10 @@ class Members(click.ParamType):
             return value
         try:
             if ":" in value:
-                first, end = value.split(":")
-                return range(int(first), int(end))
+                first, end = map(int, value.split(":"))
+                if end <= first:
+                    self.fail(f"{value!r} is empty; 16:32 means the members 16 to 31.", param, ctx)
+                return range(first, end)
             return [int(n) for n in value.split(",")] if "," in value else int(value)
         except ValueError:
             self.fail(
@@ -121,5 +125,15 @@ def law(values: tuple[str, ...]) -> str | dict[str, Any] | None:
     if not values:
         return None
     if len(values) == 1 and "=" not in values[0]:
-        return values[0]
-    return settings(values, "--likelihood")
+        return _known_law(values[0])
+    return _known_laws(settings(values, "--likelihood"))
+
+
+def _known_laws(given: dict[str, Any]) -> dict[str, Any]:
+    return {k: _known_laws(v) if isinstance(v, dict) else _known_law(v) for k, v in given.items()}
+
+
+def _known_law(name: Any) -> str:
+    if str(name).lower() not in LAWS:
+        raise ValueError(f"--likelihood {name} is unknown; {choose(name, LAWS)}")
+    return str(name)

@@ -44,11 +44,11 @@ class MMPS(Guidance):
     Examples
     --------
     >>> print(xsda.guidance.MMPS(tolerance=0.01))
-    MMPS(tolerance=0.01, iterations=50, solver='cg')
+    MMPS(tolerance=0.01, iterations=100, solver='cg')
     """
 
     tolerance: float = 0.03
-    iterations: int = 50
+    iterations: int = 100
     solver: str = "cg"
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from xsda.labels.cf import is_longitude
+from xsda.labels.curvilinear import curvilinear
 
 TIME_NAMES = ("time", "t")
 SPACE_NAMES = {
@@ -92,6 +93,12 @@ def check_sorted(values: np.ndarray, name: str) -> None:
     """Raise unless the coordinates of a grid are finite and strictly ascending or descending."""
     if not np.isfinite(values).all():
         raise ValueError(f"the coordinate {name!r} of the grid holds NaN or NaT; every grid point needs a position")
+    repeated = len(values) - len(np.unique(values))
+    if repeated:
+        raise ValueError(
+            f"the coordinate {name!r} of the grid repeats values ({repeated} of {len(values)} points); use "
+            f".drop_duplicates({name!r})"
+        )
     steps = np.diff(values)
     if len(steps) and not ((steps > 0).all() or (steps < 0).all()):
         raise ValueError(
@@ -114,7 +121,8 @@ def uniform_step(values: np.ndarray, name: str) -> float:
 def find_axes(ds: xr.Dataset, prefer: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
     """Find the time dimension and the space dimensions (y before x) of a Dataset.
 
-    The names in ``prefer`` (time first, then space) come first, then CF attributes, then customary names and dates.
+    The names in ``prefer`` (time first, then space) come first, then CF attributes, then customary names and dates,
+    then the dimensions of two-dimensional latitudes and longitudes.
     """
     dims = [str(d) for d in ds.dims]
     if prefer and all(name in dims for name in prefer):
@@ -133,6 +141,8 @@ def find_axes(ds: xr.Dataset, prefer: Sequence[str] = ()) -> tuple[str, tuple[st
         name = found.get(letter) or next((d for d in dims if d.lower() in names and d != time), None)
         if name is not None and name != time and name in dims:
             space.append(name)
+    if len(space) < 2 and (pair := curvilinear(ds)) is not None and time not in pair[0].dims:
+        space = [str(d) for d in pair[0].dims]
     return time, tuple(space)
 
 

@@ -94,7 +94,7 @@ def waves(time: xr.DataArray, cycles: Sequence[str]) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Scaling:
+class StateScaling:
     """Converts states (..., time, channel, *space) between units and anomalies in standard deviations.
 
     Parameters

@@ -28,7 +28,7 @@ from xsda.labels.axes import (
     uniform_step,
 )
 from xsda.labels.cf import is_latitude, is_longitude
-from xsda.labels.climatology import Normals, Scaling
+from xsda.labels.climatology import Normals, StateScaling
 from xsda.labels.layout import SAMPLE_DIMS, Axis, Layout, Variable
 from xsda.labels.steps import step_numbers
 
@@ -215,12 +215,12 @@ class Grid:
         return torch.as_tensor(scaling.standardise(values), dtype=torch.float32)
 
     @cached_property
-    def scaling(self) -> Scaling:
+    def scaling(self) -> StateScaling:
         """Converts states between units and standardised anomalies."""
         shape = (-1, *(1,) * len(self.layout.space))
         mean, std = self.layout.mean.reshape(shape), self.layout.std.reshape(shape)
         if self.normals is None:
-            return Scaling(mean[None], std)
+            return StateScaling(mean[None], std)
         time = self.core_dims[0]
         if self.normals.cycles and not (time in self.template.coords and is_datelike(self.template[time])):
             raise ValueError(
@@ -228,7 +228,7 @@ class Grid:
             )
         center = mean + std * self.normals.center(self.template[time])
         valid = self.normals.valid if self.normals.masked else None
-        return Scaling(center, std, self.normals.std.astype(np.float64), valid)
+        return StateScaling(center, std, self.normals.std.astype(np.float64), valid)
 
     @property
     def mask(self) -> np.ndarray | None:

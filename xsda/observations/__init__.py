@@ -9,6 +9,7 @@ from xsda.observations.joint import compile_observations, join
 from xsda.observations.observe import observe
 from xsda.observations.observed import Observed
 from xsda.observations.operator import ObservationOperator, VariableOperator
+from xsda.observations.outside import outside
 from xsda.observations.read import read, units_of
 from xsda.observations.sources import as_sources
 
@@ -21,6 +22,7 @@ __all__ = [
     "compile_variable",
     "join",
     "observe",
+    "outside",
     "read",
     "units_of",
 ]

@@ -6,6 +6,9 @@ For each dimension of the grid:
 - Along a shared dimension (stations, a track) each observation has its own position.
 - A scalar coordinate is one position.
 - A missing dimension is averaged over, if ``cell_methods`` says so.
+
+On a grid with two-dimensional latitudes and longitudes, positions given by these are found for both dimensions together
+(``mesh``).
 """
 
 from __future__ import annotations
@@ -20,13 +23,16 @@ import xarray as xr
 
 from xsda.arguments import choose
 from xsda.labels.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, check_calendar, is_datelike
-from xsda.labels.cf import cell_bounds, cell_method, find_scale, in_units, is_longitude
+from xsda.labels.cf import cell_bounds, cell_method, find_scale, in_units, is_latitude, is_longitude
+from xsda.labels.curvilinear import LATITUDES, LONGITUDES
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Variable
+from xsda.observations.levels import between_levels
+from xsda.observations.mesh import Mesh, sphere_positions
 from xsda.observations.operator import Derived, Gather, VariableOperator
 from xsda.observations.stencils import GridAxis, Stencil
 
-SYNONYMS = (("lat", "latitude", "nav_lat"), ("lon", "longitude", "nav_lon"))
+SYNONYMS = (LATITUDES, LONGITUDES)
 
 
 def grid_axis(grid: Grid, dim: str) -> GridAxis:
@@ -34,15 +40,19 @@ def grid_axis(grid: Grid, dim: str) -> GridAxis:
     points = grid.numbers(dim)
     if dim == grid.core_dims[0]:
         return GridAxis(dim, points, origin=grid.origin)
-    longitude = dim in grid.template.coords and is_longitude(grid.template[dim])
-    return GridAxis(dim, points, grid.period(dim), 360.0 if longitude else None)
+    coord = grid.template.coords.get(dim)
+    wrap = 360.0 if coord is not None and is_longitude(coord) else None
+    return GridAxis(dim, points, grid.period(dim), wrap, latitude=coord is not None and is_latitude(coord))
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Positions of the observations along the grid dimension ``dim``; one row of the stencil per entry of ``dims``."""
+    """Positions of the observations along grid dimensions; one row of the stencil per entry of ``dims``.
 
-    dim: str
+    With several grid dimensions, the stencil is on their flattened axes.
+    """
+
+    source: tuple[str, ...]
     dims: tuple[str, ...]
     stencil: Stencil
 
@@ -79,12 +89,12 @@ def compile_variable(
     da = ds[name]
     function = (derived or {}).get(name)
     variable = None if function else _variable(grid, name, derived or {})
-    places = [_place(grid, ds, da, dim) for dim in grid.core_dims]
+    places = _places(grid, ds, da)
     grid_dims, channels, channel_dim = grid.core_dims, None, None
     if variable is not None:
         channels, channel_dim = grid.layout.slices()[variable.name], variable.channel_dim
     if variable is not None and channel_dim is not None:
-        places.append(_place_channels(da, variable, channel_dim))
+        places.append(_place_channels(da, variable, channel_dim, grid))
         grid_dims = (grid_dims[0], channel_dim, *grid_dims[1:])
     unknown = [d for d in da.dims if not any(d in p.dims for p in places)]
     if unknown:
@@ -126,7 +136,7 @@ def _gather(da: xr.DataArray, group: list[Place]) -> Gather:
     dims = tuple(str(d) for d in da.dims if any(d in p.dims for p in group))
     sizes = {d: da.sizes[d] for d in dims}
     joined = reduce(Stencil.joined, [_spread(p, sizes) for p in group])
-    return Gather(tuple(p.dim for p in group), dims, tuple(sizes.values()), joined)
+    return Gather(tuple(d for p in group for d in p.source), dims, tuple(sizes.values()), joined)
 
 
 def _spread(place: Place, sizes: Mapping[str, int]) -> Stencil:
@@ -135,6 +145,25 @@ def _spread(place: Place, sizes: Mapping[str, int]) -> Stencil:
     own = [d for d in sizes if d in place.dims]
     rows = rows.transpose([place.dims.index(d) for d in own]).reshape([sizes[d] if d in own else 1 for d in sizes])
     return place.stencil.take(np.broadcast_to(rows, tuple(sizes.values())).ravel())
+
+
+def _places(grid: Grid, ds: xr.Dataset, da: xr.DataArray) -> list[Place]:
+    """Find where the observations lie on the grid."""
+    mesh, (time, *space) = Mesh.of(grid), grid.core_dims
+    if mesh is not None:
+        positions, along = sphere_positions(mesh, grid, da), _place(grid, ds, da, time)
+        if positions is not None:
+            lat, lon = positions
+            stencil = mesh.locate(lat.values.ravel(), lon.values.ravel())
+            return [along, Place(tuple(space), tuple(map(str, lat.dims)), stencil)]
+        if all(matching_coordinate(da, grid, d) is None and _averaged(da, d) for d in space):
+            return [along, Place(tuple(space), (), Stencil.mean(mesh.areas()))]
+    return [_place(grid, ds, da, dim) for dim in grid.core_dims]
+
+
+def _averaged(da: xr.DataArray, dim: str) -> bool:
+    """Whether a variable is an average over a dimension that it has no more."""
+    return dim not in da.dims and cell_method(da, {dim}) == "mean"
 
 
 def _place(grid: Grid, ds: xr.Dataset, da: xr.DataArray, dim: str) -> Place:
@@ -155,7 +184,7 @@ def _place(grid: Grid, ds: xr.Dataset, da: xr.DataArray, dim: str) -> Place:
     if dim == grid.core_dims[0]:
         check_calendar(coord, axis.origin is not None, f"the grid's {dim!r}")
     if method == "mean" and not (kept and "bounds" not in coord.attrs):
-        return Place(dim, dims, axis.average(*_bounds(ds, coord, axis.origin)))
+        return Place((dim,), dims, axis.average(*_bounds(ds, coord, axis.origin)))
     stencil = axis.locate(axis_numbers(coord, axis.origin))
     if method == "mean" and not stencil.contiguous:
         raise ValueError(
@@ -163,7 +192,7 @@ def _place(grid: Grid, ds: xr.Dataset, da: xr.DataArray, dim: str) -> Place:
             f"of the observations are not known; give {coord.name!r} 'bounds', or delete the attribute cell_methods "
             "of the observations to select grid points"
         )
-    return Place(dim, dims, stencil)
+    return Place((dim,), dims, stencil)
 
 
 def matching_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | None:
@@ -215,13 +244,13 @@ def _place_without_coordinate(da: xr.DataArray, dim: str, axis: GridAxis, method
                 f".assign_coords({dim}=...), or .set_coords({dim!r}) where it is a variable. If it is an average over "
                 f"all of {dim!r}, set obs[{str(da.name)!r}].attrs['cell_methods'] = '{dim}: mean'"
             )
-        return Place(dim, (), Stencil.mean(size))
+        return Place((dim,), (), axis.mean())
     if da.sizes[dim] != size:
         raise ValueError(
             f"observed variable {da.name!r} has {da.sizes[dim]} values along {dim!r} but no coordinate, and the grid "
             f"has {size}; use .assign_coords({dim}=...) to give their positions"
         )
-    return Place(dim, (dim,), Stencil.identity(size))
+    return Place((dim,), (dim,), Stencil.identity(size))
 
 
 def _bounds(ds: xr.Dataset, coord: xr.DataArray, origin: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -243,20 +272,18 @@ def _bounds(ds: xr.Dataset, coord: xr.DataArray, origin: Any) -> tuple[np.ndarra
     return edges[:-1], edges[1:]
 
 
-def _place_channels(da: xr.DataArray, v: Variable, channel_dim: str) -> Place:
-    """Select the channels (such as pressure levels) that are observed."""
+def _place_channels(da: xr.DataArray, v: Variable, channel_dim: str, grid: Grid) -> Place:
+    """Select the channels that are observed, or interpolate between levels."""
     if channel_dim not in da.coords:
         if da.sizes.get(channel_dim) == v.channels:
-            return Place(channel_dim, (channel_dim,), Stencil.identity(v.channels))
+            return Place((channel_dim,), (channel_dim,), Stencil.identity(v.channels))
         raise ValueError(
             f"observed variable {da.name!r} has no {channel_dim!r}; use .assign_coords({channel_dim}=...) with one of "
             f"{list(v.labels)}"
         )
-    wanted = np.ravel(da[channel_dim].values).tolist()
-    labels = list(v.labels) or list(range(v.channels))
-    unknown = [w for w in wanted if w not in labels]
-    if unknown:
-        raise ValueError(f"{channel_dim}={unknown[0]!r} is not among the prior's {labels}")
-    index = np.array([labels.index(w) for w in wanted], dtype=int)[:, None]
     dims = tuple(str(d) for d in da[channel_dim].dims)
-    return Place(channel_dim, dims, Stencil(index, np.ones(index.shape), v.channels))
+    own = grid.template.coords.get(channel_dim)
+    labels = list(v.labels) or list(range(v.channels))
+    return Place(
+        (channel_dim,), dims, between_levels(da[channel_dim], labels, None if own is None else own.attrs.get("units"))
+    )

@@ -53,10 +53,10 @@ def whitener(da: xr.DataArray, pick: np.ndarray, correlation: Any, dtype: torch.
             "correlation allows; thin them, average them, or pass an object with a method whiten(values) that uses "
             "its structure"
         )
-    if isinstance(correlation, str) or (isinstance(correlation, Mapping) and not correlation):
+    if isinstance(correlation, (str, int, float)) or (isinstance(correlation, Mapping) and not correlation):
         raise ValueError(
             f"the correlation of {name!r} names no coordinate; give one with its length, such as "
-            f"{{{name!r}: {{'time': '6h'}}}}"
+            f"correlation={{{name!r}: {{'time': '6h'}}}}"
         )
     given = isinstance(correlation, Mapping)
     matrix = _exponential(da, pick, correlation) if given else _matrix(da, pick, correlation)
@@ -168,12 +168,16 @@ def _exponential(da: xr.DataArray, pick: np.ndarray, lengths: Mapping[str, Any])
 def _length(coord: xr.DataArray, length: Any) -> float:
     """The correlation length as a number; along dates and lags it must be a duration, and the number is in seconds."""
     if is_datelike(coord) or coord.dtype.kind == "m":
-        if isinstance(length, (int, float, np.number)) and not isinstance(length, np.timedelta64):
+        try:
+            number = isinstance(length, (int, float, np.number)) and not isinstance(length, np.timedelta64)
+            if number or (isinstance(length, str) and not any(c.isalpha() or c == ":" for c in length)):
+                raise TypeError("a number has no unit")  # pandas reads nanoseconds
+            return pd.Timedelta(length).total_seconds()
+        except (TypeError, ValueError):
             raise ValueError(
                 f"the correlation length along the dates of {coord.name!r} must be a duration such as '6h', got "
                 f"{length!r}"
-            )
-        return pd.Timedelta(length).total_seconds()
+            ) from None
     try:
         return float(length)
     except (TypeError, ValueError):

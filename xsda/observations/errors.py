@@ -34,20 +34,26 @@ def error_std(
     argument
         The name of the user's argument, for messages.
     """
-    da = ds[name]
+    da, whose = ds[name], f"{argument} of {name!r}"
     value = _argument(sigma, name, source, sources, argument)
     if value is None:
-        value = standard_error(ds, da)
+        value, whose = standard_error(ds, da), f"the standard error of {name!r}"
     if value is None:
-        value = da.attrs.get("error_std")
+        value, whose = da.attrs.get("error_std"), f"the attribute error_std of {name!r}"
     if value is None:
         raise ValueError(
             f"no observation error for {name!r}: pass {argument}=... (a number in the units of the variable, or "
             f"{{{name!r}: ...}}), or set its attribute error_std"
         )
-    if isinstance(value, xr.DataArray):
-        return _spread(value, da, name, argument)
-    array = np.asarray(value, dtype=float)
+    try:
+        array = value.astype(float) if isinstance(value, xr.DataArray) else np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        held = f"holds {value.dtype}" if isinstance(value, xr.DataArray) else f"is {value!r:.60}"
+        raise ValueError(
+            f"{whose} {held}; give a number in the units of the variable, or one for each observation"
+        ) from None
+    if isinstance(array, xr.DataArray):
+        return _spread(array, da, name, argument)
     if array.ndim and array.shape != da.shape:
         raise ValueError(
             f"{argument} of {name!r} has the shape {array.shape}, the observations have {da.shape}; give one value, "
@@ -75,12 +81,13 @@ def _spread(value: xr.DataArray, da: xr.DataArray, name: str, argument: str) -> 
     return np.broadcast_to(ordered.reshape(sizes), da.shape).astype(float)
 
 
-def check_positive(std: np.ndarray, name: str) -> None:
-    """Raise unless every standard deviation is positive and finite."""
+def check_positive(std: np.ndarray, name: str, units: Any) -> None:
+    """Raise unless every standard deviation, in ``units``, is positive and finite."""
     bad = ~(std > 0) | ~np.isfinite(std)
     if bad.any():
         raise ValueError(
             f"sigma of {name!r} must be positive and finite where there is an observation, got {std[bad][0]:g}"
+            f"{f' {units}' if units not in (None, '', '1') else ''}"
         )
 
 

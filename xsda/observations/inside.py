@@ -11,8 +11,9 @@ from xsda.labels.axes import axis_numbers, is_datelike
 from xsda.labels.cf import cell_method
 from xsda.labels.grid import Grid
 from xsda.observations.compile import grid_axis, matching_coordinate
+from xsda.observations.mesh import outside_cells
 from xsda.observations.observed import Observed
-from xsda.observations.stencils import SNAP, GridAxis
+from xsda.observations.stencils import GridAxis
 
 
 def drop_outside(observed: Observed, grid: Grid, start: float = np.inf) -> tuple[Observed | None, dict[str, int]]:
@@ -35,11 +36,16 @@ def drop_outside(observed: Observed, grid: Grid, start: float = np.inf) -> tuple
     observed : Observed or None
         The variable without these values; None if none is left.
     outside : dict
-        How many values lie outside, by dimension. A value that lies outside along two dimensions counts for the first.
+        How many values lie outside, by dimension (``y, x`` on two-dimensional coordinates). A value that lies outside
+        along two dimensions counts for the first.
     """
     da, counts = observed.da, {}
     keep, there = xr.ones_like(da, dtype=bool).drop_vars(da.coords), da.notnull().drop_vars(da.coords)
-    for dim in grid.core_dims:
+    cells = outside_cells(grid, da)
+    if cells is not None:
+        counts[", ".join(grid.core_dims[1:])] = int((there & cells).sum())
+        keep = (keep & ~cells).transpose(*da.dims)
+    for dim in grid.core_dims if cells is None else grid.core_dims[:1]:
         coord = matching_coordinate(da, grid, dim)
         if coord is None or cell_method(da, {dim, str(coord.name)}) == "mean":
             continue
@@ -62,12 +68,9 @@ def _inside(coord: xr.DataArray, grid: Grid, dim: str, start: float) -> xr.DataA
 
 
 def beyond(axis: GridAxis, positions: np.ndarray, start: float = np.inf) -> np.ndarray:
-    """Whether each position lies outside an axis, as ``GridAxis.locate`` sees it. After ``start`` none is too early."""
-    points, snap, cycle = axis.points, SNAP * axis.spacing, axis.period or axis.wrap
-    first = points[0] - snap
-    inside = positions if cycle is None else first + np.mod(positions - first, cycle)
-    last = points[-1] if axis.period is None else points[0] + axis.period
-    return ((inside < first) & ~(inside > start)) | (inside > last + snap)
+    """Whether each position lies outside an axis. After ``start`` none is too early."""
+    early = (positions > start) & (positions < axis.points[0])
+    return axis.outside(positions) & ~early
 
 
 def _select(observed: Observed, keep: xr.DataArray) -> Observed:

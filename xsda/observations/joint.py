@@ -215,7 +215,7 @@ def _scaled(grid: Grid, observed: Observed) -> tuple[Scaled, Labels]:
     mean, scale = _scaling(grid, op, observed.da)
     white = None if observed.correlation is None else whitener(observed.da, pick, observed.correlation)
     y = (observed.law.limited(observed.values) - mean[pick]) / scale[pick]
-    scaled = Scaled(op, pick, y, observed.errors / scale[pick], observed.law, white)
+    scaled = Scaled(op.standardised(grid), pick, y, observed.errors / scale[pick], observed.law, white)
     return scaled, Labels.of(observed, scaled, mean, scale)
 
 

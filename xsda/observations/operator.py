@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import xarray as xr
 from torch import Tensor
 
 from xsda.arguments import choose
-from xsda.labels.climatology import Scaling
+from xsda.labels.climatology import StateScaling
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
 from xsda.likelihood.likelihood import CARE
@@ -124,6 +124,24 @@ class VariableOperator:
             weight = np.repeat(weight, own, axis=1) * np.tile(g.stencil.weight[rows], (1, points))
         return index, weight
 
+    def standardised(self, grid: Grid) -> VariableOperator:
+        """Return the operator on values in standard deviations of their channel.
+
+        The results are in units of H of these standard deviations. It differs where levels are combined.
+        """
+        if self.channel_dim is None or self.channels is None:
+            return self
+        std = grid.layout.std[self.channels]
+        sizes = {**{d: grid.template.sizes[d] for d in grid.core_dims}, self.channel_dim: len(std)}
+        gathers = []
+        for g in self.gathers:
+            if self.channel_dim in g.source and not g.stencil.trivial:
+                channel = _split(g.stencil, [sizes[d] for d in g.source])[g.source.index(self.channel_dim)].index
+                weight = g.stencil.weight * std[channel]
+                g = replace(g, stencil=replace(g.stencil, weight=weight / weight.sum(1, keepdims=True)))
+            gathers.append(g)
+        return replace(self, gathers=tuple(gathers), _tensors={})
+
     def _on_device(self, number: int, stencil: Stencil, like: Tensor) -> tuple[Tensor, Tensor]:
         key = (number, str(like.device), like.dtype)
         if key not in self._tensors:
@@ -165,7 +183,7 @@ def _split(stencil: Stencil, sizes: list[int]) -> list[Stencil]:
 class State(Mapping[str, Tensor]):
     """The variables that a derived quantity is computed from, in their own units, (member, time, [channel], *space)."""
 
-    def __init__(self, layout: Layout, names: Mapping[str, str], scaling: Scaling, x: Tensor):
+    def __init__(self, layout: Layout, names: Mapping[str, str], scaling: StateScaling, x: Tensor):
         self._slices = {names[v.name]: (layout.slices()[v.name], v) for v in layout.variables}
         self._x = scaling.state(x)
         self.space = layout.space
@@ -219,7 +237,7 @@ class ObservationOperator:
         self,
         layout: Layout,
         names: Mapping[str, str],
-        scaling: Scaling,
+        scaling: StateScaling,
         operators: list[VariableOperator],
         picks: list[np.ndarray],
     ):

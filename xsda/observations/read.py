@@ -17,6 +17,7 @@ import xarray as xr
 from xsda.arguments import choose, warn, what
 from xsda.labels.axes import SPACE_NAMES, TIME_NAMES
 from xsda.labels.cf import find_scale, in_units
+from xsda.labels.curvilinear import curvilinear
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import LAWS, Censored, ErrorLaw, Normal
 from xsda.observations.errors import check_positive, error_std
@@ -136,9 +137,10 @@ def _needed(grid: Grid | None, option: str) -> Grid:
 
 
 def dims_of(grid: Grid) -> list[str]:
-    """Dimensions of the grid and of its channels."""
+    """Names of the positions on the grid: its dimensions (or latitude and longitude) and those of its channels."""
     channels = {v.channel_dim for v in grid.layout.variables if v.channel_dim is not None}
-    return [*grid.core_dims, *sorted(channels)]
+    time, *space = grid.core_dims
+    return [time, *(space if curvilinear(grid.template, space) is None else ("lat", "lon")), *sorted(channels)]
 
 
 def _check_coordinates(ds: xr.Dataset, source: str, known: list[str]) -> None:
@@ -170,8 +172,8 @@ def _one(
         raise ValueError(f"observed variable {name!r} holds infinite values; mark missing values as NaN")
     pick = np.flatnonzero(~np.isnan(values))
     if std is not None:
+        check_positive(std.ravel()[pick], name, came)
         std = std * abs(factor)
-        check_positive(std.ravel()[pick], name)
     if correlation is not None and not isinstance(law, Normal):
         raise ValueError(
             f"{name!r} has correlated errors and the law {law}; correlated errors must be Gaussian, so omit one of "

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from xsda.labels.area import band_edges
 from xsda.labels.axes import axis_text
 
 SNAP = 1e-4  # positions closer to a grid point than this, in units of the spacing, are that grid point
@@ -29,9 +30,9 @@ class Stencil:
         return cls(np.arange(size)[:, None], np.ones((size, 1)), size)
 
     @classmethod
-    def mean(cls, size: int) -> Stencil:
-        """One position: the average over the whole axis."""
-        return cls(np.arange(size)[None], np.full((1, size), 1 / size), size)
+    def mean(cls, weight: np.ndarray) -> Stencil:
+        """One position: the average over the whole axis with these weights, which need not add up to one."""
+        return cls.weighted(np.arange(len(weight))[None], weight[None] / weight.sum(), len(weight))
 
     @property
     def trivial(self) -> bool:
@@ -49,6 +50,12 @@ class Stencil:
         """Build a stencil in which points of weight zero are not read: a missing value there has no effect."""
         heaviest = np.take_along_axis(index, weight.argmax(axis=1)[:, None], 1)
         return cls(np.where(weight == 0, heaviest, index), weight, size)
+
+    @classmethod
+    def compact(cls, index: np.ndarray, weight: np.ndarray, size: int) -> Stencil:
+        """Build a ``weighted`` stencil without the columns that no position needs."""
+        order = np.argsort(weight == 0, axis=1, kind="stable")[:, : int((weight != 0).sum(1).max(initial=1))]
+        return cls.weighted(np.take_along_axis(index, order, 1), np.take_along_axis(weight, order, 1), size)
 
     def take(self, rows: np.ndarray) -> Stencil:
         """Select these positions, in this order."""
@@ -71,7 +78,8 @@ class GridAxis:
     """An ascending axis: its name, its points, and its period if it is a ring.
 
     Positions that differ by ``wrap`` are the same (360 for longitudes), also on axes that are not rings. If points are
-    dates, they are seconds since ``origin``.
+    dates, they are seconds since ``origin``. On a ``latitude`` averages are weighted by area: the sine of the latitude
+    takes the place of the coordinate.
     """
 
     name: str
@@ -79,6 +87,7 @@ class GridAxis:
     period: float | None = None
     wrap: float | None = None
     origin: Any = None
+    latitude: bool = False
 
     def __post_init__(self) -> None:
         span = self.points[-1] - self.points[0] if len(self.points) else 0.0
@@ -98,11 +107,7 @@ class GridAxis:
         p = np.asarray(positions, dtype=float).ravel()
         if np.isnan(p).any():
             raise ValueError(f"{int(np.isnan(p).sum())} observations have NaN as {self.name!r}; drop them")
-        x, n, snap = self.points, len(self.points), SNAP * self.spacing
-        cycle = self.period or self.wrap
-        inside = p if cycle is None else x[0] - snap + np.mod(p - x[0] + snap, cycle)
-        end = x[-1] if self.period is None else x[0] + self.period
-        outside = (inside < x[0] - snap) | (inside > end + snap)
+        x, n, inside, outside = self.points, len(self.points), self._turned(p), self.outside(p)
         if outside.any():
             values = np.unique(p[outside])
             shown = ", ".join(self.text(v) for v in values[:5]) + (" ..." if len(values) > 5 else "")
@@ -122,9 +127,20 @@ class GridAxis:
             return Stencil(index[:, None], np.ones((len(p), 1)), n)
         return Stencil.weighted(np.stack([left, (left + 1) % n], 1), np.stack([1 - share, share], 1), n)
 
+    def outside(self, positions: np.ndarray) -> np.ndarray:
+        """Whether positions lie outside the axis. A position that is NaN is not outside."""
+        inside, snap = self._turned(positions), SNAP * self.spacing
+        end = self.points[-1] if self.period is None else self.points[0] + self.period
+        return (inside < self.points[0] - snap) | (inside > end + snap)
+
+    def _turned(self, positions: np.ndarray) -> np.ndarray:
+        """On a cyclic axis, shift positions to the turn that begins at the first point."""
+        cycle, first = self.period or self.wrap, self.points[0] - SNAP * self.spacing
+        return positions if cycle is None else first + np.mod(positions - first, cycle)
+
     def average(self, lower: np.ndarray, upper: np.ndarray) -> Stencil:
         """Average over cells [lower, upper]; the weight of a grid point is the overlap of its own cell with them."""
-        x, edges = self.points, self._edges()
+        x, edges = self.points, self.edges()
         if np.isnan(lower).any() or np.isnan(upper).any():
             raise ValueError(
                 f"the cell bounds along {self.name!r} hold NaN; every averaged observation needs its bounds"
@@ -139,20 +155,28 @@ class GridAxis:
             )
         overlap = np.zeros((len(lower), len(x)))
         for shift in (0.0,) if self.period is None else (-self.period, 0.0, self.period):
-            a, b = (lower + shift)[:, None], (upper + shift)[:, None]
-            overlap += np.clip(np.minimum(b, edges[1:]) - np.maximum(a, edges[:-1]), 0, None)
+            a, b, own = (self._area(p) for p in ((lower + shift)[:, None], (upper + shift)[:, None], edges))
+            overlap += np.clip(np.minimum(b, own[1:]) - np.maximum(a, own[:-1]), 0, None)
         total = overlap.sum(1)
         if (total <= 0).any():
             raise ValueError(f"some cells along {self.name!r} are empty; check the 'bounds' of the coordinate")
         weight = overlap / total[:, None]
         weight[weight < 1e-9] = 0
-        points = int((weight > 0).sum(1).max())
-        index = np.argsort(weight == 0, axis=1, kind="stable")[:, :points]
-        return Stencil.weighted(index, np.take_along_axis(weight, index, 1), len(x))
+        return Stencil.compact(np.broadcast_to(np.arange(len(x)), weight.shape), weight, len(x))
 
-    def _edges(self) -> np.ndarray:
+    def mean(self) -> Stencil:
+        """Average over the whole axis: all points alike, or by the area of their bands."""
+        return Stencil.mean(np.diff(self._area(self.edges())) if self.latitude else np.ones(len(self.points)))
+
+    def _area(self, positions: np.ndarray) -> np.ndarray:
+        """Positions in a coordinate in which cells of the same area have the same length."""
+        return np.sin(np.radians(np.clip(positions, -90, 90))) if self.latitude else positions
+
+    def edges(self) -> np.ndarray:
         """Edges of the cells of the grid, halfway between its points."""
         x = self.points
+        if self.latitude and len(x) > 1:
+            return band_edges(x)
         if self.period is not None:
             first = (x[0] + x[-1] - self.period) / 2
             last = first + self.period

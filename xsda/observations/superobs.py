@@ -24,7 +24,11 @@ from xsda.labels.cf import cell_method
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import Normal
 from xsda.observations.compile import grid_axis, matching_coordinate
+from xsda.observations.mesh import Mesh, sphere_positions
 from xsda.observations.observed import Observed
+from xsda.observations.stencils import Stencil
+
+SPHERE = ("latitude", "longitude")  # keys of positions on two-dimensional coordinates
 
 
 def superobs(observed: Observed, grid: Grid, how: Any) -> Observed:
@@ -52,8 +56,12 @@ def superobs(observed: Observed, grid: Grid, how: Any) -> Observed:
         return observed
     time, numbers = grid.core_dims[0], {d: _numbers(c, d, grid) for d, c in coords.items()}
     keys = []
+    if width is None and set(SPHERE) <= set(numbers):
+        keys.append(_nearest_on_sphere(numbers[SPHERE[0]], numbers[SPHERE[1]], grid))
     for dim, x in numbers.items():
-        if dim not in grid.core_dims:  # a channel, such as a level
+        if width is None and dim in SPHERE:
+            continue
+        if dim not in grid.core_dims:  # a place on the sphere, or a channel, such as a level
             keys.append(x)
         elif width is None:
             keys.append(_nearest(x, grid, dim))
@@ -78,7 +86,7 @@ def superobs(observed: Observed, grid: Grid, how: Any) -> Observed:
     placed = {}
     for dim, coord in coords.items():
         axis = grid_axis(grid, dim) if dim in grid.core_dims else None
-        cycle = None if axis is None else axis.period or axis.wrap
+        cycle = (360.0 if dim == SPHERE[1] else None) if axis is None else axis.period or axis.wrap
         placed[str(coord.name)] = ("report", _moved(coord.values[first], mean(numbers[dim], cycle)), coord.attrs)
     attrs = {k: v for k, v in observed.da.attrs.items() if k != "ancillary_variables"}
     ds = xr.Dataset({observed.name: ("report", values, attrs)}, placed, attrs=observed.ds.attrs)
@@ -103,21 +111,23 @@ def _width(how: Any, grid: Grid) -> float:
 
 
 def _positions(observed: Observed, grid: Grid) -> dict[str, xr.DataArray]:
-    """The coordinate of each report along each dimension of the grid and of its channels."""
+    """The coordinate of each report along each dimension of the grid (or on the sphere) and of its channels."""
     name, da = observed.name, observed.da
     if not isinstance(observed.law, Normal) or observed.correlation is not None:
         raise ValueError(
             f"superobs averages independent Gaussian errors, but those of {name!r} have another law or are correlated; "
             "omit superobs, or likelihood and correlation"
         )
-    found = {}
-    for dim in grid.core_dims:
+    found, mesh = {}, Mesh.of(grid)
+    places = None if mesh is None else sphere_positions(mesh, grid, da)
+    for dim in grid.core_dims if places is None else grid.core_dims[:1]:
         coord = matching_coordinate(da, grid, dim)
         if coord is None or cell_method(da, {dim, str(coord.name)}) == "mean":
             raise ValueError(f"superobs needs point values, but {name!r} is an average along {dim!r}; omit superobs")
         if dim == grid.core_dims[0]:
             check_calendar(coord, grid.origin is not None, f"the grid's {dim!r}")
         found[dim] = coord
+    found |= dict(zip(SPHERE, places or (), strict=False))
     own = [v.channel_dim for v in grid.layout.variables if grid.names[v.name] == name and v.channel_dim in da.coords]
     found |= {str(d): da[d] for d in own}
     bare = da.drop_vars(da.coords)
@@ -134,8 +144,18 @@ def _numbers(coord: xr.DataArray, dim: str, grid: Grid) -> np.ndarray:
 
 def _nearest(x: np.ndarray, grid: Grid, dim: str) -> np.ndarray:
     """The number of the nearest grid point."""
-    axis = grid_axis(grid, dim)
-    stencil = axis.locate(x)
+    return _heaviest(grid_axis(grid, dim).locate(x))
+
+
+def _nearest_on_sphere(lat: np.ndarray, lon: np.ndarray, grid: Grid) -> np.ndarray:
+    """The number of the nearest grid point, on two-dimensional coordinates."""
+    mesh = Mesh.of(grid)
+    assert mesh is not None
+    return _heaviest(mesh.locate(lat, lon))
+
+
+def _heaviest(stencil: Stencil) -> np.ndarray:
+    """The point with the largest weight at each position."""
     return np.take_along_axis(stencil.index, stencil.weight.argmax(1)[:, None], 1)[:, 0]
 
 

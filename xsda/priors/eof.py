@@ -12,7 +12,7 @@ Gaussian is therefore exact at the cost of the projection on the patterns. Neigh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from xsda.diffusion.schedules import VE, Schedule, expand
 from xsda.priors.exact import EXACT_SCHEDULE, ExactDenoiser
 from xsda.priors.separable import REACH
 
-NAMES = ("patterns", "variance", "ends", "values", "vectors", "rest", "valid", "shape")
+NAMES = ("patterns", "variance", "ends", "values", "vectors", "rest", "valid", "shape", "doubt")
 
 
 class EofDenoiser(ExactDenoiser):
@@ -44,6 +44,9 @@ class EofDenoiser(ExactDenoiser):
         Which numbers of a state (channel, *space), ravelled, have values.
     shape
         Shape of one state, (time, channel, *space).
+    doubt
+        Standard deviation of the logarithm of a factor of all variances that observations may change; 0 if they are
+        known.
     schedule
         The diffusion process (default: one whose final noise exceeds every pattern).
     """
@@ -56,6 +59,7 @@ class EofDenoiser(ExactDenoiser):
     rest: Tensor
     valid: Tensor
     shape: Tensor
+    doubt: Tensor
 
     def __init__(
         self,
@@ -67,10 +71,21 @@ class EofDenoiser(ExactDenoiser):
         rest: Tensor,
         valid: Tensor,
         shape: Tensor,
+        doubt: Tensor | None = None,
         schedule: Schedule | None = None,
     ):
         super().__init__()
-        given = (patterns, variance, ends, values, vectors, rest, valid, shape)
+        given = (
+            patterns,
+            variance,
+            ends,
+            values,
+            vectors,
+            rest,
+            valid,
+            shape,
+            torch.zeros(()) if doubt is None else doubt,
+        )
         for name, value in zip(NAMES, given, strict=True):
             exact = name in ("ends", "valid", "shape")
             self.register_buffer(name, value if exact else value.float().contiguous())
@@ -90,15 +105,24 @@ class EofDenoiser(ExactDenoiser):
         """Whether the patterns span all states, so that there is no remainder."""
         return self.patterns.shape[0] == self.patterns.shape[1]
 
+    def times(self, factor: float) -> EofDenoiser:
+        """Return the same denoiser with all variances multiplied by a factor."""
+        state = {name: self.get_buffer(name) for name in NAMES}
+        state |= {name: factor * state[name] for name in ("variance", "rest")}
+        return EofDenoiser(**state, schedule=self.schedule)
+
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = expand(self.schedule.alpha(t), x_t[:, :, :1].flatten(2)), None
-        sigma = expand(self.schedule.sigma(t), alpha.expand(len(x_t), 1, 1))
+        like = x_t[:, 0, 0].flatten(1)[:, :1, None]  # (batch, 1, 1)
+        alpha, sigma = expand(self.schedule.alpha(t), like), expand(self.schedule.sigma(t), like)
+        return self._filtered(x_t, lambda values: alpha * values / (alpha**2 * values + sigma**2))
 
-        def gain(values: Tensor) -> Tensor:
-            return alpha * values / (alpha**2 * values + sigma**2)
+    def covariance(self, x: Tensor) -> Tensor:
+        """Multiply states (batch, time, channel, *space) by the covariance."""
+        return self._filtered(x, lambda values: values)
 
-        flat = self._flat(x_t)
-        along, rest = self._split(flat)
+    def _filtered(self, x: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+        """Multiply each eigenvector of the covariance by a function of its eigenvalue."""
+        along, rest = self._split(self._flat(x))
         out = torch.cat([
             self._in_time(along[..., a:b], g, gain(self.values[g][:, None] * self.variance[a:b]))
             for g, (a, b) in self._groups()

@@ -30,7 +30,7 @@ EXTRA, PASSES = 10, 3  # columns and passes of the subspace iteration
 POINTS, SEEN, GUESSED, STATES = 160, 12, 12, 24  # of the search for taper and inflation
 FOLDS, WINDOWS, NOISE = 6, 4, 0.2
 TAPERS = (np.inf, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15)  # lengths, relative to the width of the region
-INFLATIONS = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
+INFLATIONS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
 EDGES = (1, 2, 3, 5, 8, 12, 18, 27, 40, 60, 90, 140, 220, 350, 560, 900, 1500)  # groups of patterns that share a T
 
 
@@ -75,11 +75,14 @@ class Anomalies:
 
 @dataclass(frozen=True)
 class Choice:
-    """Length of the taper (in the units of ``positions``), inflation of the variance, and their mean score."""
+    """Length of the taper (in the units of ``positions``), inflation of the variance, and how much it differs.
 
-    length: float
-    inflation: float
-    score: float
+    ``doubt`` is the standard deviation of the logarithm of the inflation that is best in each part of the record.
+    """
+
+    length: float = np.inf
+    inflation: float = 1.0
+    doubt: float = 0.0
 
 
 def fit_eof(
@@ -108,9 +111,7 @@ def fit_eof(
     data = Anomalies(ds, layout)
     places = np.tile(positions(data.grid), (layout.channels, 1))[data.valid]
     width = float(np.linalg.norm(places.max(0) - places.min(0)))
-    choice = Choice(np.inf if taper is None else float(taper if taper != "auto" else np.inf), 1.0, 0.0)
-    if taper == "auto":
-        choice = choose_taper(data, places, width, length)
+    choice = choose_taper(data, places, width, length) if taper == "auto" else Choice(float(taper or np.inf))
     functions = taper_functions(places, choice.length).astype(np.float32)
     count = min(modes or MODES, data.points)
     variance, patterns = leading(data, functions, count)
@@ -125,7 +126,7 @@ def fit_eof(
     denoiser = EofDenoiser(
         torch.as_tensor(patterns), torch.as_tensor(choice.inflation * variance), torch.tensor(ends), values, vectors,
         torch.tensor(choice.inflation * rest), torch.as_tensor(data.valid),
-        torch.tensor((length, *data.grid.shape[1:])),
+        torch.tensor((length, *data.grid.shape[1:])), torch.tensor(choice.doubt),
     )  # fmt: skip
     return denoiser, {
         "patterns": count,
@@ -187,16 +188,15 @@ def choose_taper(data: Anomalies, places: np.ndarray, width: float, length: int)
     z = data.map(lambda block: block[..., pick], len(pick)).astype(np.float64)
     folds = list(_folds(z, min(length, STATES), {part.stop for part in data.stretches}))
     if not folds or len(pick) < 4:
-        return Choice(np.inf, 1.0, np.nan)
+        return Choice()
     distance = np.linalg.norm(places[pick, None] - places[None, pick], axis=-1)
-    scores = {}
+    scores: dict[float, np.ndarray] = {}
     for share in TAPERS if width > 0 else (np.inf,):
         taper = np.exp(-np.square(distance / (share * width)) / 2)
-        each = [_score(train, windows, taper, np.random.default_rng(2)) for train, windows in folds]
-        for inflation, score in zip(INFLATIONS, np.mean(each, 0), strict=True):
-            scores[share * width, inflation] = float(score)
-    best = min(scores, key=scores.__getitem__)
-    return Choice(*best, scores[best])
+        scores[share * width] = np.stack([_score(*fold, taper, np.random.default_rng(2)) for fold in folds])
+    best = min(scores, key=lambda length: scores[length].mean(0).min())
+    each = np.log(INFLATIONS)[scores[best].argmin(1)]
+    return Choice(best, INFLATIONS[scores[best].mean(0).argmin()], float(each.std()))
 
 
 def _folds(z: np.ndarray, states: int, ends: set[int]) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:

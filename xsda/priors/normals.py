@@ -18,6 +18,7 @@ from xsda.arguments import choose
 from xsda.labels.axes import TIME_FEATURES, is_datelike
 from xsda.labels.cf import is_latitude
 from xsda.labels.climatology import Normals, waves
+from xsda.labels.curvilinear import curvilinear
 from xsda.labels.layout import Layout
 from xsda.priors.moments import Blocks
 
@@ -38,7 +39,7 @@ def point_scaling(ds: xr.Dataset, layout: Layout, scaling: str) -> bool:
         return scaling == "point"
     if not layout.space:
         return False
-    if any(a.name in ds.coords and is_latitude(ds[a.name]) for a in layout.space):
+    if any(a.name in ds.coords and is_latitude(ds[a.name]) for a in layout.space) or curvilinear(ds) is not None:
         return True
     first = ds[list(layout.names)].isel({layout.time: 0})
     return any(bool(first[v].isnull().any()) for v in layout.names)

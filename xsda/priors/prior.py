@@ -263,6 +263,7 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
     schedule = SCHEDULES[options.pop("name")](**options)
     state = _part(tensors, "denoiser.")
     layout = Layout.from_json(meta["layout"], _part(tensors, "normals."))
+    _check_curves({k: tuple(v.shape) for k, v in tensors.items()}, layout)
     denoiser: Denoiser
     if kind["kind"] == "Preconditioned":
         masked = layout.normals is not None and layout.normals.masked
@@ -290,3 +291,19 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
         info=meta["info"],
         name=meta["name"],
     )
+
+
+def _check_curves(shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> None:
+    """Raise unless the measured error and the energy correction have the shapes that this layout needs."""
+    for name in ("error.levels", "balance.levels", "balance.wavenumbers"):
+        if name in shapes and (len(shapes[name]) != 1 or shapes[name][0] < 2):
+            raise ValueError(f"its tensor {name!r} has the shape {shapes[name]}, expected one axis of 2 or more values")
+    errors, rates, waves = (shapes.get(n, ()) for n in ("error.levels", "balance.levels", "balance.wavenumbers"))
+    needed = {
+        "error.rms": (*errors, layout.channels),
+        "error.lag": (*errors, 1 + len(layout.space)),
+        "balance.rate": (*rates, layout.channels, *waves),
+    }
+    for name, shape in needed.items():
+        if name in shapes and shapes[name] != shape:
+            raise ValueError(f"its tensor {name!r} has the shape {shapes[name]}, its layout needs {shape}")

@@ -13,19 +13,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 from importlib import resources
 from pathlib import Path
 from typing import Any, overload
 
 from xsda.arguments import choose
-from xsda.files import cache_dir
+from xsda.download import download
 from xsda.priors.pool import Pool
 from xsda.priors.prior import Prior, read_prior
 from xsda.systems import MarkovChain
 
 EMBEDDED = ("lorenz63", "lorenz96", "kolmogorov")
-DOWNLOAD_SECONDS = 600.0
 
 
 def registered() -> dict[str, dict[str, str]]:
@@ -111,64 +109,13 @@ def load_model(model: Model | Models) -> Prior | Pool:
             return read_prior(path)
     others = registered()
     if name in others:
-        return read_prior(_fetch(name, **others[name]))
+        return read_prior(download(f"the prior {name!r}", folder="downloads", **others[name]))
     if Path(name).is_file():
         return read_prior(name)
     if Path(name).suffix or os.sep in name:
-        raise FileNotFoundError(f"no prior at {name}")
+        known = ", ".join(map(repr, [*EMBEDDED, *others]))
+        raise FileNotFoundError(f"no prior at {name}; check the path, or choose a prior by name: {known}")
     raise ValueError(f"unknown model {name!r}; {choose(name, [*EMBEDDED, *others])} A file is named by its path.")
-
-
-def _fetch(name: str, file: str, sha256: str, url: str) -> Path:
-    """The downloaded file of a registered prior."""
-    import pooch
-
-    folder = (cache_dir() / "downloads").resolve()
-    if folder not in Path(os.path.realpath(folder / file)).parents:
-        raise ValueError(
-            f"the registry names the file {file!r} for the prior {name!r}, which lies outside the cache {folder}; give "
-            "a plain file name"
-        )
-    try:
-        return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=file, path=folder, downloader=_in_time))
-    except OSError as error:
-        raise ConnectionError(f"the prior {name!r} could not be fetched from {url}: {error}") from error
-    except ValueError as error:
-        raise ValueError(
-            f"the prior {name!r} from {url} is not what the registry promises (wrong hash); refused"
-        ) from error
-
-
-def _in_time(url: str, file: str, _: Any) -> None:
-    """Download in a thread and give up after the time limit; the timeout of a socket restarts with each byte."""
-    from pooch import HTTPDownloader
-
-    seconds, errors = _download_seconds(), []
-
-    def download() -> None:
-        try:
-            HTTPDownloader()(url, file, None)
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=download, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"it was not complete after {seconds:g} seconds; set XSDA_DOWNLOAD_SECONDS to wait longer")
-    if errors:
-        raise errors[0]
-
-
-def _download_seconds() -> float:
-    text = os.environ.get("XSDA_DOWNLOAD_SECONDS", str(DOWNLOAD_SECONDS))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= threading.TIMEOUT_MAX:
-        raise OSError(f"XSDA_DOWNLOAD_SECONDS={text!r} must be a positive number of seconds")
-    return seconds
 
 
 def models() -> dict[str, str]:

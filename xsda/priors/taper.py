@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from xsda.labels.cf import is_latitude, is_longitude
+from xsda.labels.curvilinear import curvilinear
 from xsda.labels.grid import Grid
 
 EARTH = 6371.0  # km
@@ -24,13 +25,15 @@ def positions(grid: Grid) -> np.ndarray:
     """Return the places of the grid points, (point, coordinate), in km on the sphere, otherwise in axis units."""
     dims = grid.core_dims[1:]
     known = [d for d in dims if d in grid.template.coords]
+    pair = curvilinear(grid.template, dims) if len(dims) == 2 else None
+    if pair is not None:
+        return _on_earth(*(np.asarray(grid.orient(c).transpose(*dims).values, float).ravel() for c in pair))
     mesh = np.meshgrid(*(grid.numbers(d) for d in dims), indexing="ij")
     flat = dict(zip(dims, (m.ravel() for m in mesh), strict=True))
     lat = next((d for d in known if is_latitude(grid.template[d])), None)
     lon = next((d for d in known if is_longitude(grid.template[d])), None)
     if lat is not None and lon is not None:
-        a, b = np.radians(flat[lat]), np.radians(flat[lon])
-        return EARTH * np.stack([np.cos(a) * np.cos(b), np.cos(a) * np.sin(b), np.sin(a)], 1)
+        return _on_earth(flat[lat], flat[lon])
     parts = []
     for d, x in flat.items():
         period = grid.period(d)
@@ -40,6 +43,12 @@ def positions(grid: Grid) -> np.ndarray:
             angle = 2 * np.pi * x / period
             parts += [period / (2 * np.pi) * np.cos(angle), period / (2 * np.pi) * np.sin(angle)]
     return np.stack(parts, 1) if parts else np.zeros((1, 1))
+
+
+def _on_earth(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    """Points in three dimensions, in km."""
+    a, b = np.radians(lat), np.radians(lon)
+    return EARTH * np.stack([np.cos(a) * np.cos(b), np.cos(a) * np.sin(b), np.sin(a)], 1)
 
 
 def taper_functions(places: np.ndarray, length: float) -> np.ndarray:

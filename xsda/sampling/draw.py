@@ -90,8 +90,9 @@ def draw_ensemble(
     guidance: Guidance | None = None,
     likelihood: Likelihood | None = None,
     attrs: Mapping[str, Any],
+    factor: float = 1.0,
 ) -> xr.Dataset:
-    """Draw an ensemble, at once or lazily, and label it."""
+    """Draw an ensemble, at once or lazily, and label it; ``factor`` multiplies the variances of patterns."""
     numbers, batch = options.numbers, options.at_once(grid.shape)
     check_core_chunks(grid.template, grid.core_dims)
     chunk = member_chunks(len(numbers), options.chunks, grid.core_dims)
@@ -104,7 +105,8 @@ def draw_ensemble(
     content = (likelihood, grid.context(), grid.scaling)
     task = SamplingTask(
         refer(prior) if defer else prior, grid.shape, grid.fields, sampler, guidance,
-        pack(content) if defer else Shipment(content), options.seed, options.device, options.precision, options.redraw,
+        pack(content) if defer else Shipment(content), options.seed, options.device, options.precision,
+        options.redraw, factor,
     )  # fmt: skip
     if defer:
         arrays = lazy(task, numbers, chunk=chunk or min(batch, len(numbers)), batch=batch)

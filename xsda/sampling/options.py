@@ -85,7 +85,10 @@ def member_numbers(members: int | Sequence[int]) -> Sequence[int]:
     """Return the numbers of the members to draw; an array of them becomes a list."""
     members = getattr(members, "tolist", lambda: members)()
     if not isinstance(members, Sequence) or isinstance(members, str):
-        return range(whole_number("members", members, least=1))
+        try:
+            return range(whole_number("members", members, least=1))
+        except ValueError as error:
+            raise ValueError(f"{error}, or the numbers of members, such as range(16, 32) or [0, 3, 5]") from None
     numbers = [whole_number("members", m, least=0) for m in members]
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"members={members!r} must name each member once, and at least one")

@@ -18,9 +18,10 @@ from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import NonFiniteSampleError, Sampler
 from xsda.guidance import Guidance, GuidedDenoiser
-from xsda.labels.climatology import Scaling
+from xsda.labels.climatology import StateScaling
 from xsda.labels.grid import Field
 from xsda.likelihood import Likelihood
+from xsda.priors.eof import EofDenoiser
 from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference
 from xsda.sampling.blocks import Shared, shared
@@ -40,7 +41,8 @@ Advance = Callable[[int], None]
 class SamplingTask:
     """Draws members of the prior, or of the posterior if there is a likelihood.
 
-    ``shipment`` holds (likelihood or None, context or None, scaling).
+    ``factor`` multiplies the variances of a prior with patterns. ``shipment`` holds (likelihood or None, context or
+    None, scaling).
     """
 
     prior: Prior | PriorReference
@@ -53,6 +55,7 @@ class SamplingTask:
     device: str
     precision: str
     redraw: int = 0
+    factor: float = 1.0
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
@@ -62,7 +65,7 @@ class SamplingTask:
 
         return str(tokenize(
             self.prior, self.shape, self.fields, str(self.sampler), str(self.guidance), self.shipment.hash, self.seed,
-            self.device, self.precision, self.redraw,
+            self.device, self.precision, self.redraw, self.factor,
         ))  # fmt: skip
 
     @property
@@ -113,7 +116,7 @@ class Run:
     prior: Prior
     denoiser: Denoiser
     likelihood: Likelihood | None
-    scaling: Scaling
+    scaling: StateScaling
     device: torch.device
     dtype: torch.dtype
 
@@ -124,7 +127,10 @@ class Run:
         likelihood, context, scaling = task.shipment.load()
         device = pick_device(task.device)
         dtype = torch.float64 if task.precision == "float64" else torch.float32
-        placed = place(prior.denoiser, context, device, dtype)
+        own = prior.denoiser
+        if isinstance(own, EofDenoiser) and task.factor != 1.0:
+            own = own.times(task.factor)
+        placed = place(own, context, device, dtype)
         denoiser = in_pieces(placed, task.shape, context, MEMORY >> task.shared.halved)
         if likelihood is not None:
             likelihood = likelihood.to(device, dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,21 @@ def _checksum(tensors: dict[str, Tensor], meta: str) -> str:
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+NOTHING = object()
+
+
+def differences(then: Any, now: Any, name: str = "") -> list[str]:
+    """Name each entry that differs between two nested settings, with both values."""
+    if type(then) is type(now) and isinstance(now, dict):
+        pairs = [(f"{name}.{k}".lstrip("."), then.get(k, NOTHING), now.get(k, NOTHING)) for k in {**then, **now}]
+    elif type(then) is type(now) and isinstance(now, list):
+        pairs = [(f"{name}[{i}]", *pair) for i, pair in enumerate(zip_longest(then, now, fillvalue=NOTHING))]
+    else:
+        was, came = ("nothing" if v is NOTHING else f"{v!r:.60}" for v in (then, now))
+        return [] if then == now else [f"{name}: {was} then, {came} now"]
+    return [text for key, a, b in pairs for text in differences(a, b, key)]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

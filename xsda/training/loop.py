@@ -26,7 +26,7 @@ from xsda.diffusion.denoisers import Preconditioned
 from xsda.diffusion.loss import training_times
 from xsda.files import replacing
 from xsda.sampling.devices import out_of_memory
-from xsda.training.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from xsda.training.checkpoint import differences, load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from xsda.training.objective import Objective, Sample
 from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched
@@ -35,6 +35,7 @@ from xsda.training.windows import Windows
 
 Callback = Callable[[int, dict[str, float]], None]
 COLUMNS = ("loss", "validation_loss", "learning_rate", "seconds", "waiting")  # of the log, after the step
+MOST_NAMED = 6  # settings that an error message names
 
 
 class TrainingError(RuntimeError):
@@ -96,18 +97,15 @@ class Trainer:
         if "options" not in meta:
             raise ValueError(f"{path} is not a checkpoint of a training; name another file")
         then, now = {**meta["options"], **meta["setup"]}, {**asdict(self.options), **self.setup}
-        changed = sorted(
-            k
-            for k in now
-            # windows_a_step of the setup says how large a batch is, however many processes share it
-            if k not in ("steps", "validate_every", "checkpoint_every", "patience", "batch_size")
-            and now[k] != then.get(k)
-        )
+        # windows_a_step of the setup says how large a batch is, however many processes share it
+        free = ("steps", "validate_every", "checkpoint_every", "patience", "batch_size")
+        kept = sorted(k for k in now if k not in free)
+        changed = differences({k: then.get(k) for k in kept}, {k: now[k] for k in kept})
         if changed:
-            differences = ", ".join(f"{k}: {then.get(k)!r} then, {now[k]!r} now" for k in changed)
+            more = f", and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
             raise ValueError(
-                f"the checkpoint {path} belongs to a training with other options ({differences}); remove it to start "
-                "anew"
+                f"the checkpoint {path} belongs to a training with other options or data "
+                f"({', '.join(changed[:MOST_NAMED])}{more}); remove it to start anew"
             )
 
         def part(prefix: str) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import xarray as xr
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from xsda.arguments import choose
 from xsda.diffusion.denoisers import PARAMETERIZATIONS, Denoiser, Preconditioned
@@ -129,9 +130,10 @@ def train(
     >>> model.layout.names
     ('x', 'y', 'z')
     """
-    if not isinstance(ds, xr.Dataset):
-        raise TypeError(f"the training data must be an xarray.Dataset, got {type(ds).__name__}; use .to_dataset()")
     for what, data in (("training", ds), ("validation", validation)):
+        if not isinstance(data, xr.Dataset) and (data is not None or what == "training"):
+            hint = "open it with xr.open_dataset" if isinstance(data, (str, os.PathLike)) else "use .to_dataset()"
+            raise TypeError(f"the {what} data must be an xarray.Dataset, got {type(data).__name__}; {hint}")
         empty = [str(d) for d, n in data.sizes.items() if n == 0] if data is not None else []
         if empty:
             raise ValueError(f"the {what} data are empty along {empty[0]!r}; give data with at least one entry there")
@@ -160,7 +162,7 @@ def train(
             progress=progress,
             callback=callback,
         )
-        prior = _prior(trainer, layout, held_out, summary, window, name)
+        prior = _prior(trainer, layout, held_out, summary, window, name, progress and trainer.team.leads)
         if not balance:
             return prior
         return balanced(
@@ -202,12 +204,18 @@ def _trainer(denoiser: Preconditioned, layout: Layout, settings: TrainingOptions
 
 
 def _prior(
-    trainer: Trainer, layout: Layout, held_out: Windows, summary: dict[str, Any], window: int, name: str
+    trainer: Trainer,
+    layout: Layout,
+    held_out: Windows,
+    summary: dict[str, Any],
+    window: int,
+    name: str,
+    progress: bool,
 ) -> Prior:
     """The averaged network as a prior, with its error on the validation data."""
     final, team, settings = trainer.average, trainer.team, trainer.options
     network = final.network
-    error = measure_error(final, _batches(final, held_out, team.device))
+    error = measure_error(final, _batches(final, held_out, team.device, progress))
     return Prior(
         final.cpu(),
         layout,
@@ -278,11 +286,13 @@ def planned(
     return settings, layout
 
 
-def _batches(denoiser: Preconditioned, windows: Windows, device: torch.device) -> Iterator[tuple[Denoiser, Tensor]]:
+def _batches(
+    denoiser: Preconditioned, windows: Windows, device: torch.device, progress: bool
+) -> Iterator[tuple[Denoiser, Tensor]]:
     """Yield 256 windows, or as many as make two million numbers."""
     wanted = min(256, max(8, 2**21 // (windows.window * math.prod(windows.grid.shape[1:]))))
     size = min(wanted, 64)
     source = windows.batches(size, seed=2)
-    for _ in range(wanted // size):
+    for _ in tqdm(range(wanted // size), desc="measuring the error", unit="batch", disable=not progress):
         x0, context = next(source)
         yield denoiser if context is None else denoiser.conditioned(context.to(device)), x0.to(device)

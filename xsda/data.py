@@ -1,0 +1,89 @@
+"""Real data for examples and tests, by name: ``xsda.data.fetch("era5-t2m-uk")``.
+
+Files are looked for in the folder ``XSDA_DATA`` (a local mirror), then in the cache, and are downloaded last. Their
+SHA-256 is checked wherever they come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import xarray as xr
+
+from xsda.arguments import choose
+from xsda.download import download
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file: its address, its hash, what it holds, and the helper coordinates that are of no use."""
+
+    url: str
+    sha256: str
+    about: str
+    drop: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        return self.url.rsplit("/", 1)[1]
+
+
+SOURCES = {
+    "era5-t2m-uk": Source(
+        "https://github.com/pydata/xarray-data/raw/master/era5-2mt-2019-03-uk.grib",
+        "e5e82609f0e28e84822852e15d20c88dbb4b142a30264a7e6f87b9b5c7501df9",
+        "hourly two-metre temperature over the British Isles, March 2019, on 33 x 49 points (ERA5, Copernicus Climate "
+        "Change Service)",
+        ("number", "step", "surface", "valid_time"),
+    )
+}
+
+
+def fetch(name: str) -> xr.Dataset:
+    """Open a data set by name; it is downloaded the first time.
+
+    Parameters
+    ----------
+    name
+        One of ``xsda.data.SOURCES``: "era5-t2m-uk".
+
+    Returns
+    -------
+    xarray.Dataset
+        The data. GRIB files need the extra ``xsda[grib]``.
+
+    Examples
+    --------
+    >>> era5 = xsda.data.fetch("era5-t2m-uk")  # doctest: +SKIP
+    >>> dict(era5.sizes)  # doctest: +SKIP
+    {'time': 744, 'latitude': 33, 'longitude': 49}
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown data set {name!r}; {choose(name, SOURCES)}")
+    source = SOURCES[name]
+    path = _mirrored(source) or download(
+        f"the data set {name!r}", file=source.file, sha256=source.sha256, url=source.url, folder="data"
+    )
+    if path.suffix != ".grib":
+        return xr.open_dataset(path).drop_vars(source.drop)
+    try:
+        import cfgrib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"{path} is a GRIB file; install its reader with: pip install 'xsda[grib]'") from error
+    # without an index file, so that the folder may be read-only
+    return xr.open_dataset(path, engine="cfgrib", backend_kwargs={"indexpath": ""}).drop_vars(source.drop)
+
+
+def _mirrored(source: Source) -> Path | None:
+    """Return the file in the local mirror, if there is one; raise if it is another file."""
+    folder = os.environ.get("XSDA_DATA")
+    path = Path(folder or "") / source.file
+    if not folder or not path.is_file():
+        return None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != source.sha256:
+        raise ValueError(f"{path} (in XSDA_DATA) has the SHA-256 {digest}, expected {source.sha256}; replace it")
+    return path
