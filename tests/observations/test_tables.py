@@ -270,7 +270,7 @@ BAD = {
         lambda t: t.assign(time="27/03/2026 06:00"),
         "column 'time' of obs holds '27/03/2026 06:00' in row 0, expected a date such as '2026-03-01T06:00'",
     ),
-    "a missing latitude": (lambda t: t.assign(lat=t.lat.where(t.index != 7)), "1 values of obs have no lat, the first in row 7"),
+    "a missing latitude": (lambda t: t.assign(lat=t.lat.where(t.index != 7)), r"1 of \d+ values of obs have no lat, the first in row 7"),
     "swapped": (
         lambda t: t.assign(lat=100 + t.lon, lon=t.lat),
         r"latitude \d+.* in row \d+, outside of -90 to 90; are latitudes and longitudes swapped",
@@ -288,6 +288,19 @@ def test_bad_tables(field, reports, case):
     spoil, said = BAD[case]
     with pytest.raises(ValueError, match=said):
         likelihood(field, spoil(long(reports)))
+
+
+def test_a_table_without_values(field, reports):
+    with pytest.raises(ValueError, match="all observations are missing"):
+        likelihood(field, long(reports).assign(observation=np.nan))
+
+
+def test_offsets_of_zero_are_utc(reports, recwarn):
+    table = long(reports)
+    text = table.time.dt.strftime("%Y-%m-%dT%H:%M:%S") + np.where(table.index % 2, "Z", "+00:00")
+    (a,), (b,) = as_sources(table.assign(time=text)).values(), as_sources(table).values()
+    np.testing.assert_array_equal(a.time.values, b.time.values)
+    assert not len(recwarn)
 
 
 def test_bad_wide_tables(field, reports):

@@ -21,12 +21,10 @@ from xsda.labels.curvilinear import curvilinear
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import LAWS, Censored, ErrorLaw, Normal
 from xsda.observations.errors import check_positive, error_std
-from xsda.observations.inside import drop_outside
 from xsda.observations.observed import Observed
 from xsda.observations.operator import Derived, check_derived
-from xsda.observations.quality import accepted
+from xsda.observations.selected import Selected
 from xsda.observations.sources import Sources, as_sources, by_source, is_text, is_time, observed_variables
-from xsda.observations.superobs import superobs as averaged
 
 Units = Mapping[str, str | None]
 
@@ -130,60 +128,6 @@ def units_of(grid: Grid) -> dict[str, str | None]:
     {'t2m': 'K'}
     """
     return {grid.names[v.name]: v.attrs.get("units") for v in grid.layout.variables}
-
-
-class Selected:
-    """Selects and averages, and counts what it does for one notice."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.flags: list[bool] = []
-
-    def keep_good(self, ds: xr.Dataset, name: str, quality: Any, source: str) -> xr.Dataset:
-        """Mark the values of one variable whose flags are not accepted as missing."""
-        good = accepted(ds, name, quality, source)
-        self.flags.append(good is not None)
-        if good is None:
-            self.texts.append(f"{name!r} in {source} has no quality flags and is used as it is")
-            return ds
-        kept = ds[name].where(good)
-        there = int(ds[name].notnull().sum())
-        rejected = there - int(kept.notnull().sum())
-        if rejected:
-            self.texts.append(f"{rejected} of {there} values of {name!r} in {source} have flags that are not accepted")
-        return ds.assign({name: kept.transpose(*ds[name].dims).assign_attrs(ds[name].attrs)})
-
-    def keep_inside(self, found: list[Observed], grid: Grid, start: float) -> list[Observed]:
-        """Leave out what lies outside the grid; raise if nothing is left."""
-        kept = []
-        for o in found:
-            inside, counts = drop_outside(o, grid, start)
-            kept += [] if inside is None else [inside]
-            if counts:
-                where = ", ".join(f"{n} along {d!r}" for d, n in counts.items())
-                total = f"{sum(counts.values())} of {len(o.pick)} values of {o.name!r} in {o.source}"
-                self.texts.append(f"{total} lie outside the grid and are not used ({where})")
-        if not any(len(o.pick) for o in kept) and any(len(o.pick) for o in found):
-            raise ValueError(f"no observation lies inside the grid: {'; '.join(self.texts)}; check units and positions")
-        return kept
-
-    def average(self, observed: Observed, grid: Grid, how: Any) -> Observed:
-        """Average what lies close together."""
-        mean = averaged(observed, grid, how)
-        if mean is not observed:
-            name = f"{observed.name!r} in {observed.source}"
-            self.texts.append(f"{len(observed.pick)} values of {name} are averaged to {len(mean.pick)}")
-        return mean
-
-    def say(self) -> None:
-        """Give the notice; raise if flags were asked for and there are none."""
-        if self.flags and not any(self.flags):
-            raise ValueError(
-                "quality was given, but no observed variable has quality flags; add a variable such as 't2m_quality', "
-                "or omit quality"
-            )
-        if self.texts:
-            warn("; ".join(self.texts), UserWarning)
 
 
 def _needed(grid: Grid | None, option: str) -> Grid:

@@ -186,9 +186,9 @@ def _times(values: pd.Series, name: str) -> Any:
         name,
         "a date such as '2026-03-01T06:00'; use pd.to_datetime(..., format=...)",
     )
-    text = some.astype(str)
-    if text.str.contains(r"\d[+-]\d\d:?\d\d$").any() and not text.str.contains(r"\+00:?00$").all():
-        _say_utc("offsets such as " + repr(text[text.str.contains(r"[+-]\d\d:?\d\d$")].iloc[0][-6:]))
+    offsets = some.astype(str).str.extract(r"\d([+-](?!00:?00$)\d\d:?\d\d)$")[0].dropna()
+    if len(offsets):
+        _say_utc(f"offsets such as {offsets.iloc[0]!r}")
     return found.dt.tz_localize(None).to_numpy()
 
 
@@ -286,8 +286,8 @@ def _check_positions(name: str, reports: pd.DataFrame) -> None:
         lacking = reports.index[reports[role].isna()]
         if len(lacking):
             raise ValueError(
-                f"{len(lacking)} values of {name} have no {role}, the first in row {lacking[0]}; fill it in, or drop "
-                "these rows"
+                f"{len(lacking)} of {len(reports)} values of {name} have no {role}, the first in row {lacking[0]}; "
+                "fill it in, or drop these rows"
             )
     if "lat" in reports and (beyond := reports["lat"].abs() > 90).any():
         raise ValueError(
@@ -301,7 +301,7 @@ def _dataset(reports: pd.DataFrame, names: Sequence[str], units: Mapping[str, st
     helpers = ("source", "variable", "value", "error", "quality")
     keys = [c for c in reports if c not in helpers]
     order = [k for k in (*keys, "variable", "value", "error") if k in reports]
-    reports = reports.assign(station=reports["station"].astype(str)) if "station" in reports else reports
+    reports = reports.assign(station=reports["station"].fillna("").astype(str)) if "station" in reports else reports
     reports = reports.sort_values(order, kind="stable", ignore_index=True)
     place = reports.groupby(keys, sort=True, dropna=False).ngroup()
     turn = reports.groupby([place, "variable"]).cumcount()
@@ -312,7 +312,7 @@ def _dataset(reports: pd.DataFrame, names: Sequence[str], units: Mapping[str, st
         mine = (reports["variable"] == name).to_numpy()
         attrs = {"units": units[name]} if units[name] else {}
         ancillary = {}
-        if "error" in reports and (error := reports["error"][mine]).notna().any():
+        if "error" in reports and ((error := reports["error"][mine]).notna().any() or error.empty):
             if error.isna().any():
                 raise ValueError(
                     f"{int(error.isna().sum())} of {len(error)} values of {name!r} in {source} have no error; give "
