@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -11,11 +12,14 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
-from xsda.labels.axes import axis_numbers, is_datelike
-from xsda.plot.panels import finish, label_time, panels
+from xsda.plot.maps import choose_plane
+from xsda.plot.panels import finish, panels
+from xsda.plot.planes import Plane
 from xsda.plot.selection import (
     Drawn,
+    check_obs,
     drawable,
     drawn_variables,
     find_drawn_axes,
@@ -23,7 +27,14 @@ from xsda.plot.selection import (
     on_axes_of,
     one_state,
 )
-from xsda.plot.style import OBSERVED, SPREAD, aspect_of, axis_label, axis_values, colour_scale
+from xsda.plot.style import axis_label, colour_scale, error_scale, spread_scale
+
+RING = {
+    "edgecolors": "white", "linewidths": 0.9,
+    "path_effects": [withStroke(linewidth=2.2, foreground="#1c1c1c")],
+}  # fmt: skip
+Column = str | int  # an integer is the position of a member
+Values = Mapping[Column, np.ndarray]
 
 
 def fields(
@@ -36,12 +47,17 @@ def fields(
     members: int = 1,
     title: str | None = None,
     cmap: Any = None,
+    projection: Any = None,
+    coastlines: bool | str = True,
     ax: Any = None,
 ) -> Figure:
-    """Draw truth, ensemble mean, some members and spread as fields; one row per variable.
+    """Draw truth, ensemble mean, some members, spread and error as fields; one row per variable.
 
     Two space dimensions make maps at one time. One space dimension makes diagrams of time and space. A trajectory
-    without members is one panel. Maps on latitudes and longitudes are stretched by 1 / cos(latitude) at their centre.
+    without members is one panel. The error is the mean, or the trajectory, minus the truth.
+
+    Latitudes and longitudes are drawn with cartopy in a projection that fits the domain. Without cartopy the map is
+    stretched by 1 / cos(latitude) at its centre. Cells without a value at any time and in any member are grey.
 
     Parameters
     ----------
@@ -65,9 +81,16 @@ def fields(
         Title of the figure. A map adds the time to it.
     cmap
         Matplotlib colour map. Default: diverging colours centred on zero if values have both signs, and sequential
-        colours otherwise. The spread keeps its own colours.
+        colours otherwise. Spread and error keep their own colours.
+    projection
+        Projection of cartopy. Default: one that fits the domain; see ``xsda.plot.maps.choose_projection``.
+    coastlines
+        False omits the coastlines. True draws those of Natural Earth if cartopy has them on disk, and otherwise a
+        simplified copy that comes with xsda; nothing is downloaded. A scale of Natural Earth, ``"10m"``, ``"50m"`` or
+        ``"110m"``, makes cartopy download it if it is not on disk.
     ax
-        Matplotlib Axes to draw into, one for each panel. Default: a new figure.
+        Matplotlib Axes to draw into, one for each panel. Maps need GeoAxes to be drawn in a projection. Default: a new
+        figure.
 
     Returns
     -------
@@ -84,30 +107,17 @@ def fields(
     >>> [axes.get_title() for axes in figure.axes[:3]]
     ['ensemble mean', 'member 0', 'spread']
     """
-    post, truth = drawable(post, truth)
+    post, truth = drawable(post, truth, variable, first=True)
     names = drawn_variables(post, variable)[: 1 if variable is None else None]
-    truth = None if truth is None or not set(names) & set(truth.data_vars) else truth
+    check_obs(obs, post)
     drawn, dims = _choose(post, truth, time)
-    columns = _columns(drawn.states, members, with_truth=truth is not None)
-    coords = [drawn.states[d] for d in dims]
-    aspect = aspect_of(*coords) if dims == find_drawn_axes(post)[1] else None
-    width, height = _panel_size(coords, aspect)
-    bars: Literal["right", "bottom"] = "right" if height > width / 2 else "bottom"
-    figure, axes = panels(
-        len(names), len(columns), ax, layout="compressed" if aspect else "constrained", sharex=True, sharey=True,
-        figsize=((width + 0.5) * len(columns) + 0.6, (height + (0.2 if bars == "right" else 0.9)) * len(names) + 0.9),
-    )  # fmt: skip
-    marked: dict[str, Artist] = {}
-    for row, name in zip(axes, names, strict=True):
-        shown = _values(drawn, name, columns, dims)
-        scale = colour_scale(post[name], np.concatenate([v.ravel() for k, v in shown.items() if k != "spread"]), cmap)
-        _draw_row(dict(zip(columns, row, strict=True)), shown, coords, scale, axis_label(post[name]), bars)
-        for panel in (p for p, column in zip(row, columns, strict=True) if column in ("ensemble mean", "trajectory")):
-            for points in observed_points(obs, name, post, dims, state=drawn.window):
-                marked["observations"] = _mark(panel, points, coords, scale)
-    _label(axes, columns, coords, aspect)
+    columns = choose_columns(post, members, with_truth=truth is not None)
+    picture = Picture.start(post, truth, names, dims, columns, projection=projection, coastlines=coastlines, ax=ax)
+    shown = {name: panel_values(drawn, name, columns, dims) for name in names}
+    picture.draw(shown, {name: choose_looks(post[name], shown[name], cmap) for name in names})
+    picture.mark(obs, drawn)
     text = ", ".join(part for part in (title, drawn.label) if part)
-    return finish(figure, axes, ax, list(marked.values()), text)
+    return finish(picture.figure, picture.axes, ax, picture.legend(), text)
 
 
 def _choose(post: xr.Dataset, truth: xr.Dataset | None, time: Any) -> tuple[Drawn, tuple[str, ...]]:
@@ -127,37 +137,34 @@ def _choose(post: xr.Dataset, truth: xr.Dataset | None, time: Any) -> tuple[Draw
     return Drawn(post, None if truth is None else on_axes_of(post, truth)), (axis, *space)
 
 
-def _columns(states: xr.Dataset, members: int, *, with_truth: bool) -> list[str | int]:
-    """Panels of a row; an integer is the position of a member."""
+def choose_columns(states: xr.Dataset, members: int, *, with_truth: bool) -> list[Column]:
+    """The panels of a row."""
+    found: list[Column] = ["trajectory"]
     if "member" in states.dims:
-        found: list[str | int] = ["ensemble mean", *range(min(members, states.sizes["member"])), "spread"]
-    else:
-        found = ["trajectory"]
-    return ["truth", *found] if with_truth else found
+        found = ["ensemble mean", *range(min(members, states.sizes["member"])), "spread"]
+    return ["truth", *found, "error"] if with_truth else found
 
 
-def _values(
-    drawn: Drawn, name: str, columns: Sequence[str | int], dims: tuple[str, ...]
-) -> dict[str | int, np.ndarray]:
-    """The numbers of each panel, (up, across)."""
+def panel_values(drawn: Drawn, name: str, columns: Sequence[Column], dims: tuple[str, ...]) -> dict[Column, np.ndarray]:
+    """The numbers of each panel, (up, across); without truth and error if the truth lacks the variable."""
     da = drawn.states[name]
     if {*da.dims} - {"member"} != {*dims}:
         raise ValueError(
             f"{name!r} has the dimensions {da.dims}; a field needs {dims} besides 'member'. Select one entry of the "
             "others first, e.g. .isel(level=0)"
         )
-    found: dict[str | int, np.ndarray] = {}
+    found: dict[Column, np.ndarray] = {}
+    centre = da.mean("member") if "member" in da.dims else da
+    truth = None if drawn.truth is None else drawn.truth.get(name)
     for column in columns:
-        if column == "truth":
-            if drawn.truth is None or name not in drawn.truth:
+        if column in ("truth", "error"):
+            if truth is None:
                 continue
-            panel = drawn.truth[name]
-        elif column == "ensemble mean":
-            panel = da.mean("member")
-        elif column == "spread":
-            panel = da.std("member", ddof=1)
+            panel = truth if column == "truth" else centre - truth
+        elif column in ("ensemble mean", "trajectory"):
+            panel = centre
         else:
-            panel = da if column == "trajectory" else da.isel(member=int(column))
+            panel = da.std("member", ddof=1) if column == "spread" else da.isel(member=int(column))
         found[column] = panel.transpose(*dims).values
     if all(np.isnan(values).all() for values in found.values()):
         raise ValueError(
@@ -166,62 +173,128 @@ def _values(
     return found
 
 
-def _draw_row(
-    row: Mapping[str | int, Axes], shown: Mapping[str | int, np.ndarray], coords: Sequence[xr.DataArray],
-    scale: dict[str, Any], label: str, bars: Literal["right", "bottom"],
-) -> None:  # fmt: skip
-    """The panels of one variable, with their colour bars at the right or the bottom."""
-    y, x = (axis_values(c, c.values[0]) for c in coords)
-    alike = []
-    for column, panel in row.items():
-        if column not in shown:
-            panel.set_axis_off()
-            continue
-        look = {"cmap": SPREAD} if column == "spread" else scale
-        mesh = panel.pcolormesh(x, y, shown[column], shading="nearest", rasterized=True, **look)
-        if column == "spread":
-            panel.figure.colorbar(mesh, ax=panel, label=f"spread of {label}", location=bars)
-        else:
-            alike.append((panel, mesh))
-    panel.figure.colorbar(alike[-1][1], ax=[p for p, _ in alike], label=label, location=bars)
+def choose_looks(da: xr.DataArray, shown: Values, cmap: Any) -> dict[Column, dict[str, Any]]:
+    """Colour map and limits of each panel; states share theirs."""
+    own = {"spread": spread_scale, "error": error_scale}
+    scale = colour_scale(da, np.concatenate([v.ravel() for k, v in shown.items() if k not in own]), cmap)
+    return {k: own[str(k)](v) if k in own else scale for k, v in shown.items()}
 
 
-def _mark(panel: Axes, points: xr.Dataset, coords: Sequence[xr.DataArray], scale: dict[str, Any]) -> Artist:
-    """Observations as circles in the colours of the field."""
-    y, x = (axis_values(points[c.name], c.values[0] if is_datelike(c) else None) for c in coords)
-    size = float(np.clip(4000 / max(points.sizes["point"], 1), 4, 36))
-    panel.scatter(
-        x, y, c=points["value"].values, s=size, edgecolors=OBSERVED, linewidths=0.8, label="observations", **scale
-    )
-    return Line2D(
-        [],
-        [],
-        ls="none",
-        marker="o",
-        ms=5,
-        mfc="none",
-        mec=OBSERVED,
-        label="observations, in the colour of their value",
-    )
+@dataclass(eq=False)
+class Picture:
+    """Panels of fields, one row per variable, whose values and marks can be replaced."""
+
+    figure: Figure
+    axes: np.ndarray
+    plane: Plane
+    post: xr.Dataset
+    truth: xr.Dataset | None
+    columns: Sequence[Column]
+    names: Sequence[str]
+    dims: tuple[str, ...]
+    looks: Mapping[str, Mapping[Column, dict[str, Any]]] = field(default_factory=dict)
+    meshes: dict[tuple[str, Column], Any] = field(default_factory=dict)
+    marks: list[Artist] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls, post: xr.Dataset, truth: xr.Dataset | None, names: Sequence[str], dims: tuple[str, ...],
+        columns: Sequence[Column], *, projection: Any, coastlines: bool | str, ax: Any,
+    ) -> Picture:  # fmt: skip
+        """Empty panels in the shape of the domain."""
+        plane = choose_plane([post[d] for d in dims], dims == find_drawn_axes(post)[1], ax, projection, coastlines)
+        width, height = _panel_size(plane)
+        below = plane.bars == "bottom"
+        size = (
+            (width + (0.1 if below else 0.45)) * len(columns) + 0.8,
+            (height + (1.0 if below else 0.2)) * len(names) + 0.8,
+        )
+        figure, axes = panels(len(names), len(columns), ax, figsize=size, **plane.options)
+        return cls(figure, axes, plane, post, truth, columns, names, dims)
+
+    def rows(self) -> dict[str, dict[Column, Axes]]:
+        """The Axes by variable and column."""
+        return {name: dict(zip(self.columns, row, strict=True)) for name, row in zip(self.names, self.axes, strict=True)}
+
+    def draw(self, shown: Mapping[str, Values], looks: Mapping[str, Mapping[Column, dict[str, Any]]]) -> None:
+        """Cells, masks, coastlines, labels and colour bars."""
+        self.looks = looks
+        for name, row in self.rows().items():
+            masks = self._masks(name, shown[name])
+            for column, panel in row.items():
+                if column not in shown[name]:
+                    panel.set_axis_off()
+                    continue
+                self.plane.draw_mask(panel, masks[column])
+                self.meshes[name, column] = self.plane.draw_cells(panel, shown[name][column], **looks[name][column])
+                self.plane.dress(panel, left=column == self.columns[0], bottom=name == self.names[-1])
+            self._add_bars(name, row)
+        for panel, column in zip(self.axes[0], self.columns, strict=True):
+            panel.set_title(self._title(column))
+
+    def update(self, shown: Mapping[str, Values]) -> None:
+        """Other values in the same panels."""
+        for (name, column), mesh in self.meshes.items():
+            mesh.set_array(shown[name][column])
+
+    def mark(self, obs: Any, drawn: Drawn) -> None:
+        """Mark the observations that belong to the states, in place of earlier ones."""
+        for mark in self.marks:
+            mark.remove()
+        self.marks = []
+        for name, row in self.rows().items():
+            for column in {"ensemble mean", "trajectory"} & row.keys():
+                for points in observed_points(obs, name, self.post, self.dims, state=drawn.window):
+                    size = float(np.clip(4000 / max(points.sizes["point"], 1), 4, 36))
+                    self.marks.append(
+                        self.plane.draw_points(
+                            row[column], points, s=size, label="observations", zorder=5, **RING, **self.looks[name][column],
+                        )
+                    )  # fmt: skip
+
+    def legend(self) -> list[Artist]:
+        """Entries of the legend."""
+        label = "observations, in the colour of their value"
+        circle = Line2D([], [], ls="none", marker="o", ms=5, mfc="none", mec="#1c1c1c", label=label)
+        return [circle] if self.marks else []
+
+    def _title(self, column: Column) -> str:
+        centre = "mean" if "ensemble mean" in self.columns else "trajectory"
+        return f"{centre} minus truth" if column == "error" else column if isinstance(column, str) else f"member {column}"
+
+    def _masks(self, name: str, shown: Values) -> dict[Column, np.ndarray]:
+        """Where each panel has NaN because there is none but NaN at any time and in any member."""
+        if not any(np.isnan(values).any() for values in shown.values()):
+            return {column: np.zeros(values.shape, bool) for column, values in shown.items()}
+        never = self._never(self.post, name)
+        of_truth = self._never(on_axes_of(self.post, self.truth), name) if self.truth is not None else never
+        either = {"truth": of_truth, "error": never | of_truth}
+        return {column: np.isnan(values) & either.get(str(column), never) for column, values in shown.items()}
+
+    def _never(self, ds: xr.Dataset, name: str) -> np.ndarray:
+        if name not in ds:
+            return np.zeros((), bool)
+        _, space = find_drawn_axes(self.post)
+        missing = ds[name].isnull().all([d for d in ds[name].dims if d not in space])
+        return missing.broadcast_like(self.post[list(self.dims)]).transpose(*self.dims).values
+
+    def _add_bars(self, name: str, row: Mapping[Column, Axes]) -> None:
+        """Colour bars: one for all states, one each for spread and error."""
+        label = axis_label(self.post[name])
+        drawn = [column for column in row if (name, column) in self.meshes]
+        states = [column for column in drawn if column not in ("spread", "error")]
+        alone = {"spread": f"spread of {label}", "error": f"error of {label}"}
+        for group in (states, *([column] for column in drawn if column in alone)):
+            self.figure.colorbar(
+                self.meshes[name, group[-1]], ax=[row[column] for column in group], location=self.plane.bars,
+                aspect=20 * (len(group) if self.plane.bars == "bottom" else 1),
+                label=alone.get(str(group[0]), label),
+            )  # fmt: skip
 
 
-def _label(
-    axes: np.ndarray, columns: Sequence[str | int], coords: Sequence[xr.DataArray], aspect: float | None
-) -> None:
-    for panel, column in zip(axes[0], columns, strict=True):
-        panel.set_title(column if isinstance(column, str) else f"member {column}")
-    for panel in axes.flat:
-        panel.set_aspect(aspect or "auto")
-    for panel in axes[-1]:
-        label_time(panel.xaxis, coords[1])
-    for panel in axes[:, 0]:
-        label_time(panel.yaxis, coords[0])
-
-
-def _panel_size(coords: Sequence[xr.DataArray], aspect: float | None) -> tuple[float, float]:
+def _panel_size(plane: Plane) -> tuple[float, float]:
     """Width and height of a panel in inches, in the shape of the domain."""
-    width, height = 3.0, 2.8
-    if aspect is not None:
-        up, across = (float(np.ptp(axis_numbers(c))) or 1.0 for c in coords)
-        height = float(np.clip(width * aspect * up / across, 0.4, 4.5))
+    width, height = (2.7, 2.8) if plane.bars == "bottom" else (3.0, 2.8)
+    if plane.shape is not None:
+        height = float(np.clip(width * plane.shape, 0.4, 4.5))
     return width, height

@@ -16,6 +16,7 @@ from xsda.plot.panels import finish, label_time, panels
 from xsda.plot.selection import (
     Drawn,
     at_place_of,
+    check_obs,
     drawable,
     drawn_variables,
     find_drawn_axes,
@@ -71,8 +72,9 @@ def series(
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['x', 'y', 'z']
     """
-    post, truth = drawable(post, truth)
+    post, truth = drawable(post, truth, variable)
     names = drawn_variables(post, variable)
+    check_obs(obs, post)
     drawn = _choose(post, truth, time)
     along = _one_dimension(drawn.states, names)
     figure, axes = panels(len(names), 1, ax, sharex=True, figsize=(8, 1.9 * len(names) + 0.6))

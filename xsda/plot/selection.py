@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -17,7 +17,7 @@ from xsda.labels.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, find_axes, i
 from xsda.labels.cf import find_scale, in_units, is_longitude
 from xsda.observations.compile import SYNONYMS
 from xsda.observations.errors import error_std
-from xsda.observations.sources import as_sources
+from xsda.observations.sources import as_sources, observed_variables
 from xsda.plot.style import state_label
 
 Interval = tuple[float, float]
@@ -32,23 +32,55 @@ def find_drawn_axes(ds: xr.Dataset) -> tuple[str | None, tuple[str, ...]]:
         return None, find_axes(ds.drop_vars("time", errors="ignore").expand_dims("time"))[1]
 
 
-def drawable(ds: Any, truth: Any) -> tuple[xr.Dataset, xr.Dataset | None]:
-    """The states to draw, without the dimension ``member`` if there is only one, and the truth in their units."""
+def drawable(
+    ds: Any, truth: Any, variable: str | Sequence[str] | None = None, *, first: bool = False
+) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """The states to draw, without the dimension ``member`` if there is only one, and the truth in their units.
+
+    ``first`` means that by default the first variable alone is drawn.
+    """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"expected a Dataset of states to plot, got {type(ds).__name__}; use .to_dataset(name='...')")
     if "stage" in ds.dims:
         raise ValueError("the ensemble has the dimension 'stage'; choose one with .sel(stage='analysis')")
-    if truth is not None and not isinstance(truth, xr.Dataset):
+    if truth is not None:
+        truth = _check_truth(ds, truth, drawn_variables(ds, variable)[: 1 if first and variable is None else None])
+    return (ds.isel(member=0) if ds.sizes.get("member") == 1 else ds), truth
+
+
+def _check_truth(ds: xr.Dataset, truth: Any, names: Sequence[str]) -> xr.Dataset:
+    """The truth in the units of the states; raises unless it holds a drawn variable on the dimensions of the states."""
+    if not isinstance(truth, xr.Dataset):
         raise TypeError(f"truth= must be a Dataset, got {type(truth).__name__}")
-    if truth is not None and "member" in truth.dims:
+    if "member" in truth.dims:
         raise ValueError(
             "truth= has the dimension 'member'; pass one trajectory, for example .isel(member=0), and plot an ensemble "
             "with ensemble.sda.plot()"
         )
-    if truth is not None:
-        shared = [name for name in ds.data_vars if name in truth]
-        truth = truth.assign({v: in_units(truth[v], ds[v].attrs.get("units"), "the ensemble") for v in shared})
-    return (ds.isel(member=0) if ds.sizes.get("member") == 1 else ds), truth
+    shared = [name for name in names if name in truth]
+    if not shared:
+        raise KeyError(f"no variable {names[0]!r} in the truth; it holds {_listed(truth)}")
+    for name in shared:
+        own, other = ({str(d) for d in x[name].dims} for x in (ds, truth))
+        lacking = [d for d in find_drawn_axes(ds)[1] if d in own and d not in other]
+        if lacking:
+            raise ValueError(
+                f"truth= must hold {name!r} on the grid of the states; it has the dimensions {truth[name].dims} and "
+                f"lacks {lacking}. Pass a trajectory, and observations at stations as obs="
+            )
+    return truth.assign({v: in_units(truth[v], ds[v].attrs.get("units"), "the ensemble") for v in ds if v in truth})
+
+
+def check_obs(obs: Any, ds: xr.Dataset) -> None:
+    """Raise unless the observations hold a variable of the states."""
+    sources = as_sources(obs) if obs is not None else {}
+    if sources and not any(name in source for source in sources.values() for name in ds.data_vars):
+        held = [name for source in sources.values() for name in observed_variables(source)]
+        raise KeyError(f"no variable {next(iter(ds.data_vars))!r} in the observations; they hold {_listed(held)}")
+
+
+def _listed(names: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(repr(str(name)) for name in names)) or "none"
 
 
 def drawn_variables(ds: xr.Dataset, variable: str | Sequence[str] | None) -> list[str]:
