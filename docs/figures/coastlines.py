@@ -43,5 +43,7 @@ if __name__ == "__main__":
     lines = simplify(read_lines(sys.argv[1]))
     points = np.round(np.concatenate(lines) / STEP).astype(np.int16)
     steps = np.diff(points, axis=0, prepend=np.zeros((1, 2), np.int16))
-    np.savez_compressed(OUT, lengths=np.array([len(line) for line in lines], np.uint16), lon=steps[:, 0], lat=steps[:, 1])
+    np.savez_compressed(
+        OUT, lengths=np.array([len(line) for line in lines], np.uint16), lon=steps[:, 0], lat=steps[:, 1]
+    )
     print(f"{len(lines)} lines, {len(points)} points, {OUT.stat().st_size / 1000:.0f} kB")

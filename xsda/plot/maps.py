@@ -9,18 +9,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import matplotlib.path as mpath
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
+from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
 from xsda.labels.cf import is_latitude, is_longitude
 from xsda.plot.coastlines import SCALES, Extent, coast_geometries
 from xsda.plot.planes import LatLon, Plane
 from xsda.plot.style import COAST
-
-DEGREES = MaxNLocator(nbins=5, steps=[1, 2, 3, 5, 10])
 
 
 class Map(LatLon):
@@ -49,17 +46,17 @@ class Map(LatLon):
     def bars(self) -> Literal["right", "bottom"]:
         return "bottom" if self.shape < 1.6 else "right"
 
-    def dress(self, panel: Axes, *, left: bool, bottom: bool) -> None:
+    def dress(self, panel: Any, *, left: bool, bottom: bool) -> None:
         west, east, south, north = self.limits
         panel.set_xlim(west, east)
         panel.set_ylim(south, north)
         if self.lines:
             panel.add_geometries(
-                self.lines, self.degrees, facecolor="none", edgecolor=COAST["color"], linewidth=COAST["linewidth"], zorder=2
+                self.lines, self.degrees, facecolor="none", edgecolor=COAST, linewidth=self.coast_width, zorder=2
             )
         grid = panel.gridlines(
             draw_labels=self._labelled(left, bottom), lw=0.4, color="0.2", alpha=0.3, x_inline=False, y_inline=False,
-            xlocs=DEGREES, ylocs=DEGREES,
+            xlocs=self._degrees(0), ylocs=self._degrees(2),
         )  # fmt: skip
         grid.rotate_labels = False
         grid.xlabel_style = grid.ylabel_style = {"size": "small", "color": "0.25"}
@@ -73,6 +70,14 @@ class Map(LatLon):
         if bottom:
             sides["bottom"] = "x"
         return False if self.round or is_global(self.extent) else sides or False
+
+    def _degrees(self, first: int) -> np.ndarray:
+        """Round longitudes or latitudes of the grid lines."""
+        if self.round or is_global(self.extent):
+            return np.arange(-180, 181, 60) if first == 0 else np.arange(-90, 91, 30)
+        low, high = self.extent[first : first + 2]
+        found = np.asarray(MaxNLocator(nbins=5, steps=[1, 2, 3, 5, 6, 10]).tick_values(low, high))
+        return found if first else -((180 - found) % 360 - 180)
 
     def _limits(self) -> Extent:
         """Limits in the coordinates of the projection: the domain, or the whole globe."""
@@ -90,11 +95,15 @@ def choose_plane(
 ) -> Plane:
     """The plane that fits the coordinates up and across, the caller's Axes and the packages that are installed."""
     if not isinstance(coastlines, bool) and coastlines not in SCALES:
-        raise ValueError(f"coastlines={coastlines!r} is unknown; give True, False or a scale of Natural Earth among {SCALES}")
+        raise ValueError(
+            f"coastlines={coastlines!r} is unknown; give True, False or a scale of Natural Earth among {SCALES}"
+        )
     asked = "projection=" if projection is not None else f"coastlines={coastlines!r}"
     if not is_geographic(coords):
         if projection is not None:
-            raise ValueError(f"projection= needs latitudes and longitudes; these states lie on {[c.name for c in coords]}")
+            raise ValueError(
+                f"projection= needs latitudes and longitudes; these states lie on {[c.name for c in coords]}"
+            )
         return Plane(coords, shaped=in_space)
     own = None if ax is None else np.ravel(np.asarray(ax, dtype=object))[0]
     mapped = own is None or hasattr(own, "projection")
@@ -121,7 +130,9 @@ def is_global(extent: Extent) -> bool:
 def is_polar(extent: Extent) -> bool:
     """Whether the domain is a cap around a pole."""
     west, east, south, north = extent
-    return east - west > 180 and not is_global(extent) and ((south >= 20 and north > 75) or (north <= -20 and south < -75))
+    return (
+        east - west > 180 and not is_global(extent) and ((south >= 20 and north > 75) or (north <= -20 and south < -75))
+    )
 
 
 def choose_projection(extent: Extent) -> Any:
@@ -135,9 +146,9 @@ def choose_projection(extent: Extent) -> Any:
     Returns
     -------
     cartopy.crs.Projection
-        Robinson for the globe, polar stereographic for a cap around a pole, stereographic near a pole, Mercator for
-        regions of up to 25 degrees, Lambert's conformal cone for larger ones outside of the tropics, and latitude against
-        longitude otherwise.
+        Robinson for the globe. Polar stereographic for a cap around a pole. Stereographic for a region near a pole.
+        Mercator for other regions of up to 25 degrees. Lambert's conformal cone for larger ones outside of the tropics.
+        Latitude against longitude for all others.
     """
     crs = projections()
     west, east, south, north = extent
@@ -154,7 +165,9 @@ def choose_projection(extent: Extent) -> Any:
         return crs.Mercator(central_longitude=lon, latitude_true_scale=lat)
     if span <= 120 and min(abs(south), abs(north)) > 5 and abs(lat) > 25:
         sixth = (north - south) / 6
-        return crs.LambertConformal(lon, lat, standard_parallels=(south + sixth, north - sixth), cutoff=-30 if lat > 0 else 30)
+        return crs.LambertConformal(
+            lon, lat, standard_parallels=(south + sixth, north - sixth), cutoff=-30 if lat > 0 else 30
+        )
     return crs.PlateCarree(central_longitude=lon)
 
 
@@ -175,6 +188,7 @@ def projections() -> Any:
             sys.setdlopenflags(flags)
 
 
-def circle() -> mpath.Path:
+def circle() -> Path:
     """A circle that fills the panel."""
-    return mpath.Path(0.5 + 0.5 * mpath.Path.unit_circle().vertices, mpath.Path.unit_circle().codes)
+    angle = np.linspace(0, 2 * np.pi, 181)
+    return Path(0.5 + 0.5 * np.stack([np.sin(angle), np.cos(angle)], axis=1))

@@ -90,6 +90,12 @@ class LatLon(Plane):
         """West, east, south, north."""
         return self.lon.min(), self.lon.max(), self.lat.min(), self.lat.max()
 
+    @property
+    def coast_width(self) -> float:
+        """Width of coastlines in points: thinner where more of them share a panel."""
+        west, east, south, north = self.extent
+        return 0.7 if max(east - west, north - south) < 40 else 0.45
+
     def draw_cells(self, panel: Axes, values: np.ndarray, **look: Any) -> Any:
         return panel.pcolormesh(self.lon, self.lat, values, rasterized=True, **look, **self.transform)
 
@@ -101,7 +107,8 @@ class LatLon(Plane):
         super().dress(panel, left=left, bottom=bottom)
         west, east, south, north = self.extent
         if self.coastlines:
-            panel.add_collection(LineCollection(lines_within(self.extent), **COAST), autolim=False)
+            outline = LineCollection(lines_within(self.extent), colors=COAST, linewidths=self.coast_width)
+            panel.add_collection(outline, autolim=False)
         panel.set_xlim(west, east)
         panel.set_ylim(south, north)
 

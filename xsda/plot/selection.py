@@ -162,8 +162,9 @@ def one_state(post: xr.Dataset, truth: xr.Dataset | None, axis: str | None, time
 
 
 def observed_points(
-    obs: Any, name: str, shown: xr.Dataset, dims: Sequence[str], *, state: Mapping[str, Interval] | None = None
-) -> Iterator[xr.Dataset]:
+    obs: Any, name: str, shown: xr.Dataset, dims: Sequence[str], *, state: Mapping[str, Interval] | None = None,
+    sigma: Any = None, named: bool = False,
+) -> Iterator[xr.Dataset]:  # fmt: skip
     """Observations of a variable that can be marked, one Dataset over the dimension ``point`` for each source.
 
     It holds ``value`` and ``error`` (NaN if unknown) in the units of the states, and a position along each of ``dims``.
@@ -180,6 +181,10 @@ def observed_points(
         Dimensions of the picture.
     state
         For the time dimension, the interval in which observations belong to the state that is drawn.
+    sigma
+        Standard deviation of the observation error as in ``assimilate``, instead of what the observations say.
+    named
+        Also give the names of the stations, or their numbers if they have none, as ``station``.
     """
     places = {str(d) for d, c in shown.coords.items() if c.ndim == 0 and d in PLACE_NAMES}
     sources = as_sources(obs) if obs is not None else {}
@@ -193,11 +198,13 @@ def observed_points(
             continue  # an average over a whole axis has no place in the picture
         try:
             factor, _ = find_scale(name, ds[name].attrs.get("units"), units, "the ensemble")
-            error = abs(factor) * error_std(ds, name, None, source, sources)
+            error = abs(factor) * error_std(ds, name, sigma, source, sources)
         except ValueError:
             error = np.full(da.shape, np.nan)
         known = {d: c for d, c in found.items() if c is not None}
         columns = {"value": da, "error": xr.DataArray(error, dims=da.dims), **known}
+        if named:
+            columns["station"] = _station_names(da, [known[d] for d in dims[1:]])
         points = _flat(columns)
         keep = ~pd.isnull(points["value"])
         for d in found.keys() & points.keys():
@@ -207,7 +214,20 @@ def observed_points(
                 keep &= _inside(points[d], shown[d], state[d])
             else:
                 points[d] = _on_ring(points[d], shown, d)
-        yield xr.Dataset({k: ("point", points[k][keep]) for k in ("value", "error", *dims)})
+        shown_columns = ("value", "error", *(["station"] if named else []), *dims)
+        yield xr.Dataset({k: ("point", points[k][keep]) for k in shown_columns})
+
+
+def _station_names(da: xr.DataArray, places: Sequence[xr.DataArray]) -> xr.DataArray:
+    """The name of the station of each value: the coordinate ``station``, that of the places, or the place's number."""
+    if "station" in da.coords:
+        return da["station"]
+    lie = list(dict.fromkeys(d for place in places for d in place.dims))
+    if len(lie) == 1 and lie[0] in da.coords:
+        return da[lie[0]]
+    places = xr.broadcast(*(place.drop_vars(list(place.coords)) for place in places))
+    _, numbers = np.unique(np.stack([place.values.ravel() for place in places]), axis=1, return_inverse=True)
+    return xr.DataArray(numbers.reshape(places[0].shape), dims=places[0].dims)
 
 
 def _coordinate(da: xr.DataArray, shown: xr.Dataset, dim: str) -> xr.DataArray | None:

@@ -13,9 +13,9 @@ from xsda.labels.cf import is_latitude, is_longitude
 
 TRUTH, ENSEMBLE, OBSERVED = "#222222", "#2a6fbb", "#d1495b"
 SEQUENTIAL, DIVERGING, SPREAD = "viridis", "RdBu_r", "magma"
-MASKED, COAST = "#d4d1ca", {"color": "#1c1c1c", "linewidth": 0.7}
+MASKED, COAST = "#d4d1ca", "#1c1c1c"
 SHORT = {"degrees_north": "°N", "degrees_east": "°E", "degrees": "°", "degree": "°", "um": "µm"}
-CELSIUS = {name: "°C" for name in ("degC", "celsius", "Celsius", "degree_Celsius", "degrees_Celsius", "degrees_celsius")}
+CELSIUS = ("degC", "celsius", "Celsius", "degree_Celsius", "degrees_Celsius", "degrees_celsius")
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 TAILS = (0.005, 0.995)  # quantiles between which colours vary
 ARBITRARY_ZERO = ("degC", "celsius", "degree_Celsius", "degrees_Celsius", "°C", "degF")
@@ -43,9 +43,8 @@ def _units(da: xr.DataArray) -> str:
 
 def unit_symbol(units: str) -> str:
     """A unit as it is printed: m s⁻¹ for "m s-1" and "m s**-1", °C for "degC"."""
-    known = {**SHORT, **CELSIUS}
-    if units in known:
-        return known[units]
+    if units in SHORT or units in CELSIUS:
+        return SHORT.get(units, "°C")
     return re.sub(r"(?<=[A-Za-z])(?:\*\*|\^)?(-?\d+)(?![\w.])", lambda m: m[1].translate(RAISED), units)
 
 
