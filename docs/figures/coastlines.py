@@ -33,8 +33,11 @@ def read_lines(path: str) -> list[np.ndarray]:
 
 
 def simplify(lines: list[np.ndarray]) -> list[np.ndarray]:
-    """Without islets and superfluous points."""
-    islet = [np.allclose(line[0], line[-1]) and np.ptp(line, axis=0).max() < SMALLEST for line in lines]
+    """Without islets, pieces of the seam and superfluous points."""
+    islet = [
+        (np.allclose(line[0], line[-1]) and np.ptp(line, axis=0).max() < SMALLEST) or np.abs(line[:, 0]).min() > 179.97
+        for line in lines
+    ]
     kept = [shapely.LineString(line) for line, small in zip(lines, islet, strict=True) if not small]
     return [np.array(line.coords) for line in shapely.simplify(kept, TOLERANCE)]
 

@@ -72,8 +72,8 @@ def coast_geometries(extent: Extent, scale: str | None = None) -> list[Any]:
     preferred = ("10m", "50m") if span < 15 else ("50m", "10m")
     path = natural_earth(scale, download=True) if scale else next(filter(None, map(natural_earth, preferred)), None)
     lines = list(Reader(path).geometries()) if path else [shapely.LineString(line) for line in bundled()]
-    boxes = [(west - turn, south, east - turn, north) for turn in (-360, 0, 360)]
+    turns = np.arange(np.floor((west + 180) / 360), np.floor((east + 180) / 360) + 1) * 360
     simple = shapely.simplify(lines, span / 3000)
-    found = np.concatenate([shapely.clip_by_rect(simple, *box) for box in boxes if box[2] > -180 and box[0] < 180])
+    found = np.concatenate([shapely.clip_by_rect(simple, west - t, south, east - t, north) for t in turns])
     x0, y0, x1, y1 = shapely.bounds(found).T
     return list(found[np.fmax(x1 - x0, y1 - y0) > span / 1500])  # empty ones have NaN bounds

@@ -99,9 +99,12 @@ def stations(
         draw_observed(panel, points, axis, origin)
         text = [str(label), *(_position(post[d], value) for d, value in at.items())]
         panel.set_title(", ".join(text), loc="left", fontsize="medium")
-        panel.set_ylabel(axis_label(post[name]))
         panel.spines[["top", "right"]].set_visible(False)
     label_time(axes[-1, 0].xaxis, coord)
+    if ax is None:
+        figure.supylabel(axis_label(post[name]), fontsize="medium")
+    else:
+        axes[0, 0].set_ylabel(axis_label(post[name]))
     return finish(figure, axes, ax, handles(axes), title)
 
 
@@ -148,8 +151,8 @@ def _states_at(ds: xr.Dataset, name: str, axis: str, at: Mapping[str, float]) ->
 def _position(coord: xr.DataArray, value: float) -> str:
     """A position for a title, such as 54.2 °N."""
     if is_latitude(coord):
-        return f"{abs(value):.4g} °{'N' if value >= 0 else 'S'}"
+        return f"{round(abs(value), 2):g} °{'N' if value >= 0 else 'S'}"
     if is_longitude(coord):
         value = (value + 180) % 360 - 180
-        return f"{abs(value):.4g} °{'E' if value >= 0 else 'W'}"
+        return f"{round(abs(value), 2):g} °{'E' if value >= 0 else 'W'}"
     return f"{coord.name} = {value:.4g}"

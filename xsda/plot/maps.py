@@ -96,7 +96,7 @@ def choose_plane(
     """The plane that fits the coordinates up and across, the caller's Axes and the packages that are installed."""
     if not isinstance(coastlines, bool) and coastlines not in SCALES:
         raise ValueError(
-            f"coastlines={coastlines!r} is unknown; give True, False or a scale of Natural Earth among {SCALES}"
+            f"coastlines={coastlines!r} must be True, False or a scale of Natural Earth among {SCALES}"
         )
     asked = "projection=" if projection is not None else f"coastlines={coastlines!r}"
     if not is_geographic(coords):

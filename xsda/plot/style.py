@@ -45,7 +45,7 @@ def unit_symbol(units: str) -> str:
     """A unit as it is printed: m s⁻¹ for "m s-1" and "m s**-1", °C for "degC"."""
     if units in SHORT or units in CELSIUS:
         return SHORT.get(units, "°C")
-    return re.sub(r"(?<=[A-Za-z])(?:\*\*|\^)?(-?\d+)(?![\w.])", lambda m: m[1].translate(RAISED), units)
+    return re.sub(r"(?<=[A-Za-z])(?<!\d[eE])(?:\*\*|\^)?(-?\d+)(?=$|[\s/*.])", lambda m: m[1].translate(RAISED), units)
 
 
 def axis_values(coord: xr.DataArray, origin: Any = None) -> np.ndarray:
