@@ -308,10 +308,14 @@ def test_planes_keep_their_shape(weather):
     assert plot.fields(plane.assign_coords(deep)).axes[0].get_aspect() == "auto"
 
 
-def test_colour_bars_of_flat_domains_lie_below(weather, without_cartopy):
+def test_colour_bars_of_flat_domains_lie_below(weather):
+    """Maps have them below unless they are tall, planes beside unless they are flat."""
     _, post, _ = weather
-    for lon, below in ((post.lon, False), (post.lon * 20, True)):
-        figure = post.assign_coords(lon=lon).sda.plot()
+    metres = {d: (d, post[c].values, {"units": "m"}) for d, c in (("y", "lat"), ("x", "lon"))}
+    plane = post.rename(lat="y", lon="x").assign_coords(metres)
+    flat = plane.assign_coords(x=("x", 3 * plane.x.values, {"units": "m"}))
+    for states, below in ((post, True), (post.isel(lon=slice(0, 3)), False), (plane, False), (flat, True)):
+        figure = states.sda.plot()
         figure.canvas.draw()
         panel, bar = figure.axes[0].get_position(), figure.axes[-1].get_position()
         assert (bar.y1 < panel.y0) == below

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -41,10 +41,6 @@ class Map(LatLon):
     def shape(self) -> float:
         west, east, south, north = self.limits
         return (north - south) / (east - west)
-
-    @property
-    def bars(self) -> Literal["right", "bottom"]:
-        return "bottom" if self.shape < 1.6 else "right"
 
     def dress(self, panel: Any, *, left: bool, bottom: bool) -> None:
         west, east, south, north = self.limits
@@ -95,9 +91,7 @@ def choose_plane(
 ) -> Plane:
     """The plane that fits the coordinates up and across, the caller's Axes and the packages that are installed."""
     if not isinstance(coastlines, bool) and coastlines not in SCALES:
-        raise ValueError(
-            f"coastlines={coastlines!r} must be True, False or a scale of Natural Earth among {SCALES}"
-        )
+        raise ValueError(f"coastlines={coastlines!r} must be True, False or a scale of Natural Earth among {SCALES}")
     asked = "projection=" if projection is not None else f"coastlines={coastlines!r}"
     if not is_geographic(coords):
         if projection is not None:

@@ -40,7 +40,7 @@ def finish(figure: Figure, axes: np.ndarray, ax: Any, handles: Sequence[Artist],
         if handles:
             legend_below(figure, handles)
         if title:
-            figure.suptitle(title)
+            title_above(figure, title)
         return figure
     first = axes.flat[0]
     if handles:
@@ -48,6 +48,15 @@ def finish(figure: Figure, axes: np.ndarray, ax: Any, handles: Sequence[Artist],
     if title:
         first.set_title("\n".join(text for text in (title, first.get_title()) if text))
     return figure
+
+
+def title_above(figure: Figure, title: str) -> None:
+    """Title of the figure, in a strip of its own: the compressed layout moves it into the titles of panels."""
+    height, strip = figure.get_figheight(), 0.32  # inches
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(rect=(0, 0, 1, 1 - strip / height))  # type: ignore[attr-defined]
+    figure.suptitle(title, y=1 - 0.06 / height, va="top")
 
 
 def colours(labels: Sequence[str]) -> dict[str, str]:

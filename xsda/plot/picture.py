@@ -51,12 +51,7 @@ class Picture:
     ) -> Picture:  # fmt: skip
         """Empty panels in the shape of the domain."""
         plane = choose_plane([post[d] for d in dims], dims == find_drawn_axes(post)[1], ax, projection, coastlines)
-        width, height = _panel_size(plane)
-        below = plane.bars == "bottom"
-        size = (
-            (width + (0.1 if below else 0.45)) * len(columns) + 0.8,
-            (height + (1.0 if below else 0.2)) * len(names) + (1.2 if below else 0.8),
-        )
+        size = _figure_size(plane, len(names), len(columns))
         figure, axes = panels(len(names), len(columns), ax, figsize=size, **plane.options)
         return cls(figure, axes, plane, post, truth, columns, names, dims)
 
@@ -143,9 +138,12 @@ class Picture:
             )  # fmt: skip
 
 
-def _panel_size(plane: Plane) -> tuple[float, float]:
-    """Width and height of a panel in inches, in the shape of the domain."""
-    width, height = (2.7, 2.8) if plane.bars == "bottom" else (3.0, 2.8)
+def _figure_size(plane: Plane, rows: int, columns: int) -> tuple[float, float]:
+    """Width and height of a figure in inches, whose panels have the shape of the domain."""
+    below = plane.bars == "bottom"
+    width, height = (4.0 if columns == 1 else 2.7, 2.8) if below else (3.0, 2.8)
     if plane.shape is not None:
-        height = float(np.clip(width * plane.shape, 0.4, 4.5))
-    return width, height
+        height = float(np.clip(width * plane.shape, 0.4, 5.0))
+    if below:
+        return (width + 0.13) * columns + 0.35, (height + 1.0) * rows + 0.8
+    return (width + 0.45) * columns + 0.8, (height + 0.2) * rows + 0.8

@@ -91,6 +91,10 @@ class LatLon(Plane):
         return self.lon.min(), self.lon.max(), self.lat.min(), self.lat.max()
 
     @property
+    def bars(self) -> Literal["right", "bottom"]:
+        return "bottom" if (self.shape or 1) < 1.6 else "right"
+
+    @property
     def coast_width(self) -> float:
         """Width of coastlines in points: thinner where more of them share a panel."""
         west, east, south, north = self.extent
