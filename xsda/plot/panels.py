@@ -12,6 +12,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator
 
 from xsda.plot.style import ENSEMBLE, TRUTH, axis_label
@@ -54,8 +55,8 @@ def title_above(figure: Figure, title: str) -> None:
     """Title of the figure, in a strip of its own: the compressed layout moves it into the titles of panels."""
     height, strip = figure.get_figheight(), 0.32  # inches
     engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.set(rect=(0, 0, 1, 1 - strip / height))  # type: ignore[attr-defined]
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, 0, 1, 1 - strip / height))
     figure.suptitle(title, y=1 - 0.06 / height, va="top")
 
 
