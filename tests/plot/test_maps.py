@@ -52,7 +52,6 @@ def cell_at(panel, lon, lat):
     """Value of the mesh at a place, found from the corners of its cells as they are drawn."""
     mesh = panel.collections[0]
     x, y = np.moveaxis(np.asarray(mesh.get_coordinates()), -1, 0)
-    x = np.where(x < -180, x + 360, x)
     ring = np.stack([[a[:-1, :-1], a[1:, :-1], a[1:, 1:], a[:-1, 1:]] for a in (x, y)])
     low, high = ring.min(axis=1), ring.max(axis=1)
     turn = 360 * np.ceil((low[0] - lon) / 360)
@@ -121,6 +120,9 @@ def test_the_view_does_not_depend_on_the_convention_of_longitudes():
     for lon in (np.arange(-180, 180, 10.0), np.arange(0, 360, 10.0)):
         panel = field(np.arange(-85, 86, 10.0), lon).sda.plot().axes[0]
         views.append((panel.projection.proj4_init, panel.get_xlim(), panel.get_ylim()))
+        for place in ((-180.0, 5.0), (-170.0, -85.0), (0.0, 45.0), (90.0, 5.0), (170.0, 85.0)):
+            assert cell_at(panel, *place) == pytest.approx(place[1] + place[0] % 360 / 1000)
+        assert getattr(panel.collections[0], "_wrapped_collection_fix", None) is None  # no cell on both sides
     assert views[0] == views[1]
 
 
@@ -237,6 +239,24 @@ def test_outlines_do_not_depend_on_the_convention_of_longitudes():
             np.testing.assert_allclose(a + np.array([360, 0]), b)
 
 
+def test_more_cells_than_pixels_are_averaged():
+    """A grid of 9 x 1439 cells: means over two cells that know no NaN, on the same area."""
+    lon = np.linspace(0, 50, 1439)
+    ds = field(np.arange(40.0, 49), lon)
+    ds["sst"][0, 2, 10:12] = np.nan  # one block
+    ds["sst"][0, 3, 20] = np.nan  # half a block
+    panel = ds.sda.plot().axes[0]
+    mesh = next(c for c in panel.collections if c.get_label() != "masked" and np.ndim(c.get_array()) == 2)
+    drawn = np.ma.filled(mesh.get_array(), np.nan)
+    values = ds.sst.values[0]
+    assert drawn.shape == (9, 720)
+    np.testing.assert_allclose(drawn[:, 6:10], (values[:, 12:20:2] + values[:, 13:20:2]) / 2)
+    assert np.isnan(drawn[2, 5])
+    assert drawn[3, 10] == values[3, 21]
+    np.testing.assert_array_equal(drawn[:, -1], values[:, -1])
+    np.testing.assert_allclose(mesh.get_coordinates()[0, [0, -1], 0], edges(lon)[[0, -1]])
+
+
 def test_masked_cells_are_grey(weather):
     """Cells that never have a value are land; a gap at one time, or in one member, is not."""
     truth, post, _ = weather
@@ -302,9 +322,12 @@ def test_rotated_latitudes_are_no_map(weather):
 
 def test_planes_of_the_globe_are_drawn_whole():
     coords = field(np.arange(-90, 91, 10.0), np.arange(0, 360, 10.0))
-    for plane in (LatLon([coords.lat, coords.lon]), Map([coords.lat, coords.lon], projection=None, coastlines=False)):
-        np.testing.assert_allclose(plane.extent, (-5, 355, -90, 90))  # no cell reaches beyond a pole
-        assert plane.place(np.array([-20.0, 340, 700])).tolist() == [340, 340, 340]
+    plane = LatLon([coords.lat, coords.lon])
+    np.testing.assert_allclose(plane.extent, (-5, 355, -90, 90))  # no cell reaches beyond a pole
+    assert plane.place(np.array([-20.0, 340, 700])).tolist() == [340, 340, 340]
+    globe = Map([coords.lat, coords.lon], projection=None, coastlines=False)
+    np.testing.assert_allclose(globe.extent, (-185, 175, -90, 90), atol=1e-3)
+    np.testing.assert_allclose(globe.place(np.array([-20.0, 340, 700])), -20)
 
 
 def test_pictures_do_not_crash_beside_another_copy_of_proj():

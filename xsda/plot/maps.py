@@ -19,6 +19,8 @@ from xsda.plot.coastlines import SCALES, Extent, coast_geometries
 from xsda.plot.planes import LatLon, Plane
 from xsda.plot.style import COAST
 
+MOST_CELLS = 720  # along an axis; a projection of more cells than pixels takes long and shows no more
+
 
 class Map(LatLon):
     """Latitudes and longitudes in a projection, on GeoAxes of cartopy."""
@@ -27,9 +29,11 @@ class Map(LatLon):
         super().__init__(coords, coastlines=bool(coastlines))
         self.degrees = projections().PlateCarree()
         self.transform = {"transform": self.degrees}
+        self.first = 0 if projection else self._begin_at_edge()
         self.projection = projection or choose_projection(self.extent)
         self.round = is_polar(self.extent) and self.projection == choose_projection(self.extent)
         self.limits = self._limits()
+        self.blocks = tuple(-(-len(centres) // MOST_CELLS) for centres in (self.y, self.x))
         scale = coastlines if isinstance(coastlines, str) else None
         self.lines = coast_geometries(self.extent, scale) if coastlines else []
 
@@ -41,6 +45,13 @@ class Map(LatLon):
     def shape(self) -> float:
         west, east, south, north = self.limits
         return (north - south) / (east - west)
+
+    def shown(self, values: np.ndarray) -> np.ndarray:
+        return block_means(np.roll(values, -self.first, axis=1), self.blocks)
+
+    def draw_cells(self, panel: Any, values: np.ndarray, **look: Any) -> Any:
+        lat, lon = (_every(e, n) for e, n in zip((self.lat, self.lon), self.blocks, strict=True))
+        return panel.pcolormesh(lon, lat, self.shown(values), rasterized=True, **look, **self.transform)
 
     def dress(self, panel: Any, *, left: bool, bottom: bool) -> None:
         west, east, south, north = self.limits
@@ -59,6 +70,21 @@ class Map(LatLon):
         if self.round:
             panel.set_boundary(circle(), transform=panel.transAxes)
         panel.spines["geo"].set(lw=0.8, edgecolor="0.3")
+
+    def _begin_at_edge(self) -> int:
+        """Turn a grid around the globe until it begins near 180 degrees; return the first column.
+
+        No cell then lies across the edge of the map, where cartopy takes long to draw. The grid ends a hair inside of
+        the edge, whose two sides have the same longitude.
+        """
+        around = 360 * np.sign(self.lon[-1] - self.lon[0])
+        if abs(self.lon[-1] - self.lon[0] - around) > 1e-6:
+            return 0
+        first = int(np.abs(self.lon[:-1] % 360 - 180).argmin()) if is_global(self.extent) else 0
+        turned = np.concatenate([self.lon[first:-1], self.lon[:first] + around, self.lon[first : first + 1] + around])
+        self.lon = turned - 360 * np.round(turned.mean() / 360 - 1e-9)
+        self.lon[[0, -1]] += np.array([1e-4, -1e-4]) * np.sign(around)
+        return first
 
     def _labelled(self, left: bool, bottom: bool) -> dict[str, str] | bool:
         """Sides with labels; none on a disc and on the globe."""
@@ -149,7 +175,7 @@ def choose_projection(extent: Extent) -> Any:
     lon, lat = (west + east) / 2, (south + north) / 2
     span = max(east - west, north - south)
     if is_global(extent):
-        return crs.Robinson()
+        return crs.Robinson(central_longitude=lon)
     if is_polar(extent):
         around = 0 if east - west > 350 else lon
         return (crs.NorthPolarStereo if lat > 0 else crs.SouthPolarStereo)(central_longitude=around)
@@ -163,6 +189,23 @@ def choose_projection(extent: Extent) -> Any:
             lon, lat, standard_parallels=(south + sixth, north - sixth), cutoff=-30 if lat > 0 else 30
         )
     return crs.PlateCarree(central_longitude=lon)
+
+
+def block_means(values: np.ndarray, blocks: Sequence[int]) -> np.ndarray:
+    """Means over blocks of cells, without those that are NaN."""
+    if max(blocks) == 1:
+        return values
+    padded = np.pad(values, [(0, -n % b) for n, b in zip(values.shape, blocks, strict=True)], constant_values=np.nan)
+    (ny, nx), (by, bx) = padded.shape, blocks
+    parts = padded.reshape(ny // by, by, nx // bx, bx)
+    known = np.isfinite(parts)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, parts, 0).sum(axis=(1, 3)) / known.sum(axis=(1, 3))
+
+
+def _every(edges: np.ndarray, block: int) -> np.ndarray:
+    """Edges of the blocks; the last edge stays."""
+    return np.append(edges[:-1:block], edges[-1])
 
 
 def projections() -> Any:

@@ -80,7 +80,7 @@ class Picture:
     def update(self, shown: Mapping[str, Values]) -> None:
         """Other values in the same panels."""
         for (name, column), mesh in self.meshes.items():
-            mesh.set_array(shown[name][column])
+            mesh.set_array(self.plane.shown(shown[name][column]))
 
     def mark(self, obs: Any, drawn: Drawn) -> None:
         """Mark the observations that belong to the states, in place of earlier ones."""

@@ -53,6 +53,10 @@ class Plane:
         """Coloured cells, (up, across)."""
         return panel.pcolormesh(self.x, self.y, values, shading="nearest", rasterized=True, **look)
 
+    def shown(self, values: np.ndarray) -> np.ndarray:
+        """The numbers of the cells that are drawn."""
+        return values
+
     def draw_mask(self, panel: Axes, mask: np.ndarray) -> None:
         """Grey cells where there never is a value."""
         if mask.any():
