@@ -221,6 +221,8 @@ class SdaAccessor:
         members: int | None = None,
         title: str | None = None,
         cmap: Any = None,
+        projection: Any = None,
+        coastlines: bool | str = True,
         ax: Any = None,
     ) -> Any:
         """Picture of this ensemble, or trajectory, with truth and observations.
@@ -230,8 +232,59 @@ class SdaAccessor:
         from xsda.plot import ensemble
 
         return ensemble(
-            self._ds, truth=truth, obs=obs, variable=variable, time=time, members=members, title=title, cmap=cmap, ax=ax
-        )
+            self._ds, truth=truth, obs=obs, variable=variable, time=time, members=members, title=title, cmap=cmap,
+            projection=projection, coastlines=coastlines, ax=ax,
+        )  # fmt: skip
+
+    def plot_stations(
+        self,
+        obs: Any,
+        *,
+        station: Any = None,
+        truth: xr.Dataset | None = None,
+        variable: str | None = None,
+        sigma: Any = None,
+        members: int = 5,
+        title: str | None = None,
+        ax: Any = None,
+    ) -> Any:
+        """Picture of the members over time at stations, for example withheld ones, with their values and errors.
+
+        ``help(xsda.plot.stations)`` has the parameters.
+        """
+        from xsda.plot import stations
+
+        return stations(
+            self._ds, obs, station=station, truth=truth, variable=variable, sigma=sigma, members=members, title=title,
+            ax=ax,
+        )  # fmt: skip
+
+    def animate(
+        self,
+        path: str | Path | None = None,
+        *,
+        truth: xr.Dataset | None = None,
+        obs: Any = None,
+        variable: str | Sequence[str] | None = None,
+        members: int = 1,
+        title: str | None = None,
+        cmap: Any = None,
+        projection: Any = None,
+        coastlines: bool | str = True,
+        fps: int = 8,
+        dpi: int = 100,
+        progress: bool | None = None,
+    ) -> Any:
+        """Film of the maps of this ensemble, or trajectory: an ``.mp4`` or ``.gif`` file, or an animation.
+
+        ``help(xsda.plot.animate)`` has the parameters.
+        """
+        from xsda.plot import animate
+
+        return animate(
+            self._ds, path, truth=truth, obs=obs, variable=variable, members=members, title=title, cmap=cmap,
+            projection=projection, coastlines=coastlines, fps=fps, dpi=dpi, progress=progress,
+        )  # fmt: skip
 
 
 @xr.register_dataarray_accessor("sda")

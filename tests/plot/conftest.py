@@ -1,5 +1,7 @@
 """A small geographic field with stations, some of whose values are missing."""
 
+import sys
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -39,3 +41,9 @@ def weather():
         {"time": truth.time, "lat": ("station", [56.0, 58, 60, 62]), "lon": ("station", [-8.0, -2, 2, 352])},
     )
     return truth, post, stations
+
+
+@pytest.fixture
+def without_cartopy(monkeypatch):
+    """As if cartopy were not installed."""
+    monkeypatch.setitem(sys.modules, "cartopy", None)

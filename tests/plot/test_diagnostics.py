@@ -36,7 +36,7 @@ def legend(figure):
 def test_rank_histogram():
     figure = plot.rank_histogram(SETS, TRUTH, title="ranks")
     panels = np.reshape(figure.axes, (2, 2))
-    assert [ax.get_title() for ax in panels[0]] == ["u [m s-1]", "v [m s-1]"]
+    assert [ax.get_title() for ax in panels[0]] == ["u [m s⁻¹]", "v [m s⁻¹]"]
     assert [ax.get_ylabel().split("\n")[0] for ax in panels[:, 0]] == list(SETS)
     assert panels[1, 0].get_xlabel() == "rank of the truth"
     for row, ens in zip(panels, SETS.values(), strict=True):
@@ -68,7 +68,7 @@ def test_spread_skill():
     truth["u"].attrs["units"] = "m s-1"
     figure = plot.spread_skill({"SDA": ens, "narrow": 0.5 * ens}, truth, variable=["u"], bins=6)
     (ax,) = figure.axes
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("spread of u [m s-1]", "RMSE of u [m s-1]")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("spread of u [m s⁻¹]", "RMSE of u [m s⁻¹]")
     assert ax.get_title() == "64 cases per point"
     right, narrow, diagonal = ax.lines
     assert diagonal.get_slope() == 1
@@ -86,7 +86,7 @@ def test_spread_skill():
 
 def test_error_over_time():
     figure = plot.error_over_time(SETS, TRUTH.where(TRUTH.x > 1))
-    assert [ax.get_ylabel() for ax in figure.axes] == ["u [m s-1]", "v [m s-1]"]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["u [m s⁻¹]", "v [m s⁻¹]"]
     assert figure.axes[-1].get_xlabel() == "time [h]"
     for (solid, dashed), ens in zip(np.reshape(figure.axes[1].lines, (2, 2)), SETS.values(), strict=True):
         part, truth = ens.v.sel(x=slice(2, None)), TRUTH.v.sel(x=slice(2, None))
@@ -101,8 +101,8 @@ def test_error_over_time():
 def test_spectra():
     figure = plot.spectra({"truth": TRUTH, "SDA": SETS["SDA"]}, ensemble_mean=True)
     ax = figure.axes[1]
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("wavenumber [rad km-1]", "spectral density [m2 km s-2 rad-1]")
-    assert ax.get_title() == "v [m s-1]"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("wavenumber [rad km⁻¹]", "spectral density [m² km s⁻² rad⁻¹]")
+    assert ax.get_title() == "v [m s⁻¹]"
     truth, members, mean = ax.lines
     for line, field in ((truth, TRUTH), (members, SETS["SDA"]), (mean, SETS["SDA"].mean("member"))):
         density = spectrum(field.v)
@@ -126,7 +126,7 @@ def test_comparison():
     figure = plot.comparison(SETS, TRUTH)
     panels = np.reshape(figure.axes, (2, 3))
     assert [ax.get_title() for ax in panels[0]] == ["", "EnKF", "SDA"]
-    assert [ax.get_ylabel() for ax in panels[:, 0]] == ["u [m s-1]", "v [m s-1]"]
+    assert [ax.get_ylabel() for ax in panels[:, 0]] == ["u [m s⁻¹]", "v [m s⁻¹]"]
     alone = plot.error_over_time(SETS, TRUTH).axes[0].lines
     for line, other in zip(panels[0, 0].lines, alone, strict=True):
         np.testing.assert_array_equal(line.get_data(), other.get_data())

@@ -11,6 +11,7 @@ import xarray as xr
 
 import xsda
 from xsda import plot
+from xsda.plot.style import unit_symbol
 
 
 def marked(panel):
@@ -34,7 +35,7 @@ def test_series(rotation):
     figure = post.sda.plot(truth=grid, obs=obs, members=3, title="a title")
     panels = figure.axes
     assert len(panels) == 2
-    assert panels[0].get_ylabel() == "u [m s-1]"
+    assert panels[0].get_ylabel() == "u [m s⁻¹]"
     assert figure.get_suptitle() == "a title"
     assert len([line for line in panels[1].lines if line.get_linewidth() == 0.5]) == 3
     truth = next(line for line in panels[0].lines if line.get_label() == "truth")
@@ -46,7 +47,7 @@ def test_series(rotation):
     assert not panels[1].containers
     for variable in ("v", ["v"]):
         (panel,) = post.sda.plot(variable=variable).axes
-        assert panel.get_ylabel() == "v [m s-1]"
+        assert panel.get_ylabel() == "v [m s⁻¹]"
     with pytest.raises(KeyError, match="did you mean 'u'"):
         post.sda.plot(variable=["uu"])
 
@@ -78,21 +79,17 @@ def test_a_trajectory_is_one_line(lorenz):
 def test_maps(weather):
     truth, post, _ = weather
     figure = post.sda.plot(truth=truth, time=3)
-    panels = figure.axes[:4]
-    assert [p.get_title() for p in panels] == ["truth", "ensemble mean", "member 0", "spread"]
-    state = post["t"].isel(time=3)
-    for panel, field in zip(
-        panels, [truth["t"].isel(time=3), state.mean("member"), state[0], state.std("member", ddof=1)], strict=True
-    ):
+    panels = figure.axes[:5]
+    assert [p.get_title() for p in panels] == ["truth", "ensemble mean", "member 0", "spread", "mean minus truth"]
+    state, exact = post["t"].isel(time=3), truth["t"].isel(time=3)
+    mean = state.mean("member")
+    for panel, field in zip(panels, [exact, mean, state[0], state.std("member", ddof=1), mean - exact], strict=True):
         np.testing.assert_allclose(panel.collections[0].get_array(), field)
-    assert (panels[0].get_xlabel(), panels[0].get_ylabel()) == ("longitude [°E]", "latitude [°N]")
-    assert panels[0].get_aspect() == pytest.approx(2)  # 1 / cos(60 degrees)
-    bars = [axes.get_ylabel() for axes in figure.axes[4:]]
-    assert sorted(bars) == ["air temperature [K]", "spread of air temperature [K]"]
+    assert sorted(bar.get_xlabel() for bar in figure.axes[5:]) == ["air temperature [K]", "error [K]", "spread [K]"]
     more = post.sda.plot(members=2, variable=["t", "u"])
     assert [p.get_title() for p in more.axes[:4]] == ["ensemble mean", "member 0", "member 1", "spread"]
-    assert sorted(a.get_ylabel() for a in more.axes[8:]) == [
-        "air temperature [K]", "spread of air temperature [K]", "spread of u [m s-1]", "u [m s-1]",
+    assert sorted(a.get_xlabel() for a in more.axes[8:]) == [
+        "air temperature [K]", "spread [K]", "spread [m s⁻¹]", "u [m s⁻¹]",
     ]  # fmt: skip
     reversed_truth = truth.isel(lat=slice(None, None, -1))
     drawn = post.sda.plot(truth=reversed_truth, time=3).axes[0].collections[0].get_array()
@@ -138,7 +135,8 @@ def test_maps_mark_what_was_observed_then(weather):
     np.testing.assert_array_equal(mean_of(stations), [[2, 60]])  # one of four stations has a value
     np.testing.assert_array_equal(mean_of(stations, time=2), [[-8, 56], [-2, 58], [2, 60]])
     assert not len(mean_of(stations, time=0))
-    colours = plot.fields(post, obs=stations, time=2).axes[0].collections[1].get_array()
+    panel = plot.fields(post, obs=stations, time=2).axes[0]
+    colours = next(c for c in panel.collections if c.get_label() == "observations").get_array()
     np.testing.assert_array_equal(colours, [279, 280, 282])
     every = stations.assign(t=stations.t.fillna(280))
     np.testing.assert_array_equal(mean_of(every)[:, 0], [-8, -2, 2, -8])  # 352 degrees east is 8 degrees west
@@ -224,6 +222,7 @@ def test_one_space_dimension(weather):
     figure = post.sda.plot(truth=truth, obs=obs, variable=["t", "u"])
     assert [p.get_title() for p in figure.axes[:4]] == ["truth", "ensemble mean", "member 0", "spread"]
     np.testing.assert_allclose(figure.axes[1].collections[0].get_array(), post["t"].mean("member"))
+    np.testing.assert_allclose(figure.axes[4].collections[0].get_array(), post["t"].mean("member") - truth["t"])
     assert figure.axes[0].get_aspect() == "auto"
     assert sorted(marked(figure.axes[1])[:, 0]) == [-8, -2, 2, 2]
     figure = post.sda.plot(truth=truth, obs=obs, time="2026-03-01T12:00", variable="t")
@@ -242,7 +241,7 @@ def test_a_field_alone(weather):
     truth, _, stations = weather
     figure = truth.sda.plot(obs=stations)
     panel, bar = figure.axes
-    assert (panel.get_title(), bar.get_ylabel()) == ("trajectory", "air temperature [K]")
+    assert (panel.get_title(), bar.get_xlabel()) == ("trajectory", "air temperature [K]")
     assert len(marked(panel)) == 1
     with pytest.raises(ValueError, match=r"'t' has the dimensions .*Select one entry of the others"):
         plot.fields(truth.expand_dims(level=2).transpose(..., "level"))
@@ -250,6 +249,53 @@ def test_a_field_alone(weather):
         plot.fields(truth, truth=truth.assign_coords(lat=truth.lat + 0.1))
     with pytest.raises(ValueError, match="'t' is NaN everywhere at 2026-03-02 00:00"):
         plot.fields(truth * np.nan)
+
+
+def test_a_truth_without_the_variable_is_refused(weather, lorenz):
+    truth, post, stations = weather
+    with pytest.raises(KeyError, match="no variable 't' in the truth; it holds 'temperature', 'u'"):
+        post.sda.plot(truth=truth.rename(t="temperature"))
+    with pytest.raises(KeyError, match="no variable 't' in the truth; it holds 'u'"):
+        post.sda.plot(truth=truth[["u"]], variable="t")
+    assert len(post.sda.plot(truth=truth[["u"]], variable=["t", "u"]).axes) == 2 * 5 + 2 * 2 + 1  # one has no error
+    with pytest.raises(KeyError, match="no variable 'x' in the truth; it holds 'X'"):
+        lorenz[0].sda.plot(truth=lorenz[0][["x"]].rename(x="X"))
+    for states in (post, post.isel(lat=2)):
+        with pytest.raises(
+            ValueError, match=r"truth= must hold 't' on the grid of the states; it has .*'station'.*as obs="
+        ):
+            states.sda.plot(truth=stations)
+
+
+def test_observations_of_nothing_that_is_drawn_are_refused(weather, lorenz):
+    _, post, stations = weather
+    with pytest.raises(KeyError, match="no variable 't' in the observations; they hold 't2m'"):
+        post.sda.plot(obs=stations.rename(t="t2m"))
+    with pytest.raises(KeyError, match="no variable 'x' in the observations; they hold 'a', 'b'"):
+        lorenz[0].sda.plot(obs=[lorenz[1].rename(x="a"), lorenz[1].rename(x="b")])
+    assert not len(marked(post.sda.plot(variable="u", obs=stations).axes[0]))  # the states hold t, which is not drawn
+
+
+def test_units_are_printed_as_symbols():
+    printed = {
+        "m s-1": "m s⁻¹", "m s**-1": "m s⁻¹", "kg m^-2 s^-1": "kg m⁻² s⁻¹", "m2/s2": "m²/s²", "W m-2": "W m⁻²",
+        "degC": "°C", "K": "K", "hPa": "hPa", "1e-3": "1e-3", "log10(Pa)": "log10(Pa)", "hours since 1900-01-01": "hours since 1900-01-01",
+    }  # fmt: skip
+    assert {units: unit_symbol(units) for units in printed} == printed
+
+
+def test_colours_of_spread_and_error(weather):
+    """Errors are centred on zero, spreads start there, states share their limits."""
+    truth, post, _ = weather
+    figure = post.sda.plot(truth=truth, variable=["t", "u"])
+    for name, row in zip("tu", np.reshape(figure.axes[:10], (2, 5)), strict=True):
+        assert limits(row[0]) == limits(row[1]) == limits(row[2])
+        low, high, colours = limits(row[4])
+        assert (-low, colours) == (high, "RdBu_r")
+        error = abs(post[name].mean("member") - truth[name]).isel(time=-1)
+        assert high == pytest.approx(float(error.quantile(0.995)))
+        assert limits(row[3])[0] == 0
+        assert limits(row[3])[2] == "magma"
 
 
 def test_planes_keep_their_shape(weather):
@@ -263,9 +309,13 @@ def test_planes_keep_their_shape(weather):
 
 
 def test_colour_bars_of_flat_domains_lie_below(weather):
+    """Maps have them below unless they are tall, planes beside unless they are flat."""
     _, post, _ = weather
-    for lon, below in ((post.lon, False), (post.lon * 20, True)):
-        figure = post.assign_coords(lon=lon).sda.plot()
+    metres = {d: (d, post[c].values, {"units": "m"}) for d, c in (("y", "lat"), ("x", "lon"))}
+    plane = post.rename(lat="y", lon="x").assign_coords(metres)
+    flat = plane.assign_coords(x=("x", 3 * plane.x.values, {"units": "m"}))
+    for states, below in ((post, True), (post.isel(lon=slice(0, 3)), False), (plane, False), (flat, True)):
+        figure = states.sda.plot()
         figure.canvas.draw()
         panel, bar = figure.axes[0].get_position(), figure.axes[-1].get_position()
         assert (bar.y1 < panel.y0) == below

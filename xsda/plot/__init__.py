@@ -1,7 +1,8 @@
 """Pictures of ensembles and of their scores.
 
-``ensemble``, ``series`` and ``fields`` draw states. ``rank_histogram``, ``spread_skill``, ``error_over_time``,
-``spectra`` and ``comparison`` draw scores. Matplotlib is imported when the first of these functions is used.
+``ensemble``, ``series``, ``fields`` and ``stations`` draw states, ``animate`` makes a film of maps. ``rank_histogram``,
+``spread_skill``, ``error_over_time``, ``spectra`` and ``comparison`` draw scores. Matplotlib is imported when the first
+of these functions is used.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xsda.plot.animation import animate
     from xsda.plot.diagnostics import error_over_time, rank_histogram, spread_skill
     from xsda.plot.draw_comparison import comparison
     from xsda.plot.draw_ensemble import ensemble
     from xsda.plot.draw_fields import fields
     from xsda.plot.draw_series import series
+    from xsda.plot.draw_stations import stations
     from xsda.plot.scales import spectra
 
 _MODULES = {
+    "animate": "animation",
     "comparison": "draw_comparison",
     "ensemble": "draw_ensemble",
     "error_over_time": "diagnostics",
@@ -26,9 +30,21 @@ _MODULES = {
     "series": "draw_series",
     "spectra": "scales",
     "spread_skill": "diagnostics",
+    "stations": "draw_stations",
 }
 
-__all__ = ["comparison", "ensemble", "error_over_time", "fields", "rank_histogram", "series", "spectra", "spread_skill"]
+__all__ = [
+    "animate",
+    "comparison",
+    "ensemble",
+    "error_over_time",
+    "fields",
+    "rank_histogram",
+    "series",
+    "spectra",
+    "spread_skill",
+    "stations",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,8 @@ def ensemble(
     members: int | None = None,
     title: str | None = None,
     cmap: Any = None,
+    projection: Any = None,
+    coastlines: bool | str = True,
     ax: Any = None,
 ) -> Figure:
     """Draw an ensemble or a single trajectory, with truth and observations.
@@ -52,6 +54,11 @@ def ensemble(
     cmap
         Matplotlib colour map of a field. Default: diverging colours centred on zero if values have both signs, and
         sequential colours otherwise.
+    projection
+        Projection of cartopy for a map of latitudes and longitudes. Default: one that fits the domain.
+    coastlines
+        Draw coastlines on such a map. True downloads nothing; ``"10m"``, ``"50m"`` or ``"110m"`` draws Natural Earth at
+        that scale, which cartopy downloads if it is not on disk.
     ax
         Matplotlib Axes to draw into, one for each panel. Default: a new figure.
 
@@ -68,13 +75,15 @@ def ensemble(
     >>> figure.axes[0].get_ylabel()
     'x'
     """
-    _, space = find_drawn_axes(drawable(post, truth)[0])
+    _, space = find_drawn_axes(drawable(post, None)[0])
     if len(space) == 2 or (space and time is None):
         number = 1 if members is None else members
         return fields(
-            post, truth=truth, obs=obs, variable=variable, time=time, members=number, title=title, cmap=cmap, ax=ax
-        )
-    if cmap is not None:
-        raise ValueError("cmap= is for fields; these states are drawn as lines, so omit it")
+            post, truth=truth, obs=obs, variable=variable, time=time, members=number, title=title, cmap=cmap,
+            projection=projection, coastlines=coastlines, ax=ax,
+        )  # fmt: skip
+    for argument, value in (("cmap", cmap), ("projection", projection)):
+        if value is not None:
+            raise ValueError(f"{argument}= is for fields; these states are drawn as lines, so omit it")
     number = 5 if members is None else members
     return series(post, truth=truth, obs=obs, variable=variable, time=time, members=number, title=title, ax=ax)

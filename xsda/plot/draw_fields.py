@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from xsda.labels.axes import axis_numbers, is_datelike
-from xsda.plot.panels import finish, label_time, panels
+from xsda.plot.panels import finish
+from xsda.plot.picture import Column, Picture, Values
 from xsda.plot.selection import (
     Drawn,
+    check_obs,
     drawable,
     drawn_variables,
     find_drawn_axes,
-    observed_points,
     on_axes_of,
     one_state,
 )
-from xsda.plot.style import OBSERVED, SPREAD, aspect_of, axis_label, axis_values, colour_scale
+from xsda.plot.style import colour_scale, error_scale, spread_scale
 
 
 def fields(
@@ -36,12 +33,17 @@ def fields(
     members: int = 1,
     title: str | None = None,
     cmap: Any = None,
+    projection: Any = None,
+    coastlines: bool | str = True,
     ax: Any = None,
 ) -> Figure:
-    """Draw truth, ensemble mean, some members and spread as fields; one row per variable.
+    """Draw truth, ensemble mean, some members, spread and error as fields; one row per variable.
 
     Two space dimensions make maps at one time. One space dimension makes diagrams of time and space. A trajectory
-    without members is one panel. Maps on latitudes and longitudes are stretched by 1 / cos(latitude) at their centre.
+    without members is one panel. The error is the mean, or the trajectory, minus the truth.
+
+    Latitudes and longitudes are drawn with cartopy in a projection that fits the domain. Without cartopy the map is
+    stretched by 1 / cos(latitude) at its centre. Cells without a value at any time and in any member are grey.
 
     Parameters
     ----------
@@ -65,9 +67,16 @@ def fields(
         Title of the figure. A map adds the time to it.
     cmap
         Matplotlib colour map. Default: diverging colours centred on zero if values have both signs, and sequential
-        colours otherwise. The spread keeps its own colours.
+        colours otherwise. Spread and error keep their own colours.
+    projection
+        Projection of cartopy. Default: one that fits the domain; see ``xsda.plot.maps.choose_projection``.
+    coastlines
+        False omits the coastlines. True draws those of Natural Earth if cartopy has them on disk, and otherwise a
+        simplified copy that comes with xsda; nothing is downloaded. A scale of Natural Earth, ``"10m"``, ``"50m"`` or
+        ``"110m"``, makes cartopy download it if it is not on disk.
     ax
-        Matplotlib Axes to draw into, one for each panel. Default: a new figure.
+        Matplotlib Axes to draw into, one for each panel. Maps need GeoAxes to be drawn in a projection. Default: a new
+        figure.
 
     Returns
     -------
@@ -84,30 +93,17 @@ def fields(
     >>> [axes.get_title() for axes in figure.axes[:3]]
     ['ensemble mean', 'member 0', 'spread']
     """
-    post, truth = drawable(post, truth)
+    post, truth = drawable(post, truth, variable, first=True)
     names = drawn_variables(post, variable)[: 1 if variable is None else None]
-    truth = None if truth is None or not set(names) & set(truth.data_vars) else truth
+    check_obs(obs, post)
     drawn, dims = _choose(post, truth, time)
-    columns = _columns(drawn.states, members, with_truth=truth is not None)
-    coords = [drawn.states[d] for d in dims]
-    aspect = aspect_of(*coords) if dims == find_drawn_axes(post)[1] else None
-    width, height = _panel_size(coords, aspect)
-    bars: Literal["right", "bottom"] = "right" if height > width / 2 else "bottom"
-    figure, axes = panels(
-        len(names), len(columns), ax, layout="compressed" if aspect else "constrained", sharex=True, sharey=True,
-        figsize=((width + 0.5) * len(columns) + 0.6, (height + (0.2 if bars == "right" else 0.9)) * len(names) + 0.9),
-    )  # fmt: skip
-    marked: dict[str, Artist] = {}
-    for row, name in zip(axes, names, strict=True):
-        shown = _values(drawn, name, columns, dims)
-        scale = colour_scale(post[name], np.concatenate([v.ravel() for k, v in shown.items() if k != "spread"]), cmap)
-        _draw_row(dict(zip(columns, row, strict=True)), shown, coords, scale, axis_label(post[name]), bars)
-        for panel in (p for p, column in zip(row, columns, strict=True) if column in ("ensemble mean", "trajectory")):
-            for points in observed_points(obs, name, post, dims, state=drawn.window):
-                marked["observations"] = _mark(panel, points, coords, scale)
-    _label(axes, columns, coords, aspect)
+    columns = choose_columns(post, members, with_truth=truth is not None)
+    picture = Picture.start(post, truth, names, dims, columns, projection=projection, coastlines=coastlines, ax=ax)
+    shown = {name: panel_values(drawn, name, columns, dims) for name in names}
+    picture.draw(shown, {name: choose_looks(post[name], shown[name], cmap) for name in names})
+    picture.mark(obs, drawn)
     text = ", ".join(part for part in (title, drawn.label) if part)
-    return finish(figure, axes, ax, list(marked.values()), text)
+    return finish(picture.figure, picture.axes, ax, picture.legend(), text)
 
 
 def _choose(post: xr.Dataset, truth: xr.Dataset | None, time: Any) -> tuple[Drawn, tuple[str, ...]]:
@@ -127,37 +123,34 @@ def _choose(post: xr.Dataset, truth: xr.Dataset | None, time: Any) -> tuple[Draw
     return Drawn(post, None if truth is None else on_axes_of(post, truth)), (axis, *space)
 
 
-def _columns(states: xr.Dataset, members: int, *, with_truth: bool) -> list[str | int]:
-    """Panels of a row; an integer is the position of a member."""
+def choose_columns(states: xr.Dataset, members: int, *, with_truth: bool) -> list[Column]:
+    """The panels of a row."""
+    found: list[Column] = ["trajectory"]
     if "member" in states.dims:
-        found: list[str | int] = ["ensemble mean", *range(min(members, states.sizes["member"])), "spread"]
-    else:
-        found = ["trajectory"]
-    return ["truth", *found] if with_truth else found
+        found = ["ensemble mean", *range(min(members, states.sizes["member"])), "spread"]
+    return ["truth", *found, "error"] if with_truth else found
 
 
-def _values(
-    drawn: Drawn, name: str, columns: Sequence[str | int], dims: tuple[str, ...]
-) -> dict[str | int, np.ndarray]:
-    """The numbers of each panel, (up, across)."""
+def panel_values(drawn: Drawn, name: str, columns: Sequence[Column], dims: tuple[str, ...]) -> dict[Column, np.ndarray]:
+    """The numbers of each panel, (up, across); without truth and error if the truth lacks the variable."""
     da = drawn.states[name]
     if {*da.dims} - {"member"} != {*dims}:
         raise ValueError(
             f"{name!r} has the dimensions {da.dims}; a field needs {dims} besides 'member'. Select one entry of the "
             "others first, e.g. .isel(level=0)"
         )
-    found: dict[str | int, np.ndarray] = {}
+    found: dict[Column, np.ndarray] = {}
+    centre = da.mean("member") if "member" in da.dims else da
+    truth = None if drawn.truth is None else drawn.truth.get(name)
     for column in columns:
-        if column == "truth":
-            if drawn.truth is None or name not in drawn.truth:
+        if column in ("truth", "error"):
+            if truth is None:
                 continue
-            panel = drawn.truth[name]
-        elif column == "ensemble mean":
-            panel = da.mean("member")
-        elif column == "spread":
-            panel = da.std("member", ddof=1)
+            panel = truth if column == "truth" else centre - truth
+        elif column in ("ensemble mean", "trajectory"):
+            panel = centre
         else:
-            panel = da if column == "trajectory" else da.isel(member=int(column))
+            panel = da.std("member", ddof=1) if column == "spread" else da.isel(member=int(column))
         found[column] = panel.transpose(*dims).values
     if all(np.isnan(values).all() for values in found.values()):
         raise ValueError(
@@ -166,62 +159,8 @@ def _values(
     return found
 
 
-def _draw_row(
-    row: Mapping[str | int, Axes], shown: Mapping[str | int, np.ndarray], coords: Sequence[xr.DataArray],
-    scale: dict[str, Any], label: str, bars: Literal["right", "bottom"],
-) -> None:  # fmt: skip
-    """The panels of one variable, with their colour bars at the right or the bottom."""
-    y, x = (axis_values(c, c.values[0]) for c in coords)
-    alike = []
-    for column, panel in row.items():
-        if column not in shown:
-            panel.set_axis_off()
-            continue
-        look = {"cmap": SPREAD} if column == "spread" else scale
-        mesh = panel.pcolormesh(x, y, shown[column], shading="nearest", rasterized=True, **look)
-        if column == "spread":
-            panel.figure.colorbar(mesh, ax=panel, label=f"spread of {label}", location=bars)
-        else:
-            alike.append((panel, mesh))
-    panel.figure.colorbar(alike[-1][1], ax=[p for p, _ in alike], label=label, location=bars)
-
-
-def _mark(panel: Axes, points: xr.Dataset, coords: Sequence[xr.DataArray], scale: dict[str, Any]) -> Artist:
-    """Observations as circles in the colours of the field."""
-    y, x = (axis_values(points[c.name], c.values[0] if is_datelike(c) else None) for c in coords)
-    size = float(np.clip(4000 / max(points.sizes["point"], 1), 4, 36))
-    panel.scatter(
-        x, y, c=points["value"].values, s=size, edgecolors=OBSERVED, linewidths=0.8, label="observations", **scale
-    )
-    return Line2D(
-        [],
-        [],
-        ls="none",
-        marker="o",
-        ms=5,
-        mfc="none",
-        mec=OBSERVED,
-        label="observations, in the colour of their value",
-    )
-
-
-def _label(
-    axes: np.ndarray, columns: Sequence[str | int], coords: Sequence[xr.DataArray], aspect: float | None
-) -> None:
-    for panel, column in zip(axes[0], columns, strict=True):
-        panel.set_title(column if isinstance(column, str) else f"member {column}")
-    for panel in axes.flat:
-        panel.set_aspect(aspect or "auto")
-    for panel in axes[-1]:
-        label_time(panel.xaxis, coords[1])
-    for panel in axes[:, 0]:
-        label_time(panel.yaxis, coords[0])
-
-
-def _panel_size(coords: Sequence[xr.DataArray], aspect: float | None) -> tuple[float, float]:
-    """Width and height of a panel in inches, in the shape of the domain."""
-    width, height = 3.0, 2.8
-    if aspect is not None:
-        up, across = (float(np.ptp(axis_numbers(c))) or 1.0 for c in coords)
-        height = float(np.clip(width * aspect * up / across, 0.4, 4.5))
-    return width, height
+def choose_looks(da: xr.DataArray, shown: Values, cmap: Any) -> dict[Column, dict[str, Any]]:
+    """Colour map and limits of each panel; states share theirs."""
+    own = {"spread": spread_scale, "error": error_scale}
+    scale = colour_scale(da, np.concatenate([v.ravel() for k, v in shown.items() if k not in own]), cmap)
+    return {k: own[str(k)](v) if k in own else scale for k, v in shown.items()}

@@ -16,6 +16,7 @@ from xsda.plot.panels import finish, label_time, panels
 from xsda.plot.selection import (
     Drawn,
     at_place_of,
+    check_obs,
     drawable,
     drawn_variables,
     find_drawn_axes,
@@ -71,30 +72,26 @@ def series(
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['x', 'y', 'z']
     """
-    post, truth = drawable(post, truth)
+    post, truth = drawable(post, truth, variable)
     names = drawn_variables(post, variable)
+    check_obs(obs, post)
     drawn = _choose(post, truth, time)
     along = _one_dimension(drawn.states, names)
     figure, axes = panels(len(names), 1, ax, sharex=True, figsize=(8, 1.9 * len(names) + 0.6))
     coord = drawn.states[along]
     origin = coord.values[0] if is_datelike(coord) else None
     for panel, name in zip(axes[:, 0], names, strict=True):
-        _draw_states(panel, axis_values(coord, origin), drawn.states[name].transpose(..., along).values, members)
+        draw_states(panel, axis_values(coord, origin), drawn.states[name].transpose(..., along).values, members)
         if drawn.truth is not None and name in drawn.truth:
-            _draw_truth(panel, drawn.truth[name], along, origin)
+            draw_truth(panel, drawn.truth[name], along, origin)
         for points in observed_points(obs, name, post, [along], state=drawn.window):
-            x = axis_values(points[along], origin)
-            error = None if points["error"].isnull().all() else points["error"].values
-            panel.errorbar(
-                x, points["value"].values, yerr=error, fmt="o", ms=4, color=OBSERVED, ecolor=OBSERVED, elinewidth=1,
-                label="observations", zorder=5,
-            )  # fmt: skip
+            draw_observed(panel, points, along, origin)
         panel.set_ylabel(axis_label(post[name]))
         panel.spines[["top", "right"]].set_visible(False)
     label_time(axes[-1, 0].xaxis, coord)
     text = ", ".join(part for part in (title, drawn.label) if part)
-    handles = _handles(axes)
-    return finish(figure, axes, ax, handles if len(handles) > 1 else [], text)
+    entries = handles(axes)
+    return finish(figure, axes, ax, entries if len(entries) > 1 else [], text)
 
 
 def _choose(post: xr.Dataset, truth: xr.Dataset | None, time: Any) -> Drawn:
@@ -124,7 +121,8 @@ def _one_dimension(ds: xr.Dataset, names: Sequence[str]) -> str:
     return found.pop()
 
 
-def _draw_states(panel: Axes, x: np.ndarray, values: np.ndarray, members: int) -> None:
+def draw_states(panel: Axes, x: np.ndarray, values: np.ndarray, members: int) -> None:
+    """An ensemble, (member, along), as a fan and some lines; a trajectory, (along,), as one line."""
     if values.ndim == 1:
         panel.plot(x, values, color=ENSEMBLE, lw=1.3, label="trajectory")
         return
@@ -137,7 +135,8 @@ def _draw_states(panel: Axes, x: np.ndarray, values: np.ndarray, members: int) -
         lines[0].set_label("members")
 
 
-def _draw_truth(panel: Axes, truth: xr.DataArray, along: str, origin: Any) -> None:
+def draw_truth(panel: Axes, truth: xr.DataArray, along: str, origin: Any) -> None:
+    """The truth as a black line."""
     if truth.dims != (along,):
         raise ValueError(
             f"{truth.name!r} of the truth has the dimensions {truth.dims}, the picture only {along!r}; select the same "
@@ -146,7 +145,16 @@ def _draw_truth(panel: Axes, truth: xr.DataArray, along: str, origin: Any) -> No
     panel.plot(axis_values(truth[along], origin), truth.values, color=TRUTH, lw=1.3, label="truth")
 
 
-def _handles(axes: np.ndarray) -> list[Artist]:
+def draw_observed(panel: Axes, points: xr.Dataset, along: str, origin: Any) -> None:
+    """Observations as points, with bars of one standard deviation where it is known."""
+    error = None if points["error"].isnull().all() else points["error"].values
+    panel.errorbar(
+        axis_values(points[along], origin), points["value"].values, yerr=error, fmt="o", ms=4, color=OBSERVED,
+        ecolor=OBSERVED, elinewidth=1, label="observations", zorder=5,
+    )  # fmt: skip
+
+
+def handles(axes: np.ndarray) -> list[Artist]:
     """One legend entry for each label."""
     found: Mapping[str, Any] = {}
     for panel in axes.flat:

@@ -12,6 +12,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator
 
 from xsda.plot.style import ENSEMBLE, TRUTH, axis_label
@@ -40,7 +41,7 @@ def finish(figure: Figure, axes: np.ndarray, ax: Any, handles: Sequence[Artist],
         if handles:
             legend_below(figure, handles)
         if title:
-            figure.suptitle(title)
+            title_above(figure, title)
         return figure
     first = axes.flat[0]
     if handles:
@@ -48,6 +49,15 @@ def finish(figure: Figure, axes: np.ndarray, ax: Any, handles: Sequence[Artist],
     if title:
         first.set_title("\n".join(text for text in (title, first.get_title()) if text))
     return figure
+
+
+def title_above(figure: Figure, title: str) -> None:
+    """Title of the figure, in a strip of its own: the compressed layout moves it into the titles of panels."""
+    height, strip = figure.get_figheight(), 0.32  # inches
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(rect=(0, 0, 1, 1 - strip / height))
+    figure.suptitle(title, y=1 - 0.06 / height, va="top")
 
 
 def colours(labels: Sequence[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from xsda.metrics.pairs import Ensembles, by_label, shared_variables
 from xsda.metrics.spectra import energy_spectrum, spectrum
 from xsda.plot.panels import colours, finish, log_ticks, panels
-from xsda.plot.style import axis_label
+from xsda.plot.style import axis_label, unit_symbol
 
 
 def spectra(
@@ -95,4 +95,4 @@ def _curve(ax: Axes, density: xr.DataArray, *, color: str, ls: str, label: str) 
     ax.loglog(x, shown.values, color=color, ls=ls, lw=1.3, label=label)
     ax.set_xlabel(axis_label(k))
     units = density.attrs.get("units")
-    ax.set_ylabel(f"spectral density [{units}]" if units else "spectral density")
+    ax.set_ylabel(f"spectral density [{unit_symbol(units)}]" if units else "spectral density")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -17,7 +17,7 @@ from xsda.labels.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, find_axes, i
 from xsda.labels.cf import find_scale, in_units, is_longitude
 from xsda.observations.compile import SYNONYMS
 from xsda.observations.errors import error_std
-from xsda.observations.sources import as_sources
+from xsda.observations.sources import as_sources, observed_variables
 from xsda.plot.style import state_label
 
 Interval = tuple[float, float]
@@ -32,23 +32,55 @@ def find_drawn_axes(ds: xr.Dataset) -> tuple[str | None, tuple[str, ...]]:
         return None, find_axes(ds.drop_vars("time", errors="ignore").expand_dims("time"))[1]
 
 
-def drawable(ds: Any, truth: Any) -> tuple[xr.Dataset, xr.Dataset | None]:
-    """The states to draw, without the dimension ``member`` if there is only one, and the truth in their units."""
+def drawable(
+    ds: Any, truth: Any, variable: str | Sequence[str] | None = None, *, first: bool = False
+) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """The states to draw, without the dimension ``member`` if there is only one, and the truth in their units.
+
+    ``first`` means that by default the first variable alone is drawn.
+    """
     if not isinstance(ds, xr.Dataset):
         raise TypeError(f"expected a Dataset of states to plot, got {type(ds).__name__}; use .to_dataset(name='...')")
     if "stage" in ds.dims:
         raise ValueError("the ensemble has the dimension 'stage'; choose one with .sel(stage='analysis')")
-    if truth is not None and not isinstance(truth, xr.Dataset):
+    if truth is not None:
+        truth = _check_truth(ds, truth, drawn_variables(ds, variable)[: 1 if first and variable is None else None])
+    return (ds.isel(member=0) if ds.sizes.get("member") == 1 else ds), truth
+
+
+def _check_truth(ds: xr.Dataset, truth: Any, names: Sequence[str]) -> xr.Dataset:
+    """The truth in the units of the states; raises unless it holds a drawn variable on the dimensions of the states."""
+    if not isinstance(truth, xr.Dataset):
         raise TypeError(f"truth= must be a Dataset, got {type(truth).__name__}")
-    if truth is not None and "member" in truth.dims:
+    if "member" in truth.dims:
         raise ValueError(
             "truth= has the dimension 'member'; pass one trajectory, for example .isel(member=0), and plot an ensemble "
             "with ensemble.sda.plot()"
         )
-    if truth is not None:
-        shared = [name for name in ds.data_vars if name in truth]
-        truth = truth.assign({v: in_units(truth[v], ds[v].attrs.get("units"), "the ensemble") for v in shared})
-    return (ds.isel(member=0) if ds.sizes.get("member") == 1 else ds), truth
+    shared = [name for name in names if name in truth]
+    if not shared:
+        raise KeyError(f"no variable {names[0]!r} in the truth; it holds {_listed(truth)}")
+    for name in shared:
+        own, other = ({str(d) for d in x[name].dims} for x in (ds, truth))
+        lacking = [d for d in find_drawn_axes(ds)[1] if d in own and d not in other]
+        if lacking:
+            raise ValueError(
+                f"truth= must hold {name!r} on the grid of the states; it has the dimensions {truth[name].dims} and "
+                f"lacks {lacking}. Pass a trajectory, and observations at stations as obs="
+            )
+    return truth.assign({v: in_units(truth[v], ds[v].attrs.get("units"), "the ensemble") for v in ds if v in truth})
+
+
+def check_obs(obs: Any, ds: xr.Dataset) -> None:
+    """Raise unless the observations hold a variable of the states."""
+    sources = as_sources(obs) if obs is not None else {}
+    if sources and not any(name in source for source in sources.values() for name in ds.data_vars):
+        held = [name for source in sources.values() for name in observed_variables(source)]
+        raise KeyError(f"no variable {next(iter(ds.data_vars))!r} in the observations; they hold {_listed(held)}")
+
+
+def _listed(names: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(repr(str(name)) for name in names)) or "none"
 
 
 def drawn_variables(ds: xr.Dataset, variable: str | Sequence[str] | None) -> list[str]:
@@ -130,8 +162,9 @@ def one_state(post: xr.Dataset, truth: xr.Dataset | None, axis: str | None, time
 
 
 def observed_points(
-    obs: Any, name: str, shown: xr.Dataset, dims: Sequence[str], *, state: Mapping[str, Interval] | None = None
-) -> Iterator[xr.Dataset]:
+    obs: Any, name: str, shown: xr.Dataset, dims: Sequence[str], *, state: Mapping[str, Interval] | None = None,
+    sigma: Any = None, named: bool = False,
+) -> Iterator[xr.Dataset]:  # fmt: skip
     """Observations of a variable that can be marked, one Dataset over the dimension ``point`` for each source.
 
     It holds ``value`` and ``error`` (NaN if unknown) in the units of the states, and a position along each of ``dims``.
@@ -148,6 +181,10 @@ def observed_points(
         Dimensions of the picture.
     state
         For the time dimension, the interval in which observations belong to the state that is drawn.
+    sigma
+        Standard deviation of the observation error as in ``assimilate``, instead of what the observations say.
+    named
+        Also give the names of the stations, or their numbers if they have none, as ``station``.
     """
     places = {str(d) for d, c in shown.coords.items() if c.ndim == 0 and d in PLACE_NAMES}
     sources = as_sources(obs, [str(v) for v in shown.data_vars]) if obs is not None else {}
@@ -161,11 +198,13 @@ def observed_points(
             continue  # an average over a whole axis has no place in the picture
         try:
             factor, _ = find_scale(name, ds[name].attrs.get("units"), units, "the ensemble")
-            error = abs(factor) * error_std(ds, name, None, source, sources)
+            error = abs(factor) * error_std(ds, name, sigma, source, sources)
         except ValueError:
             error = np.full(da.shape, np.nan)
         known = {d: c for d, c in found.items() if c is not None}
         columns = {"value": da, "error": xr.DataArray(error, dims=da.dims), **known}
+        if named:
+            columns["station"] = _station_names(da, [known[d] for d in dims[1:]])
         points = _flat(columns)
         keep = ~pd.isnull(points["value"])
         for d in found.keys() & points.keys():
@@ -175,7 +214,20 @@ def observed_points(
                 keep &= _inside(points[d], shown[d], state[d])
             else:
                 points[d] = _on_ring(points[d], shown, d)
-        yield xr.Dataset({k: ("point", points[k][keep]) for k in ("value", "error", *dims)})
+        shown_columns = ("value", "error", *(["station"] if named else []), *dims)
+        yield xr.Dataset({k: ("point", points[k][keep]) for k in shown_columns})
+
+
+def _station_names(da: xr.DataArray, places: Sequence[xr.DataArray]) -> xr.DataArray:
+    """The name of the station of each value: the coordinate ``station``, that of the places, or the place's number."""
+    if "station" in da.coords:
+        return da["station"]
+    lie = list(dict.fromkeys(d for place in places for d in place.dims))
+    if len(lie) == 1 and lie[0] in da.coords:
+        return da[lie[0]]
+    places = xr.broadcast(*(place.drop_vars(list(place.coords)) for place in places))
+    _, numbers = np.unique(np.stack([place.values.ravel() for place in places]), axis=1, return_inverse=True)
+    return xr.DataArray(numbers.reshape(places[0].shape), dims=places[0].dims)
 
 
 def _coordinate(da: xr.DataArray, shown: xr.Dataset, dim: str) -> xr.DataArray | None:

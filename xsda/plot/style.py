@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,11 @@ from xsda.labels.cf import is_latitude, is_longitude
 
 TRUTH, ENSEMBLE, OBSERVED = "#222222", "#2a6fbb", "#d1495b"
 SEQUENTIAL, DIVERGING, SPREAD = "viridis", "RdBu_r", "magma"
-SHORT = {"degrees_north": "°N", "degrees_east": "°E", "degrees": "°", "degree": "°", "degC": "°C"}
+MASKED, COAST = "#d4d1ca", "#1c1c1c"
+SHORT = {"degrees_north": "°N", "degrees_east": "°E", "degrees": "°", "degree": "°", "um": "µm"}
+CELSIUS = ("degC", "celsius", "Celsius", "degree_Celsius", "degrees_Celsius", "degrees_celsius")
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+TAILS = (0.005, 0.995)  # quantiles between which colours vary
 ARBITRARY_ZERO = ("degC", "celsius", "degree_Celsius", "degrees_Celsius", "°C", "degF")
 
 
@@ -33,8 +38,14 @@ def _units(da: xr.DataArray) -> str:
         return "°N"
     if is_longitude(da):
         return "°E"
-    units = str(da.attrs.get("units", ""))
-    return SHORT.get(units, units)
+    return unit_symbol(str(da.attrs.get("units", "")))
+
+
+def unit_symbol(units: str) -> str:
+    """A unit as it is printed: m s⁻¹ for "m s-1" and "m s**-1", °C for "degC"."""
+    if units in SHORT or units in CELSIUS:
+        return SHORT.get(units, "°C")
+    return re.sub(r"(?<=[A-Za-z])(?<!\d[eE])(?:\*\*|\^)?(-?\d+)(?=$|[\s/*.])", lambda m: m[1].translate(RAISED), units)
 
 
 def axis_values(coord: xr.DataArray, origin: Any = None) -> np.ndarray:
@@ -64,11 +75,22 @@ def is_signed(da: xr.DataArray, low: float, high: float) -> bool:
 
 def colour_scale(da: xr.DataArray, values: np.ndarray, cmap: Any = None) -> dict[str, Any]:
     """Colour map and limits: diverging and centred on zero for a signed quantity, sequential otherwise."""
-    low, high = np.nanquantile(values, [0.005, 0.995])
+    low, high = np.nanquantile(values, TAILS)
     if is_signed(da, low, high):
         most = max(-low, high)
         return {"cmap": cmap or DIVERGING, "vmin": -most, "vmax": most}
     return {"cmap": cmap or SEQUENTIAL, "vmin": low, "vmax": high}
+
+
+def error_scale(values: np.ndarray) -> dict[str, Any]:
+    """Colour map and limits of an error: diverging and centred on zero."""
+    most = float(np.nanquantile(np.abs(values), TAILS[1])) or 1.0
+    return {"cmap": DIVERGING, "vmin": -most, "vmax": most}
+
+
+def spread_scale(values: np.ndarray) -> dict[str, Any]:
+    """Colour map and limits of a spread: sequential, from zero."""
+    return {"cmap": SPREAD, "vmin": 0.0, "vmax": float(np.nanquantile(values, TAILS[1])) or 1.0}
 
 
 def aspect_of(y: xr.DataArray, x: xr.DataArray) -> float | None:
