@@ -205,6 +205,9 @@ def test_observations_in_the_mask():
     near = day.sda.assimilate(at([54.0], [2.0]), prior, **options)
     coastal = day.sda.assimilate(at([54.0], [2.4]), prior, **options)  # only the sea point at 2 has a value
     xr.testing.assert_allclose(coastal, near, atol=1e-4)
+    seen = near.sda.observe(at([54.0, 55.0], [2.4, 3.4])).t
+    np.testing.assert_array_equal(seen[..., 0], near.t.sel(lat=54, lon=2)[:, :1])
+    assert bool(seen[..., 1].isnull().all())
     with pytest.raises(ValueError, match="all observations lie where the prior has no values"):
         day.sda.assimilate(at([55.0], [3.4]), prior, **options)
     with pytest.raises(ValueError, match="the grid has lat 20 to 30, the prior 50 to 60 by 2; its climatology"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 import xarray as xr
 
 from xsda.labels.axes import find_axes
+from xsda.labels.climatology import Normals
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
+from xsda.observations.masking import on_valid_points
 from xsda.observations.operator import Derived, State, VariableOperator, derived_field
 from xsda.observations.read import dims_of, read, units_of
 from xsda.observations.sources import Source, as_sources
@@ -77,6 +80,7 @@ def observe(
     ('member', 'time')
     """
     ds, grid = _state(ds), grid_of(ds, periodic)
+    masked = _masked(grid, ds)
     sources = as_sources(like, [*grid.names.values(), *(derived or {})], dims_of(grid))
     if len(sources) > 1:
         raise TypeError(f"like must be one xarray.Dataset, got {len(sources)} sources; observe each instrument in turn")
@@ -85,7 +89,7 @@ def observe(
     options = {"sigma": sigma, "derived": derived, "errors": sigma is not None, "outside": outside, "grid": grid}
     for observed in read(like, units_of(grid), **options):
         name, template = observed.name, observed.da
-        op = observed.compile(grid, quietly=True)
+        op, _ = on_valid_points(observed.compile(grid, quietly=True), masked)
         field = ds[name] if op.derived is None else _derived(ds, grid, op)
         descending = frozenset(d for d in grid.core_dims[1:] if op.derived is None and grid.descends(d))
         values = op.apply_labelled(field, descending)
@@ -105,6 +109,18 @@ def grid_of(ds: xr.Dataset, periodic: tuple[str, ...] = ()) -> Grid:
     """The grid of a trajectory or ensemble."""
     ds = _state(ds)
     return Grid.match(Layout.of(ds, periodic=periodic, even=False), ds)
+
+
+def _masked(grid: Grid, ds: xr.Dataset) -> Grid:
+    """The grid with the mask of data in memory: points that are NaN in all states are not read near coasts."""
+    if any(v.chunks is not None for v in ds.data_vars.values()):
+        return grid
+    values = grid.stack(ds)
+    valid = np.isfinite(values).any(tuple(range(values.ndim - len(grid.shape) + 1)))
+    if valid.all():
+        return grid
+    shape = valid.shape
+    return replace(grid, normals=Normals(np.zeros((1, *shape)), np.ones(shape), valid))
 
 
 def _state(ds: xr.Dataset) -> xr.Dataset:
