@@ -211,3 +211,22 @@ def test_settings_that_contradict_each_other(pairs):
 def test_standard_deviations_that_are_no_numbers(values):
     with pytest.raises(ValueError, match=r"--sigma .*number"):
         standard_deviation(values, "--sigma")
+
+
+def test_fit_is_that_of_python(tmp_path):
+    ds = xsda.systems.Lorenz63().simulate(64, seed=0)
+    ds.to_netcdf(tmp_path / "series.nc")
+    words = [
+        "fit",
+        str(tmp_path / "series.nc"),
+        "--length",
+        "4",
+        "--modes",
+        "2",
+        "--out",
+        str(tmp_path / "p.safetensors"),
+    ]
+    assert CliRunner().invoke(program, words).exit_code == 0
+    expected = xsda.GaussianPrior.fit(ds, length=4, modes=2)
+    found = xsda.load_model(tmp_path / "p.safetensors")
+    np.testing.assert_allclose(found.denoiser.patterns, expected.denoiser.patterns, atol=1e-5)

@@ -24,7 +24,19 @@ from xsda.training.networks import NAMES
 
 ROOT = Path(xsda.__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-COMMANDS = ["demo", "simulate", "train", "explain", "check", "assimilate", "sample", "evaluate", "plot", "models"]
+COMMANDS = [
+    "demo",
+    "simulate",
+    "fit",
+    "train",
+    "explain",
+    "check",
+    "assimilate",
+    "sample",
+    "evaluate",
+    "plot",
+    "models",
+]
 HEAVY = {"torch", "xarray", "numpy", "dask", "pandas", "matplotlib", "tqdm"}
 
 

@@ -1,4 +1,4 @@
-"""Commands that make data and priors: ``simulate`` and ``train``."""
+"""Commands that make data and priors: ``simulate``, ``fit`` and ``train``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import click
 from xsda.cli.output import check_free, check_output, write
 from xsda.cli.shared import FILE, out_option, overwrite_option, progress_option, shows_progress
 from xsda.cli.values import DEVICES, NETWORKS, SYSTEMS, Name, settings
+
+SCALINGS, STRUCTURES = ("auto", "point", "variable"), ("eof", "separable")
 
 
 @click.command()
@@ -110,6 +112,13 @@ def _expected(default: Any) -> tuple[str, type]:
 @click.option("--width", default=None, type=int, help="Features of the network [default: by the number of variables].")
 @click.option("--periodic", multiple=True, help="Name of a periodic dimension; may be repeated.")
 @click.option("--context", multiple=True, help="Static field that the network reads; may be repeated.")
+@click.option(
+    "--time-features", multiple=True, help="Date that the network reads: hour_of_day, day_of_year; may be repeated."
+)
+@click.option(
+    "--scaling", default="auto", show_default=True, type=Name(SCALINGS),
+    help="Mean and spread of each grid point, or of each variable.",
+)  # fmt: skip
 @click.option("--steps", default=10_000, show_default=True, help="Optimiser steps.")
 @click.option("--batch-size", default=64, show_default=True, help="Windows in a step.")
 @click.option("--learning-rate", default=1e-3, show_default=True, help="Largest learning rate.")
@@ -163,6 +172,35 @@ def train(
             prior.save(out, overwrite=overwrite)
     if leads():
         click.echo(f"{prior}\nwrote {out}")
+
+
+@click.command()
+@click.argument("data", type=click.Path())
+@click.option("--out", required=True, type=FILE, help="File of the prior (.safetensors).")
+@click.option("--length", required=True, type=int, help="Number of states of the trajectories that it describes.")
+@click.option("--structure", default="eof", show_default=True, type=Name(STRUCTURES), help="eof or separable.")
+@click.option("--modes", default=None, type=int, help="Number of patterns [default: 256, or all].")
+@click.option("--periodic", multiple=True, help="Name of a periodic dimension; may be repeated.")
+@click.option("--name", default=None, help="Name of the prior [default: the output's].")
+@overwrite_option
+def fit(
+    data: str, out: Path, length: int, structure: str, modes: int | None, periodic: tuple[str, ...], name: str | None,
+    overwrite: bool,
+) -> None:  # fmt: skip
+    """Fit a Gaussian prior to DATA: climatology and patterns, without training.
+
+    DATA is a NetCDF, HDF5 or Zarr file of a series, such as a reanalysis. Points without values are masked.
+    """
+    from xsda.files import read
+    from xsda.priors import GaussianPrior
+
+    _check_prior_file(out, overwrite)
+    prior = GaussianPrior.fit(
+        read(data), length=length, structure=structure, modes=modes, periodic=periodic, name=name or out.stem
+    )
+    prior.info["data"] = f"{Path(data).name}, {prior.info['data']}"
+    prior.save(out, overwrite=overwrite)
+    click.echo(f"{prior}\nwrote {out}")
 
 
 def _check_left_to_recipe(ctx: click.Context, recipe: str) -> None:

@@ -16,7 +16,7 @@ from xsda.cli.before import check, explain
 from xsda.cli.demo import demo
 from xsda.cli.ensembles import assimilate, sample
 from xsda.cli.look import evaluate, models, plot
-from xsda.cli.prepare import simulate, train
+from xsda.cli.prepare import fit, simulate, train
 from xsda.version import __version__
 
 FAILED, INTERRUPTED = 2, 130
@@ -97,5 +97,5 @@ def program(ctx: click.Context, debug: bool) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, simulate, train, explain, check, assimilate, sample, evaluate, plot, models):
+for command in (demo, simulate, fit, train, explain, check, assimilate, sample, evaluate, plot, models):
     program.add_command(command)

@@ -63,7 +63,8 @@ DATA = (
 )
 LEAST = {"members": 1, "trajectories": 1, "length": 1, "burn_in": 0, "every": 1, "coarsen": 1, "seed": 0}
 OUTSIDE = {
-    "ds", "network", "validation", "schedule", "checkpoint", "log", "callback", "progress", "device", "name", "options",
+    "ds", "network", "validation", "mask", "schedule", "checkpoint", "log", "callback", "progress", "device", "name",
+    "options",
 }  # fmt: skip
 TRAIN = (*(k for k in inspect.signature(train).parameters if k not in OUTSIDE), *TrainingOptions.__dataclass_fields__)
 
