@@ -11,7 +11,7 @@ import xarray as xr
 import xsda
 from xsda.data import SOURCES, Source
 
-EXCERPT = Path(__file__).parent / "data" / "era5-t2m-uk.nc"  # every third hour and every second point
+EXCERPT = Path(xsda.data.__file__).parent / "era5-t2m-uk-small.nc"
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def source(monkeypatch, tmp_path):
     monkeypatch.setenv("XSDA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XSDA_DATA", str(tmp_path / "mirror"))
     digest = hashlib.sha256(EXCERPT.read_bytes()).hexdigest()
-    entry = Source("https://localhost:1/era5-t2m-uk.nc", digest, "an excerpt")
+    entry = Source("excerpt.nc", "an excerpt", "https://localhost:1/excerpt.nc", digest)
     monkeypatch.setitem(SOURCES, "excerpt", entry)
     return tmp_path
 
@@ -28,7 +28,7 @@ def source(monkeypatch, tmp_path):
 @pytest.mark.parametrize("folder", ["mirror", "cache/data"])
 def test_files_that_are_there(source, folder):
     (source / folder).mkdir(parents=True)
-    shutil.copy(EXCERPT, source / folder / "era5-t2m-uk.nc")
+    shutil.copy(EXCERPT, source / folder / "excerpt.nc")
     with xsda.data.fetch("excerpt") as found, xr.open_dataset(EXCERPT) as expected:
         xr.testing.assert_identical(found, expected)
 
@@ -39,14 +39,14 @@ def test_what_cannot_be_fetched(source):
     with pytest.raises(ConnectionError, match="the data set 'excerpt' could not be fetched from https://localhost:1"):
         xsda.data.fetch("excerpt")
     (source / "mirror").mkdir()
-    (source / "mirror" / "era5-t2m-uk.nc").write_bytes(b"another")
+    (source / "mirror" / "excerpt.nc").write_bytes(b"another")
     with pytest.raises(ValueError, match=r"\(in XSDA_DATA\) has the SHA-256 .*, expected"):
         xsda.data.fetch("excerpt")
 
 
 def test_patterns_know_land_from_sea():
     """On days that were not used for the fit, patterns beat the separable fit, with a spread nearer to the error."""
-    ds = xr.load_dataset(EXCERPT)
+    ds = xsda.data.fetch("era5-t2m-uk-small")
     train, rng = ds.isel(time=slice(0, 200)), np.random.default_rng(0)
     fits = {
         structure: xsda.GaussianPrior.fit(train, length=8, structure=structure) for structure in ("eof", "separable")

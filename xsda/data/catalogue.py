@@ -1,7 +1,7 @@
-"""Real data for examples and tests, by name: ``xsda.data.fetch("era5-t2m-uk")``.
+"""Finds data sets by name: ``xsda.data.fetch("era5-t2m-uk")``.
 
-Files are looked for in the folder ``XSDA_DATA`` (a local mirror), then in the cache, and are downloaded last. Their
-SHA-256 is checked wherever they come from.
+A small excerpt comes with the package. Other files are looked for in the folder ``XSDA_DATA`` (a local mirror), then in
+the cache, and are downloaded last. Their SHA-256 is checked wherever they come from.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import xarray as xr
@@ -19,36 +20,38 @@ from xsda.download import download
 
 @dataclass(frozen=True)
 class Source:
-    """A file: its address, its hash, what it holds, and the helper coordinates that are of no use."""
+    """A file: its address and hash (of files that do not come with the package), and what it holds.
 
-    url: str
-    sha256: str
+    ``drop`` names helper coordinates that are of no use.
+    """
+
+    file: str
     about: str
+    url: str = ""
+    sha256: str = ""
     drop: tuple[str, ...] = ()
-
-    @property
-    def file(self) -> str:
-        return self.url.rsplit("/", 1)[1]
 
 
 SOURCES = {
     "era5-t2m-uk": Source(
-        "https://github.com/pydata/xarray-data/raw/master/era5-2mt-2019-03-uk.grib",
-        "e5e82609f0e28e84822852e15d20c88dbb4b142a30264a7e6f87b9b5c7501df9",
+        "era5-2mt-2019-03-uk.grib",
         "hourly two-metre temperature over the British Isles, March 2019, on 33 x 49 points (ERA5, Copernicus Climate "
         "Change Service)",
+        "https://github.com/pydata/xarray-data/raw/master/era5-2mt-2019-03-uk.grib",
+        "e5e82609f0e28e84822852e15d20c88dbb4b142a30264a7e6f87b9b5c7501df9",
         ("number", "step", "surface", "valid_time"),
-    )
+    ),
+    "era5-t2m-uk-small": Source("era5-t2m-uk-small.nc", "the same at every third hour and every second point"),
 }
 
 
 def fetch(name: str) -> xr.Dataset:
-    """Open a data set by name; it is downloaded the first time.
+    """Open a data set by name. Large ones are downloaded the first time.
 
     Parameters
     ----------
     name
-        One of ``xsda.data.SOURCES``: "era5-t2m-uk".
+        One of ``xsda.data.SOURCES``: "era5-t2m-uk", or "era5-t2m-uk-small", which comes with the package.
 
     Returns
     -------
@@ -57,13 +60,16 @@ def fetch(name: str) -> xr.Dataset:
 
     Examples
     --------
-    >>> era5 = xsda.data.fetch("era5-t2m-uk")  # doctest: +SKIP
-    >>> dict(era5.sizes)  # doctest: +SKIP
-    {'time': 744, 'latitude': 33, 'longitude': 49}
+    >>> era5 = xsda.data.fetch("era5-t2m-uk-small")
+    >>> dict(era5.sizes)
+    {'time': 248, 'latitude': 17, 'longitude': 25}
     """
     if name not in SOURCES:
         raise ValueError(f"unknown data set {name!r}; {choose(name, SOURCES)}")
     source = SOURCES[name]
+    if not source.url:
+        with resources.as_file(resources.files("xsda.data") / source.file) as path:
+            return xr.load_dataset(path)
     path = _mirrored(source) or download(
         f"the data set {name!r}", file=source.file, sha256=source.sha256, url=source.url, folder="data"
     )
