@@ -56,8 +56,8 @@ class Normals:
         """Whether some points have no values."""
         return not bool(self.valid.all())
 
-    def center(self, time: xr.DataArray) -> np.ndarray:
-        """Return the mean at these times, (time, channel, *space), or (1, channel, *space) without cycles."""
+    def center(self, time: xr.DataArray | None) -> np.ndarray:
+        """Return the mean at these times, (time, channel, *space); without cycles at any time, (1, channel, *space)."""
         return np.tensordot(waves(time, self.cycles), self.mean.astype(np.float64), 1)
 
     def part(self, places: Sequence[np.ndarray]) -> Normals:
@@ -85,9 +85,9 @@ class Normals:
         return cls(mean, std, valid, tuple(cycles))
 
 
-def waves(time: xr.DataArray, cycles: Sequence[str]) -> np.ndarray:
+def waves(time: xr.DataArray | None, cycles: Sequence[str]) -> np.ndarray:
     """Return the waves of the cycles, (time, 1 + 2 * HARMONICS * cycles); the first is one. Without cycles, (1, 1)."""
-    if not cycles:
+    if not cycles or time is None:
         return np.ones((1, 1))
     each = [time_feature_waves(time, cycles, harmonic) for harmonic in range(1, HARMONICS + 1)]
     return np.concatenate([np.ones((time.size, 1)), *each], axis=1)

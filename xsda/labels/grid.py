@@ -210,15 +210,17 @@ class Grid:
 
     def standardise(self, values: np.ndarray, start: int = 0) -> Tensor:
         """Standardise what ``stack`` returned, from the state ``start`` on: deviations over the standard deviation."""
-        scaling = self.scaling
-        if len(scaling.center) > 1:
-            time = values.shape[-2 - len(self.layout.space)]
-            scaling = replace(scaling, center=scaling.center[start : start + time])
+        states = values.shape[-2 - len(self.layout.space)]
+        scaling = self._scaling_at(slice(start, start + states))  # of these states only: a record may be long
         return torch.as_tensor(scaling.standardise(values), dtype=torch.float32)
 
     @cached_property
     def scaling(self) -> StateScaling:
         """Converts states between units and standardised anomalies."""
+        return self._scaling_at(slice(None))
+
+    def _scaling_at(self, times: slice) -> StateScaling:
+        """The scaling at some of the times."""
         shape = (-1, *(1,) * len(self.layout.space))
         mean, std = self.layout.mean.reshape(shape), self.layout.std.reshape(shape)
         if self.normals is None:
@@ -228,7 +230,8 @@ class Grid:
             raise ValueError(
                 f"this prior has a climatology by {' and '.join(self.normals.cycles)}, so {time!r} must hold dates"
             )
-        center = mean + std * self.normals.center(self.template[time])
+        dates = self.template[time].isel({time: times}) if self.normals.cycles else None
+        center = mean + std * self.normals.center(dates)
         valid = self.normals.valid if self.normals.masked else None
         return StateScaling(center, std, self.normals.std.astype(np.float64), valid)
 
