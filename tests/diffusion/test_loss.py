@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from xsda.diffusion.denoisers import Denoiser
+from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.loss import WEIGHTINGS, denoising_loss, loss_weight, training_times
 from xsda.diffusion.schedules import VE, VP, LinearBeta, SubVP
 
@@ -125,3 +125,25 @@ def test_same_generator_same_times():
 def test_an_unknown_weighting_is_named():
     with pytest.raises(ValueError, match="weighting='snr'"):
         loss_weight(VP(), torch.tensor(0.5), "snr")
+
+
+def test_missing_values_and_areas_are_weights():
+    """A missing value does not count, and a point of twice the area counts twice."""
+    schedule, noise = VE(), torch.randn(4, 3, 1, 5, generator=torch.Generator().manual_seed(0))
+    x0, t = torch.randn(4, 3, 1, 5, generator=torch.Generator().manual_seed(1)), torch.rand(4)
+    zero = Preconditioned(Zero(), schedule, "x0")  # its error is x0 itself
+    area = torch.tensor([1.0, 2.0, 1.0, 0.5, 0.5])
+    gappy = x0.clone()
+    gappy[:, 1, 0, 3] = torch.nan
+    known = torch.isfinite(gappy)
+    weight = area * known
+    expected = (weight * x0**2).flatten(1).sum(1) / weight.flatten(1).sum(1)
+    found = denoising_loss(zero, gappy, t, noise, weighting="x0", area=area, reduce=False)
+    torch.testing.assert_close(found, expected)
+    even = denoising_loss(zero, gappy, t, noise, weighting="x0", area=torch.ones(5))
+    torch.testing.assert_close(even, denoising_loss(zero, gappy, t, noise, weighting="x0"))
+
+
+class Zero(torch.nn.Module):
+    def forward(self, x, log_noise):
+        return torch.zeros_like(x)

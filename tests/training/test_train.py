@@ -29,6 +29,7 @@ from xsda.training.networks import make_network
 from xsda.training.objective import Objective
 from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched
+from xsda.training.train import _areas
 from xsda.training.training_options import TrainingOptions
 from xsda.training.windows import Windows, fit_scaling, split
 
@@ -668,3 +669,15 @@ def test_windows_stop_at_a_gap():
     assert len(windows) == (25 - 3) + (35 - 3)
     with pytest.raises(ValueError, match=r"has 1 gaps, and no stretch between them has window=40 states"):
         Windows(ds, layout, 40)
+
+
+def test_areas_follow_the_latitudes():
+    ds = coast()
+    areas = _areas(ds, Layout.of(ds))
+    np.testing.assert_allclose(
+        areas[:, 0] / areas[0, 0], np.cos(np.radians(ds.lat)) / np.cos(np.radians(50)), rtol=1e-3
+    )
+    turned = ds.isel(lat=slice(None, None, -1))
+    torch.testing.assert_close(_areas(turned, Layout.of(turned)), areas)
+    flat = ds.rename(lat="y", lon="x")
+    assert _areas(flat, Layout.of(flat)) is None

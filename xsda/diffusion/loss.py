@@ -18,6 +18,7 @@ from torch import Tensor
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.schedules import Schedule, expand
 
+TINY = 1e-6  # so that a batch without values has the loss zero
 WEIGHTINGS = ("edm", "eps", "x0")
 
 
@@ -102,7 +103,14 @@ def training_times(
 
 
 def denoising_loss(
-    denoiser: Denoiser, x0: Tensor, t: Tensor, noise: Tensor, *, weighting: str = "edm", reduce: bool = True
+    denoiser: Denoiser,
+    x0: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    *,
+    weighting: str = "edm",
+    area: Tensor | None = None,
+    reduce: bool = True,
 ) -> Tensor:
     """Compute the weighted denoising error.
 
@@ -118,6 +126,8 @@ def denoising_loss(
         Standard normal numbers, in the shape of ``x0``.
     weighting
         "edm", "eps" or "x0"; see ``loss_weight``.
+    area
+        Weights of the points, which broadcast to ``x0`` (default: equal).
     reduce
         Average over the batch. ``False`` returns one value per batch item.
 
@@ -136,10 +146,11 @@ def denoising_loss(
     torch.Size([5])
     """
     known = torch.isfinite(x0)
+    counted = known if area is None else known * area
     x0 = torch.where(known, x0, 0.0)
     x_t = denoiser.schedule.add_noise(x0, t, noise)
     weight = loss_weight(denoiser.schedule, t, weighting, getattr(denoiser, "data_std", 1.0))
-    error = expand(weight, x0) * known * (denoiser(x_t, t) - x0) ** 2
+    error = expand(weight, x0) * counted * (denoiser(x_t, t) - x0) ** 2
     if reduce:
-        return error.sum() / known.sum().clamp(min=1)
-    return error.flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
+        return error.sum() / counted.sum().clamp(min=TINY)
+    return error.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=TINY)

@@ -55,6 +55,8 @@ class Trainer:
         The processes of the training.
     setup
         Further settings that a checkpoint must agree with.
+    area
+        Weights of the grid points in the loss, *space; None if they are equal.
     """
 
     def __init__(
@@ -63,14 +65,18 @@ class Trainer:
         options: TrainingOptions,
         team: Team,
         setup: dict[str, Any] | None = None,
+        area: Tensor | None = None,
     ):
         self.options, self.team = options, team
+        self.area = None if area is None else area.to(team.device)
         self.setup = json.loads(json.dumps(setup or {}, default=str))  # a checkpoint must agree with this too
         self.running = math.nan  # the loss, averaged over some fifty steps
         self.parts = 1  # into which a batch is split when memory is short
         self.pending: Tensor | None = None  # loss and gradient norm of the last step, not yet checked
         self.denoiser = denoiser.to(team.device)
-        self.objective = team.join_gradients(Objective(self.denoiser, options))  # all processes start from one network
+        self.objective = team.join_gradients(
+            Objective(self.denoiser, options, self.area)
+        )  # all processes start from one network
         self.average = copy.deepcopy(self.denoiser).requires_grad_(False).eval()
         if options.compile:  # once for each length of segments
             torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
@@ -244,7 +250,7 @@ class Trainer:
         """
         count, team = self.options.validation_batches, self.team
         batches = windows.batches(self.options.batch_size * team.size, seed=1, rows=team.rows, multiple=team.size)
-        judge = Objective(self.average, self.options)
+        judge = Objective(self.average, self.options, self.area)
         total = torch.zeros((), device=team.device)
         for k in range(count):
             x0, context = next(batches)

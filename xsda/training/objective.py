@@ -46,13 +46,18 @@ class Objective(nn.Module):
         The denoiser to train.
     options
         Weighting and precision.
+    area
+        Weights of the grid points, *space; None if they are equal.
     """
 
-    def __init__(self, denoiser: Preconditioned, options: TrainingOptions):
+    area: Tensor | None
+
+    def __init__(self, denoiser: Preconditioned, options: TrainingOptions, area: Tensor | None = None):
         super().__init__()
+        self.register_buffer("area", area, persistent=False)
         self.denoiser, self.weighting, self.precision = denoiser, options.weighting, PRECISIONS[options.precision]
 
     def forward(self, x0: Tensor, context: Tensor | None, t: Tensor, noise: Tensor) -> Tensor:
         seen = self.denoiser if context is None else self.denoiser.conditioned(context)
         with torch.autocast(x0.device.type, dtype=self.precision, enabled=self.precision is not None):
-            return denoising_loss(seen, x0, t, noise, weighting=self.weighting)
+            return denoising_loss(seen, x0, t, noise, weighting=self.weighting, area=self.area)

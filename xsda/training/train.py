@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from xsda.diffusion.denoisers import PARAMETERIZATIONS, Denoiser, Preconditioned
 from xsda.diffusion.error import measure_error
 from xsda.diffusion.schedules import VE, Schedule
 from xsda.files import locked
+from xsda.labels.area import area_weights, cell_areas
+from xsda.labels.curvilinear import curvilinear
 from xsda.labels.layout import Layout
 from xsda.labels.steps import tell_of_gaps
 from xsda.nn import MarkovNet, network_identity
@@ -151,7 +154,7 @@ def train(
             ds, validation, _ = split(ds, layout, window)
         layout = fit_layout(ds, layout, scaling, climatology, mask)
         denoiser = _untrained(network, layout, settings, window, width, schedule, parameterization)
-        trainer = _trainer(denoiser, layout, settings, Team.join(device), window)
+        trainer = _trainer(denoiser, layout, settings, Team.join(device), window, _areas(ds, layout))
         training, held_out = Windows(ds, layout, window), Windows(validation, layout, window)
         summary = run(
             trainer,
@@ -191,7 +194,23 @@ def _untrained(
     return Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization, masked=masked)
 
 
-def _trainer(denoiser: Preconditioned, layout: Layout, settings: TrainingOptions, team: Team, window: int) -> Trainer:
+def _areas(ds: xr.Dataset, layout: Layout) -> Tensor | None:
+    """The areas of the grid points, *space; None if no axis is a latitude."""
+    pair = curvilinear(ds, [a.name for a in layout.space]) if len(layout.space) == 2 else None
+    if pair is not None:
+        areas = cell_areas(*(c.transpose(*(a.name for a in layout.space)) for c in pair))
+        return torch.as_tensor(np.nan_to_num(areas), dtype=torch.float32)
+    areas = np.ones(())
+    for axis in layout.space:
+        coord = ds[axis.name]
+        own = area_weights(coord) if axis.name in ds.coords else np.ones(axis.size)
+        areas = areas[..., None] * (own[::-1] if coord.size > 1 and coord[0] > coord[-1] else own)
+    return None if (areas == 1).all() else torch.as_tensor(areas.copy(), dtype=torch.float32)
+
+
+def _trainer(
+    denoiser: Preconditioned, layout: Layout, settings: TrainingOptions, team: Team, window: int, area: Tensor | None
+) -> Trainer:
     setup = {
         "diffusion": denoiser.schedule.config(),
         "parameterization": denoiser.parameterization,
@@ -200,7 +219,7 @@ def _trainer(denoiser: Preconditioned, layout: Layout, settings: TrainingOptions
         "windows_a_step": settings.batch_size * settings.accumulate * team.size,
         "network": network_identity(denoiser.network),
     }
-    return Trainer(denoiser, settings, team, setup)
+    return Trainer(denoiser, settings, team, setup, area)
 
 
 def _prior(
