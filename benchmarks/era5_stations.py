@@ -63,7 +63,7 @@ def spread_out(obs: xr.Dataset, clim: xr.DataArray, day: xr.Dataset, power: floa
 def methods(ds: xr.Dataset, members: int) -> dict[str, Method]:
     """Each method makes a map of a day, with or without members, from the observations of its stations."""
     train = ds.sel(time=TRAINING)
-    eof = xsda.GaussianPrior.fit(train, length=24)
+    fits = {days: xsda.GaussianPrior.fit(train.isel(time=slice(-24 * days, None)), length=24) for days in (25, 12, 6)}
     separable = xsda.GaussianPrior.fit(train, length=24, structure="separable")
 
     def oi(day: xr.Dataset, obs: xr.Dataset) -> xr.Dataset:
@@ -81,7 +81,9 @@ def methods(ds: xr.Dataset, members: int) -> dict[str, Method]:
         return lambda day, obs: day.sda.assimilate(obs, prior, sigma=SIGMA, members=members, progress=False)
 
     return {
-        "Gaussian, patterns": gaussian(eof),
+        "Gaussian, patterns": gaussian(fits[25]),
+        "the same from the last 12 days": gaussian(fits[12]),
+        "the same from the last 6 days": gaussian(fits[6]),
         "Gaussian, separable": gaussian(separable),
         "optimal interpolation of anomalies": oi,
         "climatology + anomalies by distance": lambda d, o: spread_out(o, climatology(train, d), d, 2.0),
