@@ -186,7 +186,8 @@ def choose_taper(data: Anomalies, places: np.ndarray, width: float, length: int)
     rng = np.random.default_rng(1)
     pick = np.sort(rng.choice(data.points, min(POINTS, data.points), replace=False))
     z = data.map(lambda block: block[..., pick], len(pick)).astype(np.float64)
-    folds = list(_folds(z, min(length, STATES), {part.stop for part in data.stretches}))
+    states = max(1, min(length, STATES, z.shape[1] // 8))
+    folds = list(_folds(z, states, {part.stop for part in data.stretches}))
     if not folds or len(pick) < 4:
         return Choice()
     distance = np.linalg.norm(places[pick, None] - places[None, pick], axis=-1)
@@ -210,9 +211,10 @@ def _folds(z: np.ndarray, states: int, ends: set[int]) -> Iterator[tuple[list[np
             train = [z[r] for r in range(rows) if r % FOLDS != f]
             yield train, [z[r, :states] for r in range(f, rows, FOLDS)][:WINDOWS]
         return
-    if time // FOLDS < 2 * states:
+    count = min(FOLDS, time // (2 * states))
+    if count < 2:
         return
-    edges = np.linspace(0, time, FOLDS + 1).astype(int)
+    edges = np.linspace(0, time, count + 1).astype(int)
     for a, b in pairwise(edges):
         train = [part for row in z for part in (row[:a], row[b:]) if len(part)]
         starts = [s for s in np.linspace(a, b - states, WINDOWS).astype(int) if not ends & {*range(s + 1, s + states)}]
