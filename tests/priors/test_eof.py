@@ -9,6 +9,7 @@ import xsda
 from xsda.labels import Layout
 from xsda.labels.climatology import waves
 from xsda.labels.grid import Grid
+from xsda.observations import compile_observations
 from xsda.priors.eof import EofDenoiser, time_factors
 from xsda.priors.eof_fit import Anomalies, fit_eof, leading
 from xsda.priors.exact import GaussianDenoiser
@@ -144,6 +145,32 @@ def test_two_dimensional_coordinates_are_on_the_same_sphere():
     assert point_scaling(mesh, Layout.of(mesh), "auto")
 
 
+def test_gaps_weaken_no_correlation():
+    """With half of the values missing, spread and correlations in space and time are nearly those of the whole record."""
+    whole = weather().isel(time=slice(0, 320))
+    found = []
+    for share in (0.0, 0.5):
+        gaps = xr.DataArray(np.random.default_rng(1).random(whole.t.shape) < share, dims=whole.t.dims)
+        prior = xsda.GaussianPrior.fit(whole.where(~gaps), length=4, taper=None)
+        x = prior.denoiser.draw(4000, torch.Generator().manual_seed(0))[:, :, 0]
+        a, b = x[:, :, 0, 0], x[:, :, 0, 1]
+        found.append([x.std(), (a * b).mean() / (a.std() * b.std()), (a[:, 1:] * a[:, :-1]).mean() / a.var()])
+    np.testing.assert_allclose(found[1], found[0], rtol=0.06)
+
+
+def test_positions_of_two_dimensional_coordinates_are_checked():
+    ds = weather()
+    lat, lon = xr.broadcast(ds.lat, ds.lon)
+    mesh = ds.drop_vars(["lat", "lon"]).rename(lat="j", lon="i")
+    mesh = mesh.assign_coords(lat=(("j", "i"), lat.values), lon=(("j", "i"), lon.values))
+    prior = xsda.GaussianPrior.fit(mesh, length=4, taper=None)
+    day = mesh.isel(time=slice(0, 4))
+    prior.bind(day.assign_coords(lon=day.lon - 360))
+    for moved in (day.isel(j=slice(None, None, -1)), day.assign_coords(lon=day.lon + 40)):
+        with pytest.raises(ValueError, match="degrees away from those of the prior"):
+            prior.bind(moved)
+
+
 def test_no_variance_is_lost():
     """The mean variance is one, however few patterns there are, with and without a taper."""
     ds = weather()
@@ -237,3 +264,17 @@ def test_bad_data():
         xsda.GaussianPrior.fit(ds, length=4, mask=xr.ones_like(ds.t[0]))
     with pytest.raises(ValueError, match="have no values"):
         xsda.GaussianPrior.fit(ds.where(ds.t < 0), length=4)
+    with pytest.raises(ValueError, match="1600 values of the data are -9999, which stands for a missing value"):
+        xsda.GaussianPrior.fit(ds.fillna(-9999.0), length=4)
+    with pytest.raises(ValueError, match="the mask has other coordinates along 'lat' than the data"):
+        xsda.GaussianPrior.fit(ds, length=4, mask=ds.t[0].notnull().assign_coords(lat=ds.lat + 1))
+    turned = xsda.GaussianPrior.fit(ds, length=4, taper=None, mask=ds.t[0].notnull().sortby("lat"))
+    np.testing.assert_array_equal(turned.layout.normals.valid[0], ds.t[0].notnull().sortby("lat"))
+
+
+def test_celsius_without_units():
+    ds = weather()
+    prior = xsda.GaussianPrior.fit(ds, length=4, taper=None)
+    obs = (ds.isel(time=slice(0, 4), lat=[0, 5], lon=[0, 7]) - 273.15).drop_attrs()
+    with pytest.warns(RuntimeWarning, match="'t' in obs has no units and is taken to be in K, but its median is"):
+        compile_observations(prior.bind(ds.isel(time=slice(0, 4))), obs, 0.5)

@@ -10,7 +10,7 @@ with the waves w of the daily and yearly cycles (w_0 = 1). The prior describes z
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ class Normals:
         Which points have values, (channel, *space). The others are masked (land, outside a basin).
     cycles
         Any of "hour_of_day" and "day_of_year".
+    position
+        Latitude and longitude of each point, (2, *space), on grids with two-dimensional coordinates.
 
     Examples
     --------
@@ -50,6 +52,7 @@ class Normals:
     std: np.ndarray
     valid: np.ndarray
     cycles: tuple[str, ...] = ()
+    position: np.ndarray | None = None
 
     @property
     def masked(self) -> bool:
@@ -66,11 +69,12 @@ class Normals:
         for axis, index in enumerate(places):
             mean = np.take(mean, index, axis + 2)
             std, valid = (np.take(a, index, axis + 1) for a in (std, valid))
-        return Normals(mean, std, valid, self.cycles)
+        return replace(self, mean=mean, std=std, valid=valid)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the arrays for a file."""
-        return {
+        own = {} if self.position is None else {"position": torch.tensor(self.position, dtype=torch.float64)}
+        return own | {
             "mean": torch.as_tensor(self.mean, dtype=torch.float32),
             "std": torch.as_tensor(self.std, dtype=torch.float32),
             "valid": torch.tensor(self.valid),
@@ -82,7 +86,8 @@ class Normals:
         mean, std, valid = (tensors[k].numpy() for k in ("mean", "std", "valid"))
         if mean.shape != (1 + 2 * HARMONICS * len(cycles), *std.shape) or valid.shape != std.shape:
             raise ValueError(f"its normals have the shapes {mean.shape}, {std.shape} and {valid.shape}")
-        return cls(mean, std, valid, tuple(cycles))
+        position = tensors.get("position")
+        return cls(mean, std, valid, tuple(cycles), None if position is None else position.numpy())
 
 
 def waves(time: xr.DataArray | None, cycles: Sequence[str]) -> np.ndarray:

@@ -29,6 +29,7 @@ from xsda.labels.axes import (
 )
 from xsda.labels.cf import is_latitude, is_longitude
 from xsda.labels.climatology import Normals, StateScaling
+from xsda.labels.curvilinear import curvilinear
 from xsda.labels.layout import SAMPLE_DIMS, Axis, Layout, Variable
 from xsda.labels.sphere import check_meridians, find_poles
 from xsda.labels.steps import step_numbers
@@ -134,6 +135,7 @@ class Grid:
         grid = cls(own, ds, dims, names, tuple(converted))
         if own.normals is not None:
             grid = replace(grid, normals=own.normals.part(grid.places()))
+            grid.check_positions()
         for name in grid.core_dims:
             check_meridians(ds, name)
             grid.numbers(name)  # raises if the coordinate cannot be used
@@ -239,6 +241,31 @@ class Grid:
     def mask(self) -> np.ndarray | None:
         """Where states have values, (channel, *space); None if everywhere."""
         return self.normals.valid if self.normals is not None and self.normals.masked else None
+
+    def positions(self) -> np.ndarray | None:
+        """Return two-dimensional latitudes and longitudes, (2, *space); None if the grid has none."""
+        space = self.core_dims[1:]
+        pair = curvilinear(self.template, space) if len(space) == 2 else None
+        if pair is None:
+            return None
+        return np.stack([np.asarray(self.orient(c).transpose(*space).values, dtype=float) for c in pair])
+
+    def check_positions(self) -> None:
+        """Raise if the points of a grid with two-dimensional coordinates are not those of the climatology."""
+        theirs = None if self.normals is None else self.normals.position
+        if theirs is None:
+            return
+        own = self.positions()
+        if own is None:
+            raise ValueError("the climatology of this prior has two-dimensional latitudes and longitudes; add them")
+        turned = (own[1] - theirs[1] + 180) % 360 - 180
+        apart = np.hypot(own[0] - theirs[0], turned * np.cos(np.radians(theirs[0])))
+        spacing = np.nanmedian(np.abs(np.diff(theirs[0], axis=0))) + np.nanmedian(np.abs(np.diff(theirs[0], axis=1)))
+        if np.nanmax(apart) > 0.1 * spacing:
+            raise ValueError(
+                f"the points of the grid are up to {np.nanmax(apart):.3g} degrees away from those of the prior, whose "
+                "climatology holds at its points; use its grid, in the same order"
+            )
 
     def places(self) -> list[np.ndarray]:
         """Return, for each space axis, the position of the user's points among those of the prior."""

@@ -32,6 +32,8 @@ from xsda.observations.operator import (
 from xsda.observations.read import read, units_of
 from xsda.observations.sources import Sources
 
+FAR = 20.0  # standard deviations of the prior; a median beyond is probably in other units
+
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
@@ -215,8 +217,22 @@ def _scaled(grid: Grid, observed: Observed) -> tuple[Scaled, Labels]:
     mean, scale = _scaling(grid, op, observed.da)
     white = None if observed.correlation is None else whitener(observed.da, pick, observed.correlation)
     y = (observed.law.limited(observed.values) - mean[pick]) / scale[pick]
+    _check_units(grid, observed, y)
     scaled = Scaled(op.standardised(grid), pick, y, observed.errors / scale[pick], observed.law, white)
     return scaled, Labels.of(observed, scaled, mean, scale)
+
+
+def _check_units(grid: Grid, observed: Observed, y: np.ndarray) -> None:
+    """Warn if values without units are so far from the prior that they are probably in other units."""
+    if not grid.layout.mean.any():  # a grid without a prior
+        return
+    expected = units_of(grid).get(observed.name)
+    if expected and "units" not in observed.da.attrs and len(y) and abs(np.median(y)) > FAR:
+        warn(
+            f"{observed.name!r} in {observed.source} has no units and is taken to be in {expected}, but its median is "
+            f"{abs(np.median(y)):.0f} standard deviations of the prior from the mean; set its attribute units (degC?), "
+            "and see xsda.observations.check"
+        )
 
 
 def _on_the_grid(grid: Grid, observed: Observed) -> Observed:

@@ -83,6 +83,11 @@ def stations(
     if axis is None or not space:
         raise ValueError(f"stations need states over time and space; these have {tuple(post.sizes)}")
     found = _by_station(obs, name, post, (axis, *space), sigma)
+    if not found:
+        raise ValueError(
+            f"obs holds no station with values of {name!r} at positions along {space}; on grids with two-dimensional "
+            "coordinates use post.sda.observe(obs) and plot its members over time"
+        )
     chosen = list(found)[:SHOWN] if station is None else _as_list(station)
     for label in chosen:
         if label not in found:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from xsda.arguments import warn
 from xsda.labels.layout import Layout
 from xsda.labels.steps import step_numbers, stretches
 from xsda.priors.eof import EofDenoiser, time_factors
@@ -25,6 +26,7 @@ from xsda.priors.moments import Blocks
 from xsda.priors.taper import positions, taper_functions
 
 MODES = 256  # patterns by default
+FILLERS, FILLINGS = 20, 8  # patterns that fill gaps, and how often
 HELD_NUMBERS = 2**27  # anomalies of at most this many numbers are kept in memory (single precision)
 EXTRA, PASSES = 10, 3  # columns and passes of the subspace iteration
 POINTS, SEEN, GUESSED, STATES = 160, 12, 12, 24  # of the search for taper and inflation
@@ -35,7 +37,7 @@ EDGES = (1, 2, 3, 5, 8, 12, 18, 27, 40, 60, 90, 140, 220, 350, 560, 900, 1500)  
 
 
 class Anomalies:
-    """Blocks (row, time, point) of anomalies at valid points; a missing value is zero."""
+    """Blocks (row, time, point) of anomalies at valid points; a missing value is zero, until it is drawn."""
 
     def __init__(self, ds: xr.Dataset, layout: Layout):
         assert layout.normals is not None
@@ -47,6 +49,8 @@ class Anomalies:
         self.stretches = stretches(numbers, layout.dt)
         small = self.rows * self.states * int(self.valid.sum()) <= HELD_NUMBERS
         self.held: list[tuple[int, np.ndarray]] | None = None
+        self.missing: list[np.ndarray] = []  # of the blocks that are held
+        self.gaps = False
         self.held = list(self) if small else None
 
     @property
@@ -60,7 +64,24 @@ class Anomalies:
         for start, x in self.blocks:
             z = self.grid.standardise(x, start).numpy()
             z = z.reshape(*z.shape[:2], -1)[..., self.valid]
+            missing = np.isnan(z)
+            if self.held is None:
+                self.missing.append(missing)
+            self.gaps = self.gaps or bool(missing.any())
             yield start, np.nan_to_num(z, copy=False, nan=0.0)
+
+    def draw_missing(self, patterns: np.ndarray, variance: np.ndarray, rest: float, rng: np.random.Generator) -> None:
+        """Draw missing values given the others of their state, from patterns (pattern, point) and a remainder."""
+        assert self.held is not None
+        for (_, z), missing in zip(self.held, self.missing, strict=True):
+            for row, time in np.argwhere(missing.any(2)):
+                gap = missing[row, time]
+                known = patterns[:, ~gap].astype(np.float64)
+                precision = known @ known.T / rest + np.diag(1 / variance)
+                factor = np.linalg.cholesky(precision)
+                along = np.linalg.solve(precision, known @ z[row, time, ~gap] / rest)
+                along += np.linalg.solve(factor.T, rng.standard_normal(len(along)))
+                z[row, time, gap] = along @ patterns[:, gap] + rest**0.5 * rng.standard_normal(gap.sum())
 
     def map(self, function: Callable[[np.ndarray], np.ndarray], width: int) -> np.ndarray:
         """Apply a function (row, time, point) -> (row, time, width) to all blocks, and join the results."""
@@ -109,6 +130,7 @@ def fit_eof(
         The denoiser, and numbers for ``Prior.info``.
     """
     data = Anomalies(ds, layout)
+    fill_gaps(data)
     places = np.tile(positions(data.grid), (layout.channels, 1))[data.valid]
     width = float(np.linalg.norm(places.max(0) - places.min(0)))
     choice = choose_taper(data, places, width, length) if taper == "auto" else Choice(float(taper or np.inf))
@@ -133,6 +155,29 @@ def fit_eof(
         "taper": round(choice.length, 4) if np.isfinite(choice.length) else "none",
         "inflation": choice.inflation,
     }
+
+
+def fill_gaps(data: Anomalies) -> None:
+    """Draw missing anomalies from the patterns of the others, and repeat with the new patterns (stochastic EM).
+
+    Zeros would weaken all correlations. Records that do not fit into memory keep them, with a warning.
+    """
+    if data.held is None:
+        for _ in data:
+            if data.gaps:
+                warn(
+                    "the record has gaps and is too large for memory: its correlations are underestimated", UserWarning
+                )
+                return
+    if not data.gaps:
+        return
+    rng, count = np.random.default_rng(3), min(FILLERS, data.points - 1)
+    share = 1 - float(np.mean([m.mean() for m in data.missing]))
+    for number in range(FILLINGS if count else 0):
+        variance, patterns = leading(data, np.ones((1, data.points), np.float32), count)
+        total = float(sum(np.square(z.astype(np.float64)).sum() for _, z in data)) / (data.rows * data.states)
+        rest = max((total - variance.sum()) / (data.points - count), 1e-3)
+        data.draw_missing(patterns, variance.clip(min=1e-3), rest / share if number == 0 else rest, rng)
 
 
 def leading(data: Anomalies, functions: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

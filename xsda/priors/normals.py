@@ -23,6 +23,7 @@ from xsda.labels.layout import Layout
 from xsda.priors.moments import Blocks
 
 LEAST = 0.05  # points with a smaller share of the states are masked
+FILL_VALUES = (-9999.0, 9999.0, -999.0, -99999.0, -32767.0, -32768.0, 1e20, -1e20, 9.96921e36, 1e36)
 RIDGE = 1e-9  # added to the normal equations, relative to the number of states
 FLAT = 1e-3  # smallest standard deviation of a point, in those of its channel
 DAY, YEAR = 86400.0, 365.25 * 86400.0
@@ -129,6 +130,8 @@ def fit_normals(ds: xr.Dataset, layout: Layout, cycles: Sequence[str] = (), mask
     for start, x in blocks:
         if np.isinf(x).any():
             raise ValueError("the data hold infinite values; mark missing values as NaN")
+        if sums is None:
+            _check_fill_values(x)
         sums = sums or Sums.start(x, all_waves.shape[1])
         sums.add(x, all_waves[start : start + x.shape[1]])
     assert sums is not None
@@ -138,7 +141,23 @@ def fit_normals(ds: xr.Dataset, layout: Layout, cycles: Sequence[str] = (), mask
     empty = [n for n, s in layout.slices().items() if not valid[s].any()]
     if empty:
         raise ValueError(f"the variables {empty} have no values (all NaN, or masked); drop them")
-    return _layout(layout, sums, valid, tuple(cycles))
+    fitted = _layout(layout, sums, valid, tuple(cycles))
+    assert fitted.normals is not None
+    return replace(fitted, normals=replace(fitted.normals, position=blocks.grid.positions()))
+
+
+def _check_fill_values(x: np.ndarray) -> None:
+    """Raise if numbers that stand for missing values are among the data, and far from all others."""
+    values = x[np.isfinite(x)]
+    for code in FILL_VALUES:
+        others = values[~np.isclose(values, code, rtol=1e-6)]
+        if len(others) < len(values) and len(others):
+            span = max(np.ptp(others), 1e-9 * np.abs(others).max())
+            if code < others.min() - 3 * span or code > others.max() + 3 * span:
+                raise ValueError(
+                    f"{len(values) - len(others)} values of the data are {code:g}, which stands for a missing value; "
+                    f"use ds.where(ds != {code:g})"
+                )
 
 
 def _given_mask(mask: xr.DataArray, blocks: Blocks, found: np.ndarray) -> np.ndarray:
@@ -146,6 +165,11 @@ def _given_mask(mask: xr.DataArray, blocks: Blocks, found: np.ndarray) -> np.nda
     space = blocks.grid.core_dims[1:]
     if not isinstance(mask, xr.DataArray) or set(mask.dims) != set(space):
         raise ValueError(f"mask must be a DataArray over {space}, True where there are values")
+    for d in space:
+        if d in mask.coords and d in blocks.ds.coords:
+            if not np.array_equal(np.sort(mask[d].values), np.sort(blocks.ds[d].values)):
+                raise ValueError(f"the mask has other coordinates along {d!r} than the data; use .sel or .interp first")
+            mask = mask.sel({d: blocks.ds[d]})
     own = np.asarray(blocks.grid.orient(mask.astype(bool)).transpose(*space).values)
     if own.shape != found.shape[1:]:
         raise ValueError(f"the mask has the shape {own.shape}, the data have {found.shape[1:]}")
