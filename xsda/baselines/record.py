@@ -32,15 +32,6 @@ LONG_NAMES = {
 }
 
 
-def stage_label(stages: tuple[str, ...]) -> xr.DataArray:
-    """The coordinate ``stage`` of a result; it is a dimension if several are kept."""
-    one = len(stages) == 1
-    label = xr.DataArray(stages[0] if one else [*stages], dims=() if one else "stage")
-    label.attrs["long_name"] = "stage of the cycle"
-    label.encoding["dtype"] = "S1"  # NetCDF's texts of any length crash the library if their file was cut short
-    return label
-
-
 class Record:
     """The results that a run keeps. With a folder ``out`` they are written in pieces of ``every`` times.
 
@@ -109,11 +100,12 @@ class Record:
         member = xr.DataArray(
             np.arange(values.shape[1]), dims="member", attrs={"standard_name": "realization", "units": "1"}
         )
-        stage = stage_label(self.stages)
-        if stage.ndim:
-            ds = part.to_dataset(values.numpy(), {"stage": stage, "member": member})
+        if len(self.stages) == 1:
+            ds = part.to_dataset(values[0].numpy(), {"member": member})
         else:
-            ds = part.to_dataset(values[0].numpy(), {"member": member}).assign_coords(stage=stage)
+            stage = xr.DataArray(list(self.stages), dims="stage", attrs={"long_name": "stage of the cycle"})
+            stage.encoding["dtype"] = "S1"  # NetCDF's texts of any length crash the library if their file was cut short
+            ds = part.to_dataset(values.numpy(), {"stage": stage, "member": member})
         times = list(self.place)[first : first + size]
         for name in dict.fromkeys([*self.method.remembers, *self.cycle.notes]):
             attrs = {"long_name": LONG_NAMES.get(name, name), "units": "1"}

@@ -148,12 +148,20 @@ def _check_start(start: float, label: str, initial: Any, grid: Grid, network: Ne
             f"the initial ensemble is valid at {label}, after the first time of the grid; select later times with "
             "ds.sel(time=slice(...)) and obs.sel(time=slice(...))"
         )
-    stages = initial.coords.get("stage", ()) if isinstance(initial, xr.Dataset) else ()
-    if "analysis" in np.atleast_1d(stages) and network.numbers[0] <= start:
+    if _is_analysis(initial) and network.numbers[0] <= start:
         warn(
             f"the initial ensemble is an analysis at {label}, and there are observations at that time; if the analysis "
             "already used them, drop them with obs.sel(time=slice(...))"
         )
+
+
+def _is_analysis(initial: Any) -> bool:
+    """Whether an initial ensemble is known to be an analysis: by its stage, or by the provenance of an earlier run."""
+    if not isinstance(initial, xr.Dataset):
+        return False
+    if "stage" in initial.coords:
+        return "analysis" in np.atleast_1d(initial.stage)
+    return initial.attrs.get("stages") == "analysis"
 
 
 def state_grid(ds: xr.Dataset, forecast: Forecast) -> Grid:

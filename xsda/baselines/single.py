@@ -18,7 +18,6 @@ from xsda.baselines.local import LETKF, blocks_of, check_independent, localized
 from xsda.baselines.method import Filter, rotated
 from xsda.baselines.model import Forecast
 from xsda.baselines.network import Network
-from xsda.baselines.record import stage_label
 from xsda.baselines.run import filter, state_grid
 from xsda.labels.axes import find_axes
 from xsda.labels.grid import Grid
@@ -134,8 +133,7 @@ def _lazily(ds: xr.Dataset, network: Network, obs: Sources, method: LETKF, deriv
     out = x.map_blocks(analysis, dtype=float, meta=np.empty((0,) * x.ndim))
     labels = xr.DataArray(np.arange(members), dims="member", attrs={"standard_name": "realization", "units": "1"})
     attrs = {"method": str(method), "system": as_it_is.__name__, "members": members, "seed": seed, "stages": "analysis"}
-    ds = grid.to_dataset(out[:, None], {"member": labels}).assign_coords(stage=stage_label(("analysis",)))
-    return describe(ds, grid, attrs)
+    return describe(grid.to_dataset(out[:, None], {"member": labels}), grid, attrs)
 
 
 def _observed(ds: xr.Dataset, obs: Sources, derived: Any) -> dict[str, xr.Dataset]:
