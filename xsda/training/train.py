@@ -30,6 +30,7 @@ from xsda.priors.normals import chosen_cycles, fit_normals, point_scaling
 from xsda.priors.prior import Prior
 from xsda.training.balancing import balance as balanced
 from xsda.training.balancing import check_balance
+from xsda.training.geo import training_layout
 from xsda.training.loop import Callback, Trainer, run
 from xsda.training.networks import make_network
 from xsda.training.parallel import Team, leads
@@ -45,7 +46,7 @@ def train(
     width: int | None = None,
     periodic: Sequence[str] = (),
     space: Sequence[str] | None = None,
-    context: Sequence[str] = (),
+    context: str | Sequence[str] = (),
     time_features: Sequence[str] = (),
     scaling: str = "auto",
     climatology: str | Sequence[str] | None = "auto",
@@ -83,7 +84,9 @@ def train(
     periodic, space
         Names of the periodic dimensions. Names of the space dimensions, needed if their attributes do not mark them.
     context
-        Variables of ``ds`` without time that the network reads but does not predict (orography, land mask).
+        Variables of ``ds`` without time that the network reads but does not predict (soil type, land mask). "geo"
+        stands for what the data have of: the position on the globe or along axes that are not periodic, the hour and
+        the season, as far as the dates resolve and cover them, and the orography. Both: ``("geo", "soil_type")``.
     time_features
         Any of "hour_of_day" and "day_of_year": the network reads them too. The data must have dates.
     scaling
@@ -272,7 +275,7 @@ def planned(
     width: int | None = None,
     periodic: Sequence[str] = (),
     space: Sequence[str] | None = None,
-    context: Sequence[str] = (),
+    context: str | Sequence[str] = (),
     time_features: Sequence[str] = (),
     parameterization: str = "edm",
     balance: int = 0,
@@ -299,7 +302,7 @@ def planned(
     periodic, context, time_features = (
         (n,) if isinstance(n, str) else tuple(n) for n in (periodic, context, time_features)
     )
-    layout = Layout.of(ds, periodic=periodic, space=space, context=context, time_features=time_features)
+    layout = training_layout(ds, periodic=periodic, space=space, context=context, time_features=time_features)
     if balance:
         check_balance(layout)
     return settings, layout
