@@ -3,6 +3,10 @@ r"""Fits patterns (EOFs), their time covariances, and the localisation and infla
 The anomalies z of the climatology are read in blocks. A randomised subspace iteration (Halko, Martinsson & Tropp 2011)
 finds the leading eigenvectors of the tapered covariance :math:`\frac{1}{n} \sum_{t,m} (z_t \phi_m)(z_t \phi_m)^\top`.
 
+Points crowd at the poles of a grid of latitudes and longitudes. The patterns therefore span the eigenvectors of the
+covariance weighted by area, :math:`W^{1/2} C W^{1/2}`, divided by :math:`W^{1/2}`. Within this space they are the
+eigenvectors of C itself: they stay orthonormal, and all of them together give C.
+
 A short record makes the covariance too sure of itself. How much localisation and inflation it needs is measured: the
 record is cut into blocks of time, the covariance at a few random points is estimated without one block, and some of the
 points predict the others within it. The taper and the inflation with the best mean logarithmic score are taken.
@@ -19,6 +23,7 @@ import torch
 import xarray as xr
 
 from xsda.arguments import warn
+from xsda.labels.area import grid_areas
 from xsda.labels.layout import Layout
 from xsda.labels.steps import step_numbers, stretches
 from xsda.priors.eof import EofDenoiser, time_factors
@@ -27,6 +32,7 @@ from xsda.priors.taper import positions, taper_functions
 
 MODES = 256  # patterns by default
 FILLERS, FILLINGS = 20, 8  # patterns that fill gaps, and how often
+LEAST_AREA = 1e-6  # of a point, relative to the mean
 HELD_NUMBERS = 2**27  # anomalies of at most this many numbers are kept in memory (single precision)
 EXTRA, PASSES = 10, 3  # columns and passes of the subspace iteration
 POINTS, SEEN, GUESSED, STATES = 160, 12, 12, 24  # of the search for taper and inflation
@@ -44,6 +50,8 @@ class Anomalies:
         self.blocks = Blocks(ds, layout)
         self.grid = self.blocks.grid
         self.valid = layout.normals.valid.ravel()
+        area = grid_areas(ds, self.grid.core_dims[1:]).clip(min=LEAST_AREA)
+        self.root_area = np.sqrt(np.tile(area.ravel(), layout.channels)[self.valid]).astype(np.float32)
         self.rows, self.states = self.blocks.rows, ds.sizes[layout.time]
         numbers = step_numbers(ds[layout.time]) if layout.time in ds.coords else np.arange(float(self.states))
         self.stretches = stretches(numbers, layout.dt)
@@ -181,11 +189,19 @@ def fill_gaps(data: Anomalies) -> None:
 
 
 def leading(data: Anomalies, functions: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the leading eigenvalues (count,) and eigenvectors (count, point) of the tapered covariance."""
-    rng = np.random.default_rng(0)
+    """Return the variances (count,) and patterns (count, point) of the tapered covariance that explain most by area."""
+    rng, root = np.random.default_rng(0), data.root_area
     basis = rng.standard_normal((data.points, min(count + EXTRA, data.points))).astype(np.float32)
     for _ in range(PASSES):
-        basis = np.linalg.qr(_times_covariance(data, functions, basis))[0]
+        basis = np.linalg.qr(_times_covariance(data, functions * root, basis))[0]
+    values, patterns = _within(data, functions * root, basis, count)
+    if np.ptp(root) == 0:
+        return values, patterns
+    return _within(data, functions, np.linalg.qr((patterns / root).T)[0], count)
+
+
+def _within(data: Anomalies, functions: np.ndarray, basis: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the leading eigenvalues and eigenvectors of the tapered covariance within the space of a basis."""
     small = basis.T @ _times_covariance(data, functions, basis)
     values, vectors = np.linalg.eigh((small + small.T).astype(np.float64) / 2)
     order = np.argsort(values)[::-1][:count]

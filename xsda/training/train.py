@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -21,8 +20,7 @@ from xsda.diffusion.denoisers import PARAMETERIZATIONS, Denoiser, Preconditioned
 from xsda.diffusion.error import measure_error
 from xsda.diffusion.schedules import VE, Schedule
 from xsda.files import locked
-from xsda.labels.area import area_weights, cell_areas
-from xsda.labels.curvilinear import curvilinear
+from xsda.labels.area import grid_areas
 from xsda.labels.layout import Layout
 from xsda.labels.steps import tell_of_gaps
 from xsda.nn import MarkovNet, network_identity
@@ -199,15 +197,7 @@ def _untrained(
 
 def _areas(ds: xr.Dataset, layout: Layout) -> Tensor | None:
     """The areas of the grid points, *space; None if no axis is a latitude."""
-    pair = curvilinear(ds, [a.name for a in layout.space]) if len(layout.space) == 2 else None
-    if pair is not None:
-        areas = cell_areas(*(c.transpose(*(a.name for a in layout.space)) for c in pair))
-        return torch.as_tensor(np.nan_to_num(areas), dtype=torch.float32)
-    areas = np.ones(())
-    for axis in layout.space:
-        coord = ds[axis.name]
-        own = area_weights(coord) if axis.name in ds.coords else np.ones(axis.size)
-        areas = areas[..., None] * (own[::-1] if coord.size > 1 and coord[0] > coord[-1] else own)
+    areas = grid_areas(ds, [a.name for a in layout.space])
     return None if (areas == 1).all() else torch.as_tensor(areas.copy(), dtype=torch.float32)
 
 
