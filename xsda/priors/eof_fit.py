@@ -3,6 +3,10 @@ r"""Fits patterns (EOFs), their time covariances, and the localisation and infla
 The anomalies z of the climatology are read in blocks. A randomised subspace iteration (Halko, Martinsson & Tropp 2011)
 finds the leading eigenvectors of the tapered covariance :math:`\frac{1}{n} \sum_{t,m} (z_t \phi_m)(z_t \phi_m)^\top`.
 
+Points crowd at the poles of a grid of latitudes and longitudes. The patterns therefore span the eigenvectors of the
+covariance weighted by area, :math:`W^{1/2} C W^{1/2}`, divided by :math:`W^{1/2}`. Within this space they are the
+eigenvectors of C itself: they stay orthonormal, and all of them together give C.
+
 A short record makes the covariance too sure of itself. How much localisation and inflation it needs is measured: the
 record is cut into blocks of time, the covariance at a few random points is estimated without one block, and some of the
 points predict the others within it. The taper and the inflation with the best mean logarithmic score are taken.
@@ -23,6 +27,7 @@ import torch
 import xarray as xr
 
 from xsda.arguments import warn
+from xsda.labels.area import grid_areas
 from xsda.labels.layout import Layout
 from xsda.labels.steps import step_numbers, stretches
 from xsda.priors.eof import EofDenoiser, time_factors
@@ -31,6 +36,7 @@ from xsda.priors.taper import positions, taper_functions
 
 MODES = 256  # patterns by default
 FILLERS, FILLINGS = 20, 8  # patterns that fill gaps, and how often
+LEAST_AREA = 1e-6  # of a point, relative to the mean
 HELD_NUMBERS = 2**27  # anomalies of at most this many numbers are kept in memory (single precision)
 EXTRA, PASSES = 10, 3  # columns and passes of the subspace iteration
 POINTS, SEEN, GUESSED, STATES = 160, 12, 12, 24  # of the search for taper and inflation
@@ -49,6 +55,8 @@ class Anomalies:
         self.blocks = Blocks(ds, layout)
         self.grid = self.blocks.grid
         self.valid = layout.normals.valid.ravel()
+        area = grid_areas(ds, self.grid.core_dims[1:]).clip(min=LEAST_AREA)
+        self.root_area = np.sqrt(np.tile(area.ravel(), layout.channels)[self.valid]).astype(np.float32)
         self.rows, self.states = self.blocks.rows, ds.sizes[layout.time]
         numbers = step_numbers(ds[layout.time]) if layout.time in ds.coords else np.arange(float(self.states))
         self.stretches = stretches(numbers, layout.dt)
@@ -204,18 +212,13 @@ def left_out_variances(data: Anomalies, functions: np.ndarray, patterns: np.ndar
     Patterns are computed without one part of the record (or of its trajectories), and describe this part.
     """
     count, ends = len(patterns), group_ends(len(patterns))
-    inside, expected = np.zeros(len(ends) + 1), np.zeros(len(ends) + 1)
+    starts, inside, expected = [0, *ends[:-1]], np.zeros(len(ends) + 1), np.zeros(len(ends) + 1)
     for out in _parts(data, length):
         variance, found = leading(data, functions, count, keep=~out, start=patterns)
-        for keep, sums in ((out, inside), (~out, expected)):
-            squares, total = np.zeros(count), 0.0
-            for z in data.states_of(keep):
-                squares += np.square(z @ found.T, dtype=np.float64).sum(0)
-                total += float(np.square(z, dtype=np.float64).sum())
-            share = 1 / max(int(keep.sum()), 1)
-            along = variance if sums is expected else squares * share
-            sums[:-1] += np.add.reduceat(along, [0, *ends[:-1]])
-            sums[-1] += max(total * share - along.sum(), 0.0)
+        squares = sum(np.square(z @ found.T, dtype=np.float64).sum(0) for z in data.states_of(out)) / out.sum()
+        for sums, along, keep in ((inside, squares, out), (expected, variance, ~out)):
+            sums[:-1] += np.add.reduceat(along, starts)
+            sums[-1] += max(_total(data, keep) - along.sum(), 0.0)
     return np.divide(inside, expected, out=np.ones_like(inside), where=expected > 1e-6 * expected.sum())
 
 
@@ -231,20 +234,35 @@ def _parts(data: Anomalies, length: int) -> Iterator[np.ndarray]:
         yield part
 
 
+def _total(data: Anomalies, keep: np.ndarray) -> float:
+    """Return the variance of a state, summed over its points."""
+    return sum(float(np.square(z, dtype=np.float64).sum()) for z in data.states_of(keep)) / int(keep.sum())
+
+
 def leading(
     data: Anomalies, functions: np.ndarray, count: int, *, keep: np.ndarray | None = None,
     start: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Return the leading eigenvalues (count,) and eigenvectors (count, point) of the tapered covariance.
+    """Return the variances (count,) and patterns (count, point) of the tapered covariance that explain most by area.
 
     ``keep`` (row, time) selects states. ``start`` (count, point) is a first guess, which saves passes over the data.
     """
-    keep = np.ones((data.rows, data.states), bool) if keep is None else keep
+    keep, root = np.ones((data.rows, data.states), bool) if keep is None else keep, data.root_area
     basis = np.random.default_rng(0).standard_normal((data.points, min(count + EXTRA, data.points))).astype(np.float32)
     if start is not None:
-        basis[:, : len(start)] = start.T
+        basis[:, : len(start)] = (start * root).T
     for _ in range(PASSES if start is None else 1):
-        basis = np.linalg.qr(_times_covariance(data, functions, basis, keep))[0]
+        basis = np.linalg.qr(_times_covariance(data, functions * root, basis, keep))[0]
+    values, patterns = _within(data, functions * root, basis, count, keep)
+    if np.ptp(root) == 0:
+        return values, patterns
+    return _within(data, functions, np.linalg.qr((patterns / root).T)[0], count, keep)
+
+
+def _within(
+    data: Anomalies, functions: np.ndarray, basis: np.ndarray, count: int, keep: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the leading eigenvalues and eigenvectors of the tapered covariance within the space of a basis."""
     small = basis.T @ _times_covariance(data, functions, basis, keep)
     values, vectors = np.linalg.eigh((small + small.T).astype(np.float64) / 2)
     order = np.argsort(values)[::-1][:count]

@@ -72,6 +72,7 @@ def check_header(meta: Any) -> None:
     _check(meta, HEADER, "the description")
     if meta["denoiser"]["kind"] in NETWORKED:
         _check(meta["denoiser"], NETWORK, "denoiser")
+    _check(meta["layout"].get("position", []), [VARIABLE], "layout.position")
     for name in ("window", "length"):
         if meta[name] is not None and meta[name] < 1:
             raise ValueError(f"{name} is {meta[name]}, expected at least 1")
