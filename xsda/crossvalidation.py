@@ -17,17 +17,22 @@ from tqdm.auto import tqdm
 from xsda.arguments import choose, whole_number
 from xsda.assimilation import assimilate
 from xsda.baselines.inverse_distance import InverseDistance
+from xsda.labels.axes import axis_numbers, find_axes
 from xsda.labels.grid import Grid
 from xsda.metrics import crps, rank_histogram
 from xsda.observations.folds import fold_numbers, labels
 from xsda.observations.observe import observe
 from xsda.observations.operator import Derived
 from xsda.observations.read import Observed, dims_of, read, units_of
+from xsda.observations.select import select
 from xsda.observations.sources import Sources, as_sources, observed_variables
+from xsda.priors.eof import EofDenoiser
+from xsda.priors.exact import GaussianDenoiser
 from xsda.priors.gaussian import GaussianPrior
 from xsda.priors.pool import Pool
 from xsda.priors.prior import Prior
 from xsda.priors.registry import Model, Models, load_model
+from xsda.priors.separable import SeparableDenoiser
 from xsda.sampling.draw import sample
 
 Sets = dict[str, xr.Dataset]
@@ -37,8 +42,10 @@ Yardsticks = str | Sequence[str] | Mapping[str, Any]
 BY = ("station", "time", "source")
 MODEL = "model"  # its name among the methods
 NAMED = ("climatology", "interpolation", "gaussian")
-FITTED = 64  # trajectories of the prior to which the yardstick "gaussian" is fitted
-SHARED = ("members", "seed", "likelihood", "correlation", "background", "background_sigma", "batch", "device")
+FITTED = 32  # trajectories of the prior to which the yardstick "gaussian" is fitted, twice as long as the grid
+SHARED = (
+    "members", "seed", "likelihood", "correlation", "background", "background_sigma", "batch", "device", "superobs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -171,6 +178,9 @@ def crossvalidate(
     yardsticks: Yardsticks = (),
     sigma: Any = None,
     derived: Mapping[str, Derived] | None = None,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
     seed: int = 0,
     progress: bool | None = None,
     **options: Any,
@@ -190,16 +200,18 @@ def crossvalidate(
         Number of groups; at most as many as there are stations, times or sources. Groups are random.
     yardsticks
         Other methods to compare with: "climatology" (the prior without observations), "interpolation" (anomalies
-        from the prior's mean, by inverse distance), "gaussian" (the Gaussian with the mean and the separable
-        covariance of 64 free trajectories of the prior); or a mapping of names to priors or functions. A function gets
-        the grid and the observations to use, and returns a trajectory or an ensemble.
+        from the prior's mean, by inverse distance), "gaussian" (the ``GaussianPrior.fit`` of 32 free trajectories of
+        the prior; a Gaussian prior is its own; without space, with months as steps, or where the prior has one length, the
+        covariance is separable); or a mapping of names to priors or functions. A function gets the grid and the
+        observations to use, and returns a trajectory or an ensemble.
+    quality, outside, superobs
+        As in ``xsda.assimilate``. Withheld values are selected too, but not averaged.
     seed
         Seed of the folds and of each assimilation.
     progress
         Show a progress bar. Default: in a terminal or notebook.
     **options
-        Other options of ``xsda.assimilate``, such as ``members`` and ``steps``, but not ``quality``, ``outside`` and
-        ``superobs``.
+        Other options of ``xsda.assimilate``, such as ``members`` and ``steps``.
 
     Returns
     -------
@@ -218,16 +230,15 @@ def crossvalidate(
     if by not in BY:
         raise ValueError(f"unknown by={by!r}; {choose(by, BY)}")
     whole_number("folds", folds, least=2)
-    for name in {"quality", "outside", "superobs"} & set(options):
-        raise TypeError(f"crossvalidate takes no {name}=...; leave out or average these observations before")
     prior = load_model(model)
     first = prior.priors[0] if isinstance(prior, Pool) else prior
     ds = ds.isel(member=0, drop=True) if "member" in ds.dims else ds
     grid = first.bind(ds)
     sources = as_sources(obs, [*units_of(grid), *(derived or {})], dims_of(grid))
+    sources, sigma = select(sources, grid, sigma, derived=derived, quality=quality, outside=outside)
     observed = read(sources, units_of(grid), sigma=sigma, derived=derived)
     numbers = fold_numbers({s: labels(o, s, by, grid) for s, o in sources.items()}, by, folds, seed)
-    common = {"sigma": sigma, "derived": derived, "seed": seed, **options, "progress": False}
+    common = {"sigma": sigma, "derived": derived, "superobs": superobs, "seed": seed, **options, "progress": False}
     own = _assimilating(ds, prior, common, derived)
     plain = isinstance(obs, xr.Dataset | xr.DataArray)
     others = _yardsticks(yardsticks, ds, first, observed, grid, common, plain=plain)
@@ -319,9 +330,7 @@ def _yardsticks(
         elif what == "interpolation":
             out[name] = _interpolating(InverseDistance.of(observed, grid, prior))
         elif what == "gaussian":
-            out[name] = _assimilating(
-                ds, _gaussian(sample(ds, prior, **{**drawing, "members": FITTED})), shared, derived
-            )
+            out[name] = _assimilating(ds, _gaussian(ds, prior, drawing), shared, derived)
         else:
             raise ValueError(
                 f"unknown yardstick {name!r}; {choose(name, NAMED)}, or pass a mapping of names to priors or functions"
@@ -357,7 +366,31 @@ def _interpolating(by: InverseDistance) -> Method:
     return predict
 
 
-def _gaussian(ensemble: xr.Dataset) -> Prior:
+def _gaussian(ds: xr.Dataset, prior: Prior, drawing: Mapping[str, Any]) -> Prior:
+    """The Gaussian of free trajectories of a prior; the prior itself if it is one."""
+    if isinstance(prior.denoiser, GaussianDenoiser | SeparableDenoiser | EofDenoiser):
+        return prior
+    time, space = find_axes(ds)
+    twice = _twice_as_long(ds, time) if space and prior.length is None else None
+    if twice is None:
+        return _separable(sample(ds, prior, **{**drawing, "members": 2 * FITTED}))
+    free = sample(twice, prior, **{**drawing, "members": FITTED})
+    return GaussianPrior.fit(free, length=ds.sizes[time], name="gaussian")
+
+
+def _twice_as_long(ds: xr.Dataset, time: str) -> xr.Dataset | None:
+    """The grid with as many times again after its last; None if its times are not even."""
+    own = ds[time]
+    steps = np.diff(axis_numbers(own))
+    if time not in ds.indexes or not len(steps) or np.ptp(steps) > 1e-6 * abs(steps[0]):
+        return None
+    later = own.values + (own.values[-1] - own.values[0]) + (own.values[1] - own.values[0])
+    return ds.reindex({time: np.concatenate([own.values, later])}).assign_coords(
+        {time: lambda longer: longer[time].assign_attrs(own.attrs)}
+    )
+
+
+def _separable(ensemble: xr.Dataset) -> Prior:
     """The Gaussian with the mean of an ensemble, and a separable covariance made of those along each dimension."""
     dims = [str(d) for d in next(iter(ensemble.data_vars.values())).dims if d != "member"]
     for d in dims:
