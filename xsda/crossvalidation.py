@@ -200,10 +200,10 @@ def crossvalidate(
         Number of groups; at most as many as there are stations, times or sources. Groups are random.
     yardsticks
         Other methods to compare with: "climatology" (the prior without observations), "interpolation" (anomalies
-        from the prior's mean, by inverse distance), "gaussian" (the ``GaussianPrior.fit`` of 32 free trajectories of the
-        prior, or a Gaussian prior itself; its covariance is separable on a grid without space, with months as steps, or
-        for a prior of one length); or a mapping of names to priors or functions. A function gets the grid and the
-        observations to use, and returns a trajectory or an ensemble.
+        from the prior's mean, by inverse distance), "gaussian" (the ``GaussianPrior.fit`` of 32 free trajectories of
+        the prior, or a Gaussian prior itself; its covariance is separable on a grid without space, with months as
+        steps, or for a prior of one length); or a mapping of names to priors or functions. A function gets the grid
+        and the observations to use, and returns a trajectory or an ensemble.
     quality, outside, superobs
         As in ``xsda.assimilate``. Withheld values are selected too, but not averaged.
     seed

@@ -14,11 +14,13 @@ import xarray as xr
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
+from xsda.arguments import choose
 from xsda.labels.cf import is_latitude, is_longitude
 from xsda.plot.coastlines import SCALES, Extent, coast_geometries
 from xsda.plot.planes import LatLon, Plane
 from xsda.plot.style import COAST
 
+NEEDS = "{} needs cartopy; install it with: pip install 'xsda[plot]'"
 MOST_CELLS = 720  # along an axis; a projection of more cells than pixels takes long and shows no more
 
 
@@ -77,8 +79,9 @@ class Map(LatLon):
 
     def _down(self) -> float:
         """The longitude that points down on a map of a pole whose columns stand upright."""
-        middle = self.lon.shape[1] // 2
-        return float(self.lon[0, middle] if self.lat.mean() > 0 else self.lon[-1, middle])
+        row, count = self.lon[0 if self.lat.mean() > 0 else -1], self.lon.shape[1]
+        middle = np.radians(row[[(count - 1) // 2, count // 2]])
+        return float(np.degrees(np.angle(np.exp(1j * middle).sum())))
 
     def _begin_at_edge(self) -> int:
         """Turn a grid around the globe until it begins near 180 degrees; return the first column.
@@ -138,11 +141,10 @@ def choose_plane(
         return Plane(coords, shaped=in_space)
     own = None if ax is None else np.ravel(np.asarray(ax, dtype=object))[0]
     mapped = own is None or hasattr(own, "projection")
-    has_cartopy = importlib.util.find_spec("cartopy") is not None
-    if mapped and has_cartopy:
+    if mapped and has_cartopy():
         return Map(coords, projection=getattr(own, "projection", projection), coastlines=coastlines)
     if projection is not None or isinstance(coastlines, str):
-        raise ImportError(f"{asked} needs cartopy; install it with: pip install 'xsda[plot]'")
+        raise ImportError(NEEDS.format(asked))
     return LatLon(coords, coastlines=coastlines)
 
 
@@ -202,6 +204,38 @@ def choose_projection(extent: Extent, *, down: float = 0.0) -> Any:
             lon, lat, standard_parallels=(south + sixth, north - sixth), cutoff=-30 if lat > 0 else 30
         )
     return crs.PlateCarree(central_longitude=lon)
+
+
+def named_projection(name: str, **parameters: Any) -> Any:
+    """Return a projection of cartopy by the name of its class.
+
+    Parameters
+    ----------
+    name
+        Such as ``"Orthographic"``.
+    **parameters
+        Such as ``central_longitude=-3``.
+
+    Returns
+    -------
+    cartopy.crs.Projection
+        The projection.
+    """
+    if not has_cartopy():
+        raise ImportError(NEEDS.format(f"the projection {name}"))
+    crs = projections()
+    known = [k for k, v in vars(crs).items() if isinstance(v, type) and issubclass(v, crs.Projection)]
+    if name not in known:
+        raise ValueError(f"unknown projection {name!r}; {choose(name, known)}")
+    try:
+        return getattr(crs, name)(**parameters)
+    except TypeError as error:
+        raise ValueError(f"the projection {name} cannot be made of {parameters}: {error}") from None
+
+
+def has_cartopy() -> bool:
+    """Whether cartopy is installed."""
+    return importlib.util.find_spec("cartopy") is not None
 
 
 def block_means(values: np.ndarray, blocks: Sequence[int]) -> np.ndarray:
