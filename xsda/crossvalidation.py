@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -303,7 +304,13 @@ def _at(ds: xr.Dataset, withheld: Sets, derived: Mapping[str, Derived] | None) -
 def _assimilating(
     ds: xr.Dataset, prior: Any, options: Mapping[str, Any], derived: Mapping[str, Derived] | None
 ) -> Method:
-    return lambda train, withheld: _at(assimilate(ds, train, prior, **options), withheld, derived)
+    def predict(train: Sets, withheld: Sets) -> Sets:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"\d+ values of .* are averaged to", UserWarning)  # in each fold
+            post = assimilate(ds, train, prior, **options)
+        return _at(post, withheld, derived)
+
+    return predict
 
 
 def _yardsticks(

@@ -62,6 +62,8 @@ def _joined(observed: Sequence[Observed]) -> xr.Dataset:
         return xr.merge(parts, join="exact", compat="equals", combine_attrs="override")
     except ValueError:
         listed = [_listed(ds, o.name) for ds, o in zip(parts, observed, strict=True)]
+        shared = set.intersection(*({str(c) for c in ds.coords} for ds in listed))  # averages have no station
+        listed = [ds.drop_vars(set(ds.coords) - shared) for ds in listed]
         return xr.concat(listed, "report", data_vars="all", coords="all", join="exact", combine_attrs="override")
 
 
