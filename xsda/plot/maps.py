@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,11 @@ class Map(LatLon):
         self.blocks = tuple(-(-length // MOST_CELLS) for length in self.size)
         scale = coastlines if isinstance(coastlines, str) else None
         self.lines = coast_geometries(self.extent, scale) if coastlines else []
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Whether each cell has coordinates; cartopy draws those across the edge on both sides."""
+        return np.isfinite(self.y + self.x) if self.curved else np.ones((), bool)
 
     @property
     def options(self) -> dict[str, Any]:

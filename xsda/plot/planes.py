@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -86,18 +87,25 @@ class LatLon(Plane):
     """Latitudes and longitudes on plain Axes, stretched by 1 / cos(latitude), with the outline of land.
 
     ``lat`` and ``lon`` are the edges of the cells along each axis, or with two-dimensional coordinates their corners.
-    Cells without coordinates are not drawn.
+    Cells without coordinates are not drawn, and neither are those that lie across the edge of the picture.
     """
 
     def __init__(self, coords: Sequence[xr.DataArray], *, coastlines: bool = True):
         super().__init__(coords)
         self.coastlines = coastlines
         self.curved = self.y.ndim == 2
-        self.known = np.isfinite(self.y + self.x) if self.curved else np.ones((), bool)
         if self.curved:
             self.lat, self.lon = corners(self.y, self.x)
         else:
             self.lat, self.lon = np.clip(edges(self.y), -90, 90), edges(continuous(self.x))
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Whether each cell can be drawn."""
+        if not self.curved:
+            return np.ones((), bool)
+        around = np.stack([self.lon[:-1, :-1], self.lon[:-1, 1:], self.lon[1:, :-1], self.lon[1:, 1:]])
+        return np.isfinite(self.y + self.x) & (np.ptp(around, axis=0) < 180)
 
     @property
     def shape(self) -> float | None:
