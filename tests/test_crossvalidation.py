@@ -1,14 +1,11 @@
 """Cross-validation equals withholding by hand, and its scores are those of the predictions."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 
 import xsda
-from xsda import crossvalidation
 from xsda.metrics import crps
 
 TIME = np.datetime64("2026-03-01", "ns") + np.arange(6) * np.timedelta64(6, "h")
@@ -235,27 +232,6 @@ def test_flags_places_outside_and_averages(case):
     np.testing.assert_array_equal(found.t2m_observed, hand.t2m)
     expected = by_hand(grid, prior, hand, found.t2m_fold.isel(time=0).values, "station", **options)
     np.testing.assert_allclose(found.t2m.transpose(*expected.t2m.dims), expected.t2m, atol=1e-4)
-
-
-def test_the_gaussian_of_a_network_has_patterns(monkeypatch):
-    """It is the fit to free trajectories twice as long as the grid; with months as steps it is separable."""
-    drawn = []
-
-    def sample(ds, prior, members):
-        noise = np.random.default_rng(0).standard_normal((members, ds.sizes["time"], 5))
-        drawn.append(xr.Dataset({"u": (("member", "time", "x"), noise)}, {"time": ds.time, "x": ds.x}))
-        return drawn[-1]
-
-    monkeypatch.setattr(crossvalidation, "sample", sample)
-    model = SimpleNamespace(denoiser=None, length=None)
-    grid = xr.Dataset(coords={"time": 0.05 * np.arange(8), "x": np.arange(5.0)})
-    found = crossvalidation._gaussian(grid, model, {})
-    np.testing.assert_allclose(drawn[0].time, 0.05 * np.arange(16))
-    assert found.hash == xsda.GaussianPrior.fit(drawn[0], length=8, name="gaussian").hash
-    assert found.length == 8
-    months = grid.assign_coords(time=pd.date_range("2026-01-01", periods=8, freq="MS"))
-    assert type(crossvalidation._gaussian(months, model, {}).denoiser).__name__ == "SeparableDenoiser"
-    assert crossvalidation._gaussian(grid, found, {}) is found
 
 
 def test_as_text_and_on_the_accessor(case):

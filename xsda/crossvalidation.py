@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 from xsda.arguments import choose, whole_number
 from xsda.assimilation import assimilate
 from xsda.baselines.inverse_distance import InverseDistance
-from xsda.labels.axes import axis_numbers, find_axes
 from xsda.labels.grid import Grid
 from xsda.metrics import crps, rank_histogram
 from xsda.observations.folds import fold_numbers, labels
@@ -27,14 +26,11 @@ from xsda.observations.operator import Derived
 from xsda.observations.read import Observed, dims_of, read, units_of
 from xsda.observations.select import select
 from xsda.observations.sources import Sources, as_sources, observed_variables
-from xsda.priors.eof import EofDenoiser
-from xsda.priors.exact import GaussianDenoiser
-from xsda.priors.gaussian import GaussianPrior
 from xsda.priors.pool import Pool
 from xsda.priors.prior import Prior
 from xsda.priors.registry import Model, Models, load_model
-from xsda.priors.separable import SeparableDenoiser
 from xsda.sampling.draw import sample
+from xsda.sampling.fitted import gaussian_of
 
 Sets = dict[str, xr.Dataset]
 Method = Callable[[Sets, Sets], Sets]  # (observations to use, withheld ones) -> predictions, all by source
@@ -43,7 +39,6 @@ Yardsticks = str | Sequence[str] | Mapping[str, Any]
 BY = ("station", "time", "source")
 MODEL = "model"  # its name among the methods
 NAMED = ("climatology", "interpolation", "gaussian")
-FITTED = 32  # trajectories of the prior to which the yardstick "gaussian" is fitted, twice as long as the grid
 SHARED = (
     "members", "seed", "likelihood", "correlation", "background", "background_sigma", "batch", "device", "superobs",
 )  # fmt: skip
@@ -337,7 +332,7 @@ def _yardsticks(
         elif what == "interpolation":
             out[name] = _interpolating(InverseDistance.of(observed, grid, prior))
         elif what == "gaussian":
-            out[name] = _assimilating(ds, _gaussian(ds, prior, drawing), shared, derived)
+            out[name] = _assimilating(ds, gaussian_of(ds, prior, **drawing), shared, derived)
         else:
             raise ValueError(
                 f"unknown yardstick {name!r}; {choose(name, NAMED)}, or pass a mapping of names to priors or functions"
@@ -371,45 +366,3 @@ def _interpolating(by: InverseDistance) -> Method:
         return out
 
     return predict
-
-
-def _gaussian(ds: xr.Dataset, prior: Prior, drawing: Mapping[str, Any]) -> Prior:
-    """The Gaussian of free trajectories of a prior; the prior itself if it is one."""
-    if isinstance(prior.denoiser, GaussianDenoiser | SeparableDenoiser | EofDenoiser):
-        return prior
-    time, space = find_axes(ds)
-    twice = _twice_as_long(ds, time) if space and prior.length is None else None
-    if twice is None:
-        return _separable(sample(ds, prior, **{**drawing, "members": 2 * FITTED}))
-    free = sample(twice, prior, **{**drawing, "members": FITTED})
-    return GaussianPrior.fit(free, length=ds.sizes[time], name="gaussian")
-
-
-def _twice_as_long(ds: xr.Dataset, time: str) -> xr.Dataset | None:
-    """The grid with as many times again after its last; None if its times are not even."""
-    own = ds[time]
-    steps = np.diff(axis_numbers(own))
-    if time not in ds.indexes or not len(steps) or np.ptp(steps) > 1e-6 * abs(steps[0]):
-        return None
-    later = own.values + (own.values[-1] - own.values[0]) + (own.values[1] - own.values[0])
-    return ds.reindex({time: np.concatenate([own.values, later])}).assign_coords(
-        {time: lambda longer: longer[time].assign_attrs(own.attrs)}
-    )
-
-
-def _separable(ensemble: xr.Dataset) -> Prior:
-    """The Gaussian with the mean of an ensemble, and a separable covariance made of those along each dimension."""
-    dims = [str(d) for d in next(iter(ensemble.data_vars.values())).dims if d != "member"]
-    for d in dims:
-        ensemble = ensemble.sortby(d) if d in ensemble.indexes else ensemble
-    mean = ensemble.mean("member", keep_attrs=True)
-    anomalies = ensemble - mean
-    z = np.stack([(anomalies[v] / anomalies[v].std()).transpose("member", *dims).values for v in anomalies], 1)
-    std = np.array([float(anomalies[v].std()) for v in anomalies])
-
-    def along(axis: int) -> np.ndarray:
-        flat = np.moveaxis(z, axis, 0).reshape(z.shape[axis], -1).astype(float)
-        return flat @ flat.T / flat.shape[1]
-
-    space = [along(3 + i) for i in range(len(dims) - 1)]
-    return GaussianPrior.separable(mean, along(2), *space, channel_cov=along(1) * np.outer(std, std))
