@@ -120,7 +120,7 @@ def test_stations_on_two_dimensional_coordinates():
     y, x = np.mgrid[50:60:6j, -4:4:5j]
     lat, lon = y + 0.3 * x, x - 0.2 * (y - 55)
     values = lat + np.arange(3.0)[:, None, None, None] + np.zeros((3, 4, 1, 1))
-    places = {"lat": (("j", "i"), lat), "lon": (("j", "i"), lon)}
+    places = {"nav_lat": (("j", "i"), lat), "nav_lon": (("j", "i"), lon)}
     post = xr.Dataset({"t": (("member", "time", "j", "i"), values)}, {"time": np.arange(4.0), **places})
     obs = xr.Dataset(
         {"t": (("time", "station"), [[54.0, 57.0], [54.5, np.nan]], {"error_std": 0.5})},

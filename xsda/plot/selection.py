@@ -253,7 +253,8 @@ def _coordinate(da: xr.DataArray, shown: xr.Dataset, dim: str) -> xr.DataArray |
     names = next((n for n in (*SYNONYMS, TIME_NAMES) if dim.lower() in n), ())
     standard = shown[dim].attrs.get("standard_name") if dim in shown.coords else None
     if dim in shown.coords and shown[dim].ndim == 2:
-        test, names = (is_longitude, LONGITUDES) if is_longitude(shown[dim]) else (is_latitude, LATITUDES)
+        across = is_longitude(shown[dim]) or dim.lower() in LONGITUDES
+        test, names = (is_longitude, LONGITUDES) if across else (is_latitude, LATITUDES)
         return next((c for c in da.coords.values() if test(c) or str(c.name).lower() in names), None)
     found = [
         c
