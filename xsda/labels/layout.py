@@ -25,7 +25,7 @@ from xsda.labels.axes import (
 from xsda.labels.cf import find_scale, helper_variables
 from xsda.labels.climatology import Normals
 from xsda.labels.sphere import check_meridians, component_sign, find_poles
-from xsda.labels.steps import record_step, step_numbers
+from xsda.labels.steps import record_step
 
 KEPT_ATTRS = ("units", "standard_name", "long_name")
 SAMPLE_DIMS = ("trajectory", "member")
@@ -181,7 +181,7 @@ class Layout:
         check_sorted(numbers, time)
         dt = None
         if even and len(numbers) > 1:
-            dt = record_step(step_numbers(ds[time]) if time in ds.coords else numbers, time)
+            dt = record_step(ds[time]) if time in ds.coords else 1.0
         axes = []
         for name in dims:
             check_meridians(ds, name)
