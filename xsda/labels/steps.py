@@ -68,8 +68,8 @@ def _irregular(time: xr.DataArray) -> str:
     length = duration(steps[bad]) if is_datelike(time) else f"{steps[bad]:g}"
     return (
         f"the axis {str(time.name)!r} must be evenly spaced, but goes from {first} to {last} in one step of {length}, "
-        f"where its usual step is {usual}; correct or drop such times (gaps of whole steps are allowed), or interpolate "
-        f"with ds.interp({time.name}=...)"
+        f"where its usual step is {usual}; correct or drop such times (gaps of whole steps are allowed), or "
+        f"interpolate with ds.interp({time.name}=...)"
     )
 
 
