@@ -24,6 +24,7 @@ from xsda.labels.axes import (
 )
 from xsda.labels.cf import find_scale, helper_variables
 from xsda.labels.climatology import Normals
+from xsda.labels.curvilinear import check_set_as_coordinates
 from xsda.labels.sphere import check_meridians, component_sign, find_poles
 from xsda.labels.steps import record_step
 
@@ -193,6 +194,7 @@ class Layout:
             axes = [replace(a, poles=find_poles(ds, a.name, b.name)) for a, b in (axes, axes[::-1])]
         fixed = tuple(_context(ds, v, dims) for v in context)
         others = {*context, *helper_variables(ds)}
+        check_set_as_coordinates(ds.drop_vars(others, errors="ignore").drop_dims([time, *sample_dims], errors="ignore"))
         variables = [_variable(ds[v], (time, *dims), sample_dims) for v in ds.data_vars if v not in others]
         if not variables:
             raise ValueError(f"the Dataset has no variables over {(time, *dims)}")

@@ -226,10 +226,12 @@ def _find_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | N
     found = next((c for c in others if str(c.name).lower() in same), None)
     foreign = next((c for c in others if str(c.name).lower() in near), None)
     if found is None and foreign is not None and dim not in da.dims:
+        plane = dim not in grid.template.coords and any(str(foreign.name).lower() in n for n in SYNONYMS)
+        hint = "; if the grid has two-dimensional ones as variables, use ds.set_coords(['lat', 'lon'])" if plane else ""
         raise ValueError(
             f"observed variable {da.name!r} has the coordinate {foreign.name!r} where the grid has {dim!r}; .rename "
             f"it if they are the same, otherwise add the coordinate {dim!r} of the grid (or drop {foreign.name!r} to "
-            "average)"
+            f"average){hint}"
         )
     return found
 
