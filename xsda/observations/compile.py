@@ -158,7 +158,55 @@ def _places(grid: Grid, ds: xr.Dataset, da: xr.DataArray) -> list[Place]:
             return [along, Place(tuple(space), tuple(map(str, lat.dims)), stencil)]
         if all(matching_coordinate(da, grid, d) is None and _averaged(da, d) for d in space):
             return [along, Place(tuple(space), (), Stencil.mean(mesh.areas()))]
+    if _swapped_axes(grid, da):
+        raise ValueError(
+            f"the positions of {da.name!r} lie outside the grid, and inside if latitude and longitude are swapped; "
+            "exchange their names"
+        )
     return [_place(grid, ds, da, dim) for dim in grid.core_dims]
+
+
+def swapped(grid: Grid, da: xr.DataArray) -> bool:
+    """Whether all positions outside the grid would lie inside if latitude and longitude were swapped.
+
+    Parameters
+    ----------
+    grid
+        The grid.
+    da
+        The observed variable, with its coordinates.
+
+    Examples
+    --------
+    >>> from xsda.labels import Grid, Layout
+    >>> from xsda.observations.compile import swapped
+    >>> ship = {"lat": ("obs", [-5.0]), "lon": ("obs", [52.0]), "time": weather.time[0]}
+    >>> swapped(Grid.match(Layout.of(weather), weather), xr.DataArray([280.0], ship, "obs", "t2m"))
+    True
+    """
+    mesh = Mesh.of(grid)
+    places = None if mesh is None else sphere_positions(mesh, grid, da)
+    if mesh is not None and places is not None:
+        lat, lon = (c.values.ravel() for c in places)
+        away = mesh.outside(lat, lon)
+        return bool(away.any()) and not mesh.outside(lon[away], lat[away]).any()
+    return _swapped_axes(grid, da)
+
+
+def _swapped_axes(grid: Grid, da: xr.DataArray) -> bool:
+    """The same where latitude and longitude are dimensions of the grid."""
+    found = {}
+    for dim in grid.core_dims[1:]:
+        template, coord = grid.template.coords.get(dim), matching_coordinate(da, grid, dim)
+        if template is not None and coord is not None and coord.dtype.kind in "iuf":
+            found[is_latitude(template), is_longitude(template)] = grid_axis(grid, dim), coord
+    if set(found) != {(True, False), (False, True)}:
+        return False
+    (rows, lat), (columns, lon) = found[True, False], found[False, True]
+    if lat.dims != lon.dims:
+        return False
+    away = rows.outside(lat.values) | columns.outside(lon.values)
+    return bool(away.any()) and not (rows.outside(lon.values) | columns.outside(lat.values))[away].any()
 
 
 def _averaged(da: xr.DataArray, dim: str) -> bool:
