@@ -27,7 +27,7 @@ from xsda.labels.cf import cell_bounds, cell_method, find_scale, in_units, is_la
 from xsda.labels.curvilinear import LATITUDES, LONGITUDES
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Variable
-from xsda.observations.levels import between_levels
+from xsda.observations.levels import between_levels, beyond_levels
 from xsda.observations.mesh import Mesh, sphere_positions
 from xsda.observations.operator import Derived, Gather, VariableOperator
 from xsda.observations.stencils import GridAxis, Stencil
@@ -332,8 +332,33 @@ def _place_channels(da: xr.DataArray, v: Variable, channel_dim: str, grid: Grid)
             f"{list(v.labels)}"
         )
     dims = tuple(str(d) for d in da[channel_dim].dims)
+    return Place((channel_dim,), dims, between_levels(da[channel_dim], *_levels(v, channel_dim, grid)))
+
+
+def _levels(v: Variable, channel_dim: str, grid: Grid) -> tuple[list[Any], str | None]:
+    """The levels of a variable of the grid, and their units."""
     own = grid.template.coords.get(channel_dim)
-    labels = list(v.labels) or list(range(v.channels))
-    return Place(
-        (channel_dim,), dims, between_levels(da[channel_dim], labels, None if own is None else own.attrs.get("units"))
-    )
+    return list(v.labels) or list(range(v.channels)), None if own is None else own.attrs.get("units")
+
+
+def outside_levels(grid: Grid, da: xr.DataArray) -> xr.DataArray | None:
+    """Return which positions lie outside the levels of an observed variable, named by the dimension of the levels.
+
+    Parameters
+    ----------
+    grid
+        The grid.
+    da
+        The observed variable, with its coordinates.
+
+    Returns
+    -------
+    DataArray or None
+        A truth value for each position; None if the variable has no levels, or the observations do not say theirs.
+    """
+    v = next((v for v in grid.layout.variables if grid.names[v.name] == da.name), None)
+    if v is None or v.channel_dim is None or v.channel_dim not in da.coords:
+        return None
+    coord = da[v.channel_dim]
+    away = beyond_levels(coord, *_levels(v, v.channel_dim, grid)).reshape(coord.shape)
+    return xr.DataArray(away, dims=coord.dims, name=v.channel_dim)
