@@ -92,17 +92,21 @@ def stations(
     for label in chosen:
         if label not in found:
             raise KeyError(f"no station {label!r} with values of {name!r}; {choose(label, found)}")
+    places = {label: _place(found[label], space, label) for label in chosen}
+    states = {label: _states_at(post, name, axis, at) for label, at in places.items()}
+    masked = _masked(states)
     figure, axes = panels(len(chosen), 1, ax, sharex=True, figsize=(8, 1.9 * len(chosen) + 0.6))
     coord = post[axis]
     origin = coord.values[0] if is_datelike(coord) else None
     for panel, label in zip(axes[:, 0], chosen, strict=True):
-        points = found[label]
-        at = _place(points, space, label)
-        draw_states(panel, axis_values(coord, origin), _states_at(post, name, axis, at).values, members)
+        at = places[label]
+        if label not in masked:
+            draw_states(panel, axis_values(coord, origin), states[label].values, members)
         if truth is not None:
             draw_truth(panel, _states_at(truth, name, axis, at), axis, origin)
-        draw_observed(panel, points, axis, origin)
+        draw_observed(panel, found[label], axis, origin)
         text = [str(label), *(_position(post[d], value) for d, value in at.items())]
+        text += ["masked"] if label in masked else []
         panel.set_title(", ".join(text), loc="left", fontsize="medium")
         panel.spines[["top", "right"]].set_visible(False)
     label_time(axes[-1, 0].xaxis, coord)
@@ -151,6 +155,17 @@ def _states_at(ds: xr.Dataset, name: str, axis: str, at: Mapping[str, float]) ->
     coords = {axis: ds[axis], **{d: ((), value, ds[d].attrs) for d, value in at.items()}}
     like = xr.Dataset({name: (axis, np.zeros(ds.sizes[axis]))}, coords)
     return observe(ds[[name]], like)[name].transpose(..., axis)
+
+
+def _masked(states: Mapping[Hashable, xr.DataArray]) -> list[Hashable]:
+    """The stations where the states have no values; raises if that is all of them."""
+    masked = [label for label, values in states.items() if bool(values.isnull().all())]
+    if len(masked) == len(states):
+        raise ValueError(
+            f"the states have no values (their mask, such as land) at the station{'s' if len(masked) > 1 else ''} "
+            f"{', '.join(map(repr, masked))}; choose others with station=..., or check the positions"
+        )
+    return masked
 
 
 def _position(coord: xr.DataArray, value: float) -> str:
