@@ -80,6 +80,22 @@ def check_calendar(coord: xr.DataArray, dates: bool, whose: str) -> None:
     )
 
 
+def check_same_kind(a: Any, b: Any, names: tuple[str, str]) -> None:
+    """Raise unless each dimension of two Datasets or variables holds values of the same kind: dates, numbers, text."""
+    for dim in a.indexes:
+        if dim in b.indexes and (ours := _kind_of(a[dim])) != (theirs := _kind_of(b[dim])):
+            raise ValueError(
+                f"{str(dim)!r} of the {names[0]} holds {ours}, that of the {names[1]} holds {theirs}; convert one of "
+                "them"
+            )
+
+
+def _kind_of(coord: xr.DataArray) -> str:
+    if is_datelike(coord):
+        return "dates"
+    return {"m": "time differences", "O": "text", "U": "text", "S": "text"}.get(coord.dtype.kind, "numbers")
+
+
 def axis_text(value: float, origin: Any = None) -> str:
     """Write a position on an axis as a number, or as a date if ``origin`` is a date."""
     if origin is None or not np.isfinite(value):
