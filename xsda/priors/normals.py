@@ -201,11 +201,11 @@ def _tell_of_isolated(valid: np.ndarray, layout: Layout) -> None:
     around = np.pad(around, [(0, 0) if a.period is None else (1, 1) for a in layout.space], mode="wrap")
     alone = valid & ~np.any([around[i : i + rows, j : j + columns] for i, j in shifts], axis=0)
     if alone.any():
-        first, many = zip(layout.space, np.argwhere(alone)[0], strict=True), alone.sum() > 1
+        first = zip(layout.space, np.argwhere(alone)[0], strict=True)
         place = ", ".join(f"{a.name} {a.points[i] if a.points else i:g}" for a, i in first)
         warn(
-            f"{alone.sum()} grid point{'s have' if many else ' has'} values but no neighbour with values (the first at "
-            f"{place}); {'they are' if many else 'it is'} kept, and mask=... leaves such points out",
+            f"grid points with values but no neighbour with values: {alone.sum()}, the first at {place}; they are kept "
+            "(set them to NaN to leave them out)",
             UserWarning,
         )
 
