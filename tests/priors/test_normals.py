@@ -49,7 +49,7 @@ def test_a_ring_joins_the_ends_of_a_map():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         normals_of(row)
-    with pytest.warns(UserWarning, match="no neighbour with values: 1, the first at lat 54, lon 0"):
+    with pytest.warns(UserWarning, match="no neighbour with values: 1, the first at lat 56, lon 0;"):
         normals_of(row.assign_coords(lon=np.arange(8.0)))
 
 
