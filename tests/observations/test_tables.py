@@ -271,6 +271,10 @@ BAD = {
         "column 'time' of obs holds '27/03/2026 06:00' in row 0, expected a date such as '2026-03-01T06:00'",
     ),
     "a missing latitude": (lambda t: t.assign(lat=t.lat.where(t.index != 7)), r"1 of \d+ values of obs have no lat, the first in row 7"),
+    "fill values": (
+        lambda t: t.assign(observation=t.observation.where(t.index % 20 != 3, -9999.0)),
+        r"\d of 40 values of 't2m' in obs are -9999, which stands for a missing value; mark them as missing",
+    ),
     "swapped": (
         lambda t: t.assign(lat=100 + t.lon, lon=t.lat),
         r"latitude \d+.* in row \d+, outside of -90 to 90; are latitudes and longitudes swapped",

@@ -18,6 +18,7 @@ from xsda.arguments import choose, warn, what
 from xsda.labels.axes import SPACE_NAMES, TIME_NAMES
 from xsda.labels.cf import find_scale, in_units
 from xsda.labels.curvilinear import curvilinear
+from xsda.labels.fills import find_fill_value
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import LAWS, Censored, ErrorLaw, Normal
 from xsda.observations.errors import check_positive, error_std
@@ -57,7 +58,8 @@ def read(
     sigma, derived, likelihood, correlation, background, background_sigma
         As in ``xsda.assimilate``.
     errors
-        Whether to read standard deviations. Without them ``std`` of the result is None.
+        Whether to read standard deviations, and to refuse values such as -9999. Without them ``std`` of the result is
+        None.
     quality, outside, superobs
         Which values are used, and which are averaged, as in ``xsda.assimilate``.
     grid
@@ -166,7 +168,10 @@ def _one(
         raise TypeError(f"observed variable {name!r} of {source} holds {ds[name].dtype}, expected numbers")
     came, expected = ds[name].attrs.get("units"), None if name in (derived or {}) else units.get(name)
     factor, offset = find_scale(name, came, expected, "the grid")
-    ds = ds.assign({name: in_units(ds[name], expected, "the grid").compute()})
+    ds = ds.assign({name: ds[name].compute()})
+    if std is not None:
+        _check_fill_values(ds[name], source)
+    ds = ds.assign({name: in_units(ds[name], expected, "the grid")})
     values = np.asarray(ds[name].values, dtype=np.float64).ravel()
     if np.isinf(values).any():
         raise ValueError(f"observed variable {name!r} holds infinite values; mark missing values as NaN")
@@ -186,6 +191,17 @@ def _one(
             f"of the grid) are at or beyond the limits of {bound}; check the units of the limits"
         )
     return Observed(source, name, ds, std, bound, correlation, derived, pick)
+
+
+def _check_fill_values(da: xr.DataArray, source: str) -> None:
+    """Raise if numbers that stand for missing values are among the observations."""
+    found = find_fill_value(np.asarray(da.values, dtype=np.float64), others=3)
+    if found is not None:
+        code, count = found
+        raise ValueError(
+            f"{count} of {int(da.count())} values of {str(da.name)!r} in {source} are {code:g}, which stands for a "
+            f"missing value; mark them as missing: obs.where(obs != {code:g}), or an empty cell of a table"
+        )
 
 
 def _in_units(law: ErrorLaw, factor: float, offset: float) -> ErrorLaw:

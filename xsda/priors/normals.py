@@ -19,12 +19,12 @@ from xsda.labels.axes import TIME_FEATURES, axis_numbers, is_datelike
 from xsda.labels.cf import is_latitude
 from xsda.labels.climatology import Normals, waves
 from xsda.labels.curvilinear import curvilinear
+from xsda.labels.fills import find_fill_value
 from xsda.labels.layout import Layout
 from xsda.labels.steps import duration
 from xsda.priors.moments import Blocks
 
 LEAST = 0.05  # points with a smaller share of the states are masked
-FILL_VALUES = (-9999.0, 9999.0, -999.0, -99999.0, -32767.0, -32768.0, 1e20, -1e20, 9.96921e36, 1e36)
 RIDGE = 1e-9  # added to the normal equations, relative to the number of states
 FLAT = 1e-3  # smallest standard deviation of a point, in those of its channel
 DAY, YEAR = 86400.0, 365.25 * 86400.0
@@ -146,7 +146,11 @@ def fit_normals(ds: xr.Dataset, layout: Layout, cycles: Sequence[str] = (), mask
     for start, x in blocks:
         if np.isinf(x).any():
             raise ValueError("the data hold infinite values; mark missing values as NaN")
-        _check_fill_values(x)
+        if found := find_fill_value(x):
+            raise ValueError(
+                f"{found[1]} values of the data are {found[0]:g}, which stands for a missing value; use "
+                f"ds.where(ds != {found[0]:g})"
+            )
         sums = sums or Sums.start(x, all_waves.shape[1])
         sums.add(x, all_waves[start : start + x.shape[1]])
     assert sums is not None
@@ -163,22 +167,6 @@ def fit_normals(ds: xr.Dataset, layout: Layout, cycles: Sequence[str] = (), mask
     fitted = _layout(layout, sums, valid, tuple(cycles))
     assert fitted.normals is not None
     return replace(fitted, normals=replace(fitted.normals, position=blocks.grid.positions()))
-
-
-def _check_fill_values(x: np.ndarray) -> None:
-    """Raise if numbers that stand for missing values are among the data, and far from all others."""
-    ends = [np.fmin.reduce(x, axis=None), np.fmax.reduce(x, axis=None)]
-    codes = [code for code in FILL_VALUES if np.isclose(ends, code, rtol=1e-6).any()]
-    values = x[np.isfinite(x)] if codes else x
-    for code in codes:
-        others = values[~np.isclose(values, code, rtol=1e-6)]
-        if len(others) < len(values) and len(others):
-            span = max(np.ptp(others), 1e-9 * np.abs(others).max())
-            if code < others.min() - 3 * span or code > others.max() + 3 * span:
-                raise ValueError(
-                    f"{len(values) - len(others)} values of the data are {code:g}, which stands for a missing value; "
-                    f"use ds.where(ds != {code:g})"
-                )
 
 
 def _tell_of_few_values(points: int, least: float) -> None:
