@@ -260,7 +260,7 @@ BAD = {
         lambda t: t.assign(observation=t.observation.astype(object).where(t.index != 5, "n/a")),
         "column 'observation' of obs holds 'n/a' in row 5, expected a number",
     ),
-    "no times": (lambda t: t.drop(columns="time"), "obs has no column 'time'; its columns are 'lat', 'lon'"),
+    "no times": (lambda t: t.drop(columns="time"), r"obs has no column 'time'; its columns are 'lat', 'lon'.*df.rename\(columns=\{'\.\.\.': 'time'"),
     "misspelt": (
         lambda t: t.rename(columns={"lat": "lattitude"}),
         r"no column 'lat'; .*df.rename\(columns=\{'lattitude': 'lat'\}\)",

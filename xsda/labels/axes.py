@@ -57,7 +57,7 @@ def _kind(values: np.ndarray) -> str:
     """Say what a coordinate holds instead of numbers or dates, and what to do."""
     first = values.flat[0] if values.size else None
     if isinstance(first, str):
-        return f"text such as {first!r}, expected numbers or dates; convert dates with pd.to_datetime"
+        return f"text such as {str(first)!r}, expected numbers or dates; convert it (dates with pd.to_datetime)"
     if getattr(first, "tzinfo", None) is not None:
         return (
             "dates with a time zone, which xarray does not support; use .tz_convert('UTC').tz_localize(None) of the "
