@@ -237,8 +237,10 @@ def test_observations_in_the_mask():
     seen = near.sda.observe(at([54.0, 55.0], [2.4, 3.4])).t
     np.testing.assert_array_equal(seen[..., 0], near.t.sel(lat=54, lon=2)[:, :1])
     assert bool(seen[..., 1].isnull().all())
-    with warnings.catch_warnings(), pytest.raises(ValueError, match="all observations lie where the prior has no"):
-        warnings.simplefilter("error")  # one sentence
+    with (
+        warnings.catch_warnings(action="error"),  # one sentence
+        pytest.raises(ValueError, match="all observations lie where the prior has no values"),
+    ):
         day.sda.assimilate(at([55.0], [3.4]), prior, **options)
     with pytest.raises(ValueError, match="the grid has lat 20 to 30, the prior 50 to 60 by 2; its climatology"):
         day.assign_coords(lat=day.lat - 30).sda.assimilate(at([28.0], [1.0]), prior, **options)
