@@ -294,6 +294,13 @@ def test_bad_tables(field, reports, case):
         likelihood(field, spoil(long(reports)))
 
 
+def test_blanks_are_missing(field, reports):
+    table = long(reports)
+    text = table.observation.astype(object).where(table.index % 3 > 0, " ")
+    a = likelihood(field, table.assign(observation=text))
+    assert torch.equal(a.y, likelihood(field, table[table.index % 3 > 0]).y)
+
+
 def test_a_table_without_values(field, reports):
     with pytest.raises(ValueError, match="all observations are missing"):
         likelihood(field, long(reports).assign(observation=np.nan))

@@ -281,5 +281,6 @@ def test_celsius_without_units():
     ds = weather()
     prior = xsda.GaussianPrior.fit(ds, length=4, taper=None)
     obs = (ds.isel(time=slice(0, 4), lat=[0, 5], lon=[0, 7]) - 273.15).drop_attrs()
-    with pytest.warns(RuntimeWarning, match="'t' in obs has no units and is taken to be in K, but its median is"):
-        compile_observations(prior.bind(ds.isel(time=slice(0, 4))), obs, 0.5)
+    for units, said in (({}, "has no units and is taken to be in K"), ({"units": "K"}, "is given in K")):
+        with pytest.warns(RuntimeWarning, match=f"'t' in obs {said}, but its median is"):
+            compile_observations(prior.bind(ds.isel(time=slice(0, 4))), obs.assign(t=obs.t.assign_attrs(units)), 0.5)

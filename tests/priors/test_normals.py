@@ -69,3 +69,11 @@ def test_a_fill_value_late_in_the_record(monkeypatch):
     monkeypatch.setattr("xsda.priors.moments.BLOCK_NUMBERS", 48 * 50)
     with pytest.raises(ValueError, match="1 values of the data are -9999, which stands for a missing value"):
         normals_of(ds)
+
+
+def test_a_mask_holds_true_or_false():
+    ds = weather()
+    sea = ds.t[0].notnull() & (ds.lon > 2)
+    assert normals_of(ds, mask=sea.astype(float)).valid.sum() == sea.sum()
+    with pytest.raises(ValueError, match=r"mask must be True or False .* use .notnull"):
+        normals_of(ds, mask=ds.t[0])

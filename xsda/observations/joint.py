@@ -237,13 +237,14 @@ def _scaled(grid: Grid, observed: Observed) -> tuple[Scaled, Labels]:
 
 
 def _check_units(grid: Grid, observed: Observed, y: np.ndarray) -> None:
-    """Warn if values without units are so far from the prior that they are probably in other units."""
+    """Warn if values are so far from the prior that they are probably in other units."""
     if not grid.layout.mean.any():  # a grid without a prior
         return
     expected = units_of(grid).get(observed.name)
-    if expected and "units" not in observed.da.attrs and len(y) and abs(np.median(y)) > FAR:
+    if expected and len(y) and abs(np.median(y)) > FAR:
+        given = "is given" if "units" in observed.da.attrs else "has no units and is taken to be"
         warn(
-            f"{observed.name!r} in {observed.source} has no units and is taken to be in {expected}, but its median is "
+            f"{observed.name!r} in {observed.source} {given} in {expected}, but its median is "
             f"{abs(np.median(y)):.0f} standard deviations of the prior from the mean; set its attribute units (degC?), "
             "and see xsda.observations.check"
         )

@@ -158,7 +158,9 @@ def _check_columns(
 
 
 def _numbers(values: pd.Series, name: str) -> np.ndarray:
-    """A column as numbers; raise if there is text in it."""
+    """A column as numbers; raise if there is text in it. Blanks are missing values."""
+    if not pd.api.types.is_numeric_dtype(values):
+        values = values.where(values.astype(str).str.strip() != "")
     found = pd.to_numeric(values, errors="coerce")
     _check_all_read(values, found, name, "a number; correct it, or leave the cell empty if the value is missing")
     return found.to_numpy(np.float64, na_value=np.nan)

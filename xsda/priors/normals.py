@@ -203,6 +203,8 @@ def _given_mask(mask: xr.DataArray, blocks: Blocks, found: np.ndarray) -> np.nda
     space = blocks.grid.core_dims[1:]
     if not isinstance(mask, xr.DataArray) or set(mask.dims) != set(space):
         raise ValueError(f"mask must be a DataArray over {space}, True where there are values")
+    if not np.isin(mask.values, (0, 1)).all():
+        raise ValueError("mask must be True or False (or 1 or 0) at each point, and holds other values; use .notnull()")
     for d in space:
         if d in mask.coords and d in blocks.ds.coords:
             if not np.array_equal(np.sort(mask[d].values), np.sort(blocks.ds[d].values)):
