@@ -35,6 +35,10 @@ def test_a_gap_divides_a_record(time):
         tell_of_gaps(gappy, step)
 
 
+def test_half_of_the_steps_may_be_gaps():
+    assert record_step(axis("2001-01-01", "3h").isel(time=[0, 1, 2, 4, 6, 7, 9])) == 3 * 3600
+
+
 ODD = {
     "a month": (axis("2001-01-01", "MS"), 5, 14 * 24, "2001-05-01T00:00:00 to 2001-06-15T00:00:00 in one step of 45 days, where its usual step is 1 month"),
     "a quarter": (axis("2001-01-01", "QS", 8), 2, 24 * 20, "2001-04-01T00:00:00 to 2001-07-21T00:00:00 in one step of 111 days, where its usual step is 3 months"),

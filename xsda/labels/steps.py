@@ -41,10 +41,15 @@ def record_step(time: xr.DataArray) -> float:
         raise ValueError(
             f"the times of the record descend, from {first} to {last}; sort it with ds.sortby({str(time.name)!r})"
         )
-    step = float(np.median(steps))
+    step = _usual(steps)
     if not _whole(steps, step).all():
         raise ValueError(_irregular(time))
     return step
+
+
+def _usual(steps: np.ndarray) -> float:
+    """The median of the steps; of the two in the middle the shorter one, since the other may be a gap."""
+    return float(np.sort(steps)[(len(steps) - 1) // 2])
 
 
 def _whole(steps: np.ndarray, step: float) -> np.ndarray:
@@ -56,12 +61,12 @@ def _whole(steps: np.ndarray, step: float) -> np.ndarray:
 def _irregular(time: xr.DataArray) -> str:
     """Name the first step of a record that is no multiple of the usual step."""
     steps = np.diff(axis_numbers(time))
-    step = float(np.median(steps))
+    step = _usual(steps)
     fits, usual = _whole(steps, step), duration(step) if is_datelike(time) else f"{step:g}"
     if is_datelike(time):
         count, monthly = _month_steps(time)
         if monthly.sum() > fits.sum():
-            months = int(np.median(count))
+            months = int(_usual(count))
             fits, usual = monthly, f"{months} month{'s' if months > 1 else ''}"
     bad = int(np.argmin(fits))
     first, last = _texts(time, bad, bad + 1)
