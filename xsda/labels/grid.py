@@ -32,6 +32,7 @@ from xsda.labels.climatology import Normals, StateScaling
 from xsda.labels.curvilinear import curvilinear
 from xsda.labels.layout import SAMPLE_DIMS, Axis, Layout, Variable
 from xsda.labels.sphere import check_meridians, find_poles
+from xsda.labels.static import read_position, read_static
 from xsda.labels.steps import step_numbers
 
 SAME = 1e-2  # points closer than this, in units of the spacing, are the same
@@ -288,27 +289,21 @@ class Grid:
         return found
 
     def context(self) -> Tensor | None:
-        """Return static fields, time features and the mask for the network, (1, time or 1, context channel, *space).
+        """Return static fields, positions, time features and the mask for the network.
 
-        None if the prior has none of them.
+        The shape is (1, time or 1, context channel, *space). None if the prior has none of them.
         """
         time, *space = self.core_dims
         sizes = self.shape[2:]
+        own = {a.name: d for a, d in zip(self.layout.space, space, strict=True)}
+        fields = [read_static(self.template, space, v.name, v.attrs) for v in self.layout.context]
+        fields += [read_position(self.template, own, v.name, v.attrs) for v in self.layout.position]
         parts = []
-        for v in self.layout.context:
-            if v.name not in self.template:
-                raise KeyError(
-                    f"the prior needs the static field {v.name!r}, which the grid lacks; add it as a variable"
-                )
-            if set(self.template[v.name].dims) != set(space):
-                raise ValueError(
-                    f"the static field {v.name!r} has the dimensions {self.template[v.name].dims}, expected "
-                    f"{tuple(space)}; select one entry of the others"
-                )
-            field = self.orient(self.template[v.name]).transpose(*space).values
-            if not np.isfinite(field).all():
-                raise ValueError(f"the static field {v.name!r} holds NaN or infinite values; fill them")
-            parts.append(np.broadcast_to((field - v.mean[0]) / v.std[0], (1, 1, *sizes)))
+        for v, field in zip((*self.layout.context, *self.layout.position), fields, strict=True):
+            whole = field.expand_dims([d for d in space if d not in field.dims])
+            values = self.orient(whole).transpose(*space).values
+            scaled = np.nan_to_num((values - v.mean[0]) / v.std[0])  # NaN: no point of a two-dimensional grid is there
+            parts.append(np.broadcast_to(scaled, (1, 1, *sizes)))
         if self.layout.time_features:
             waves = time_feature_waves(self.template[time], self.layout.time_features)
             shape = (*waves.shape, *(1,) * len(sizes))
@@ -384,11 +379,11 @@ class Grid:
         return f"the grid has {dim} {x[0]:g} to {x[-1]:g}, the prior {own[0]:g} to {own[-1]:g} by {axis.spacing:g}"
 
     def check_region(self) -> list[str]:
-        """Describe where the grid leaves the region of a prior that knows its latitudes and longitudes."""
-        notes = []
+        """Describe where the grid leaves the region of a prior that knows its latitudes, longitudes or positions."""
+        notes, read = [], {v.name for v in self.layout.position}
         for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
             known = axis.points and dim in self.template.coords
-            if known and (is_latitude(self.template[dim]) or is_longitude(self.template[dim])):
+            if known and (axis.name in read or is_latitude(self.template[dim]) or is_longitude(self.template[dim])):
                 own = np.asarray(axis.points)
                 near = np.diff(own).max() if len(own) > 1 else axis.spacing
                 if (self._apart(axis, dim).min(1) > near).any():

@@ -93,7 +93,7 @@ class GaussianMixturePrior(Prior):
             grid.shape,
             schedule,
         )
-        super().__init__(denoiser, layout, length=grid.shape[0], error=_error_curve(denoiser), name=name)
+        super().__init__(denoiser, layout, length=grid.shape[0], error=error_curve(denoiser), name=name)
 
 
 class GaussianPrior(GaussianMixturePrior):
@@ -307,7 +307,7 @@ def _patterns(
         **info,
         **({"climatology": ", ".join(cycles)} if cycles else {}),
     }
-    return Prior(denoiser, layout, length=length, error=_error_curve(denoiser), info=about, name=name)
+    return Prior(denoiser, layout, length=length, error=error_curve(denoiser), info=about, name=name)
 
 
 def _separable(
@@ -334,7 +334,7 @@ def _separable(
     )
     denoiser.schedule = schedule or reaching(denoiser)
     layout = layout.scaled(center.tolist(), std.tolist())
-    return Prior(denoiser, layout, length=denoiser.shape[0], error=_error_curve(denoiser), info=info, name=name)
+    return Prior(denoiser, layout, length=denoiser.shape[0], error=error_curve(denoiser), info=info, name=name)
 
 
 def _space_factors(grid: Grid, y_cov: np.ndarray | None, x_cov: np.ndarray | None) -> list[np.ndarray]:
@@ -388,7 +388,7 @@ def _check_cov(cov: np.ndarray, n: int, name: str, sizes: str) -> np.ndarray:
     return cov
 
 
-def _error_curve(denoiser: ExactDenoiser) -> ErrorCurve:
+def error_curve(denoiser: ExactDenoiser) -> ErrorCurve:
     """Compute r(s) over all noise levels of the diffusion process: in closed form, or sampled for mixtures."""
     first, last = denoiser.schedule.noise_level(torch.tensor([0.0, 1.0], dtype=torch.float64)).log10().tolist()
     levels = torch.logspace(min(first, -3), max(last, 2), 48, dtype=torch.float64)

@@ -42,6 +42,7 @@ from xsda.files import read
 from xsda.priors.prior import Prior
 from xsda.systems.chain import as_count
 from xsda.systems.simulation import SYSTEMS, simulate_to
+from xsda.training.geo import static_names
 from xsda.training.networks import check_network, make_network
 from xsda.training.parallel import leads
 from xsda.training.train import planned, train
@@ -232,7 +233,8 @@ class Recipe:
         """Select the variables that the recipe names, if any."""
         if "variables" not in self.data:
             return ds
-        names = [*_names(self.data["variables"]), *_names(self.train.get("context", ()))]
+        static = static_names(ds, _names(self.train.get("context", ())), self.train.get("space"))
+        names = [*_names(self.data["variables"]), *(n for n in static if n not in ds.coords)]
         check_names("[data] variables:", names, map(str, ds.data_vars))
         return ds[names]
 

@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -21,8 +20,7 @@ from xsda.diffusion.denoisers import PARAMETERIZATIONS, Denoiser, Preconditioned
 from xsda.diffusion.error import measure_error
 from xsda.diffusion.schedules import VE, Schedule
 from xsda.files import locked
-from xsda.labels.area import area_weights, cell_areas
-from xsda.labels.curvilinear import curvilinear
+from xsda.labels.area import grid_areas
 from xsda.labels.layout import Layout
 from xsda.labels.steps import tell_of_gaps
 from xsda.nn import MarkovNet, network_identity
@@ -30,6 +28,7 @@ from xsda.priors.normals import chosen_cycles, fit_normals, point_scaling
 from xsda.priors.prior import Prior
 from xsda.training.balancing import balance as balanced
 from xsda.training.balancing import check_balance
+from xsda.training.geo import training_layout
 from xsda.training.loop import Callback, Trainer, run
 from xsda.training.networks import make_network
 from xsda.training.parallel import Team, leads
@@ -45,7 +44,7 @@ def train(
     width: int | None = None,
     periodic: Sequence[str] = (),
     space: Sequence[str] | None = None,
-    context: Sequence[str] = (),
+    context: str | Sequence[str] = (),
     time_features: Sequence[str] = (),
     scaling: str = "auto",
     climatology: str | Sequence[str] | None = "auto",
@@ -83,7 +82,9 @@ def train(
     periodic, space
         Names of the periodic dimensions. Names of the space dimensions, needed if their attributes do not mark them.
     context
-        Variables of ``ds`` without time that the network reads but does not predict (orography, land mask).
+        Variables of ``ds`` without time that the network reads but does not predict (soil type, land mask). "geo"
+        stands for what the data have of: the position on the globe or along axes that are not periodic, the hour and
+        the season, as far as the dates resolve and cover them, and the orography. Both: ``("geo", "soil_type")``.
     time_features
         Any of "hour_of_day" and "day_of_year": the network reads them too. The data must have dates.
     scaling
@@ -196,15 +197,7 @@ def _untrained(
 
 def _areas(ds: xr.Dataset, layout: Layout) -> Tensor | None:
     """The areas of the grid points, *space; None if no axis is a latitude."""
-    pair = curvilinear(ds, [a.name for a in layout.space]) if len(layout.space) == 2 else None
-    if pair is not None:
-        areas = cell_areas(*(c.transpose(*(a.name for a in layout.space)) for c in pair))
-        return torch.as_tensor(np.nan_to_num(areas), dtype=torch.float32)
-    areas = np.ones(())
-    for axis in layout.space:
-        coord = ds[axis.name]
-        own = area_weights(coord) if axis.name in ds.coords else np.ones(axis.size)
-        areas = areas[..., None] * (own[::-1] if coord.size > 1 and coord[0] > coord[-1] else own)
+    areas = grid_areas(ds, [a.name for a in layout.space])
     return None if (areas == 1).all() else torch.as_tensor(areas.copy(), dtype=torch.float32)
 
 
@@ -272,7 +265,7 @@ def planned(
     width: int | None = None,
     periodic: Sequence[str] = (),
     space: Sequence[str] | None = None,
-    context: Sequence[str] = (),
+    context: str | Sequence[str] = (),
     time_features: Sequence[str] = (),
     parameterization: str = "edm",
     balance: int = 0,
@@ -299,7 +292,7 @@ def planned(
     periodic, context, time_features = (
         (n,) if isinstance(n, str) else tuple(n) for n in (periodic, context, time_features)
     )
-    layout = Layout.of(ds, periodic=periodic, space=space, context=context, time_features=time_features)
+    layout = training_layout(ds, periodic=periodic, space=space, context=context, time_features=time_features)
     if balance:
         check_balance(layout)
     return settings, layout
