@@ -113,7 +113,9 @@ def test_stations_that_cannot_be_drawn(linear, lorenz):
         plot.stations(post, obs.rename(t="t2m"))
     with pytest.raises(ValueError, match="truth= must hold 't' on the grid"):
         plot.stations(post, obs, truth=obs)
-    with pytest.raises(ValueError, match="outside"):
+    with pytest.raises(
+        ValueError, match=r"station 'Oban' lies outside the states, at lat 76.3, lon -7.5; choose others"
+    ):
         plot.stations(post, obs.assign_coords(lat=obs.lat + 20))
 
 

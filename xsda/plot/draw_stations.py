@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from xsda.arguments import choose
 from xsda.labels.axes import is_datelike
 from xsda.labels.cf import is_latitude, is_longitude
-from xsda.observations import observe
+from xsda.observations import observe, outside
+from xsda.observations.observe import grid_of
 from xsda.observations.sources import as_sources
 from xsda.plot.draw_series import draw_observed, draw_states, draw_truth, handles
 from xsda.plot.panels import finish, label_time, panels
@@ -93,6 +94,7 @@ def stations(
         if label not in found:
             raise KeyError(f"no station {label!r} with values of {name!r}; {choose(label, found)}")
     places = {label: _place(found[label], space, label) for label in chosen}
+    _check_inside(post, name, axis, places)
     states = {label: _states_at(post, name, axis, at) for label, at in places.items()}
     masked = _masked(states)
     figure, axes = panels(len(chosen), 1, ax, sharex=True, figsize=(8, 1.9 * len(chosen) + 0.6))
@@ -150,11 +152,24 @@ def _place(points: xr.Dataset, space: Sequence[str], label: Hashable) -> dict[st
     return {d: float(points[d][0]) for d in space}
 
 
+def _check_inside(ds: xr.Dataset, name: str, axis: str, places: Mapping[Hashable, Mapping[str, float]]) -> None:
+    """Raise if a station lies outside the states."""
+    grid = grid_of(ds[[name]])
+    for label, at in places.items():
+        if bool(outside(grid, _like(ds, name, axis, at)[name]).any()):
+            where = ", ".join(f"{d} {value:g}" for d, value in at.items())
+            raise ValueError(f"station {label!r} lies outside the states, at {where}; choose others with station=...")
+
+
+def _like(ds: xr.Dataset, name: str, axis: str, at: Mapping[str, float]) -> xr.Dataset:
+    """Observations at one place and all times."""
+    coords = {axis: ds[axis], **{d: ((), value, ds[d].attrs) for d, value in at.items()}}
+    return xr.Dataset({name: (axis, np.zeros(ds.sizes[axis]))}, coords)
+
+
 def _states_at(ds: xr.Dataset, name: str, axis: str, at: Mapping[str, float]) -> xr.DataArray:
     """States at one place and all times, interpolated as observations are; time comes last."""
-    coords = {axis: ds[axis], **{d: ((), value, ds[d].attrs) for d, value in at.items()}}
-    like = xr.Dataset({name: (axis, np.zeros(ds.sizes[axis]))}, coords)
-    return observe(ds[[name]], like)[name].transpose(..., axis)
+    return observe(ds[[name]], _like(ds, name, axis, at))[name].transpose(..., axis)
 
 
 def _masked(states: Mapping[Hashable, xr.DataArray]) -> list[Hashable]:
