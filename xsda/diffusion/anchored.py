@@ -13,7 +13,6 @@ is zero and the samples are those of the base.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable
 
 import torch
@@ -44,6 +43,7 @@ class Anchored(Preconditioned):
         As for ``Preconditioned``.
     """
 
+    base: Denoiser
     levels: Tensor
     rms: Tensor
     gate: Tensor
@@ -66,12 +66,13 @@ class Anchored(Preconditioned):
         other._modules = {**self._modules, "base": base}
         return other
 
-    def times(self, factor: float) -> Anchored:
-        """Return the same network on the base with all variances multiplied by a factor."""
-        return self.with_base(self.base.times(factor))
+    def conditioned(self, context: Tensor | None) -> Anchored:
+        other = super().conditioned(context)
+        assert isinstance(other, Anchored)
+        return other
 
     def expected(self, t: Tensor) -> Tensor:
-        """Return the error of the base, (*t, channel)."""
+        """Return the error of the base, (batch or 1, channel)."""
         return self._at(self.rms, t)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -106,8 +107,8 @@ class Anchored(Preconditioned):
         return found if valid is None else found * valid
 
     def _at(self, values: Tensor, t: Tensor) -> Tensor:
-        """Interpolate in the logarithm of the noise level."""
-        level = self.schedule.noise_level(t).to(values.dtype).log()
+        """Interpolate in the logarithm of the noise level: (batch or 1, ...)."""
+        level = self.schedule.noise_level(t).to(values.dtype).log().reshape(-1)
         return interpolate(level, self.levels.log(), values)
 
 

@@ -17,7 +17,14 @@ from xsda.observations.observe import grid_of
 from xsda.observations.sources import as_sources
 from xsda.plot.draw_series import draw_observed, draw_states, draw_truth, handles
 from xsda.plot.panels import finish, label_time, panels
-from xsda.plot.selection import check_obs, drawable, drawn_variables, find_drawn_axes, observed_points
+from xsda.plot.selection import (
+    check_obs,
+    drawable,
+    drawn_coords,
+    drawn_variables,
+    find_drawn_axes,
+    observed_points,
+)
 from xsda.plot.style import axis_label, axis_values
 
 SHOWN = 4  # stations, if none are chosen
@@ -83,17 +90,16 @@ def stations(
     axis, space = find_drawn_axes(post)
     if axis is None or not space:
         raise ValueError(f"stations need states over time and space; these have {tuple(post.sizes)}")
-    found = _by_station(obs, name, post, (axis, *space), sigma)
+    coords = drawn_coords(post, space)
+    along = [str(c.name) for c in coords]
+    found = _by_station(obs, name, post, (axis, *along), sigma)
     if not found:
-        raise ValueError(
-            f"obs holds no station with values of {name!r} at positions along {space}; on grids with two-dimensional "
-            "coordinates use post.sda.observe(obs) and plot its members over time"
-        )
+        raise ValueError(f"obs holds no station with values of {name!r} at positions along {', '.join(along)}")
     chosen = list(found)[:SHOWN] if station is None else _as_list(station)
     for label in chosen:
         if label not in found:
             raise KeyError(f"no station {label!r} with values of {name!r}; {choose(label, found)}")
-    places = {label: _place(found[label], space, label) for label in chosen}
+    places = {label: _place(found[label], along, label) for label in chosen}
     _check_inside(post, name, axis, places)
     states = {label: _states_at(post, name, axis, at) for label, at in places.items()}
     masked = _masked(states)
@@ -107,7 +113,7 @@ def stations(
         if truth is not None:
             draw_truth(panel, _states_at(truth, name, axis, at), axis, origin)
         draw_observed(panel, found[label], axis, origin)
-        text = [str(label), *(_position(post[d], value) for d, value in at.items())]
+        text = [str(label), *(_position(c, value) for c, value in zip(coords, at.values(), strict=True))]
         text += ["masked"] if label in masked else []
         panel.set_title(", ".join(text), loc="left", fontsize="medium")
         panel.spines[["top", "right"]].set_visible(False)

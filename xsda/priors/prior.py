@@ -94,7 +94,11 @@ class Prior:
     def any_size(self) -> bool:
         """Whether the denoiser accepts fields of any size (convolutions do)."""
         network = getattr(self.denoiser, "network", None)
-        return network is not None and not isinstance(self.denoiser, Anchored) and not isinstance(getattr(network, "local", network), WindowMLP)
+        return (
+            network is not None
+            and not isinstance(self.denoiser, Anchored)
+            and not isinstance(getattr(network, "local", network), WindowMLP)
+        )
 
     @property
     def hash(self) -> str:

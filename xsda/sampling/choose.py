@@ -44,8 +44,9 @@ def default_sampler(prior: Prior, guided: bool) -> Sampler:
     """Return the cheapest sampler that passes the benchmarks.
 
     For a prior in closed form, with or without a network that corrects it, it takes 32 evaluations per six decades of
-    noise, and at least 32. For other networks it takes one correction per step, so that members can leave trajectories that the observations exclude. With two
-    space axes it takes 24 steps; 48 steps reduce the CRPS by a tenth with nonlinear or very precise observations.
+    noise, and at least 32. For another network it takes one correction per step, so that members can leave trajectories
+    that the observations exclude. With two space axes it takes 24 steps; 48 steps reduce the CRPS by a tenth with
+    nonlinear or very precise observations.
     """
     if prior.exact or isinstance(prior.denoiser, Anchored):
         low, high = (float(prior.schedule.noise_level(torch.tensor(t, dtype=torch.float64))) for t in (0.0, 1.0))

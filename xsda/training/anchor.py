@@ -8,7 +8,6 @@ and which spread to expect. At the end the Gaussian is fitted again to the whole
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -17,6 +16,7 @@ from tqdm.auto import tqdm
 
 from xsda.assimilation import assimilate
 from xsda.diffusion.anchored import Anchored, measure_gate
+from xsda.diffusion.error import ErrorCurve
 from xsda.labels.layout import SAMPLE_DIMS, Layout
 from xsda.priors.eof_fit import fit_eof
 from xsda.priors.gaussian import error_curve
@@ -67,17 +67,18 @@ def anchored(network: nn.Module, ds: xr.Dataset, layout: Layout, window: int, ma
     return Anchored(network, base, error_curve(base), masked=masked)
 
 
-def opened(denoiser: Anchored, left_out: Windows) -> tuple[Anchored, float]:
-    """Return the denoiser with its gate, and the largest share of the base's squared error that it removes."""
+def opened(denoiser: Anchored, left_out: Windows) -> float:
+    """Set the gate of the denoiser; return the largest share of the squared error of its base that it removes."""
     size = min(4, len(left_out))
     source = left_out.batches(size, seed=3)
     pairs = []
     for _ in range(max(1, WINDOWS // size)):
         x0, context = next(source)
-        pairs.append((denoiser.conditioned(context), x0))
+        device = denoiser.gate.device
+        pairs.append((denoiser.conditioned(None if context is None else context.to(device)), x0.to(device)))
     gate, share = measure_gate(denoiser, pairs)
     denoiser.gate.copy_(gate)
-    return denoiser, share
+    return share
 
 
 def rehearse(prior: Prior, ds: xr.Dataset, count: int, *, progress: bool) -> float:
@@ -126,8 +127,8 @@ def rehearse(prior: Prior, ds: xr.Dataset, count: int, *, progress: bool) -> flo
     return float(np.sqrt(np.mean(spread) / np.mean(error)))
 
 
-def refitted(denoiser: Anchored, ds: xr.Dataset, layout: Layout, window: int) -> tuple[Anchored, dict[str, Any]]:
-    """Return the denoiser with its Gaussian fitted to the whole record, and a description of the fit."""
-    base, about = fit_eof(ds, layout, window)
+def refitted(denoiser: Anchored, ds: xr.Dataset, layout: Layout, window: int) -> tuple[Anchored, ErrorCurve]:
+    """Return the denoiser with its Gaussian fitted to the whole record, and the error of that Gaussian."""
+    base, _ = fit_eof(ds, layout, window)
     base.schedule = denoiser.schedule
-    return denoiser.with_base(base), about
+    return denoiser.with_base(base), error_curve(base)
