@@ -93,7 +93,7 @@ def planned(
         raise ValueError(f"anchor={anchor!r} must be True, False or 'auto'")
     periodic, time_features = ((n,) if isinstance(n, str) else tuple(n) for n in (periodic, time_features))
     named = (context,) if isinstance(context, str) else tuple(context or ())
-    given = {"periodic": periodic, "space": space, "time_features": time_features}
+    given: dict[str, Any] = {"periodic": periodic, "space": space, "time_features": time_features}
     static = static_names(ds, named if context is not None else (GEO,), space)
     layout = training_layout(ds, context=named or static, **given)
     regional = bool(layout.space) and (mask is not None or point_scaling(ds, layout, scaling))
