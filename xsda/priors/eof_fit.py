@@ -32,7 +32,7 @@ from xsda.labels.layout import Layout
 from xsda.labels.steps import step_numbers, stretches
 from xsda.priors.eof import EofDenoiser, time_factors
 from xsda.priors.moments import Blocks
-from xsda.priors.taper import positions, taper_functions
+from xsda.priors.taper import MOST, positions, taper_functions
 
 MODES = 256  # patterns by default
 FILLERS, FILLINGS = 20, 8  # patterns that fill gaps, and how often
@@ -40,9 +40,13 @@ LEAST_AREA = 1e-6  # of a point, relative to the mean
 HELD_NUMBERS = 2**27  # anomalies of at most this many numbers are kept in memory (single precision)
 EXTRA, PASSES = 10, 3  # columns and passes of the subspace iteration
 POINTS, SEEN, GUESSED, STATES = 160, 12, 12, 24  # of the search for taper and inflation
+SEEN_NUMBERS = SEEN * STATES  # short windows have more seen points, as dense observations do; the cost is the same
 FOLDS, WINDOWS, NOISE = 6, 4, 0.2
 PARTS = 4  # of the record, for the variances of what is left out
 TAPERS = (np.inf, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15)  # lengths, relative to the width of the region
+FINE = (0.1, 0.07, 0.05)  # tried too, if the taper has few functions: the cost of the fit grows with their number
+WORK = 10**9  # numbers of the record times functions of a fine taper, at most: some minutes on one core
+SOME = 2000  # points that tell how many functions a taper has
 INFLATIONS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
 EDGES = (1, 2, 3, 5, 8, 12, 18, 27, 40, 60, 90, 140, 220, 350, 560, 900, 1500)  # groups of patterns that share a T
 
@@ -313,12 +317,19 @@ def choose_taper(data: Anomalies, places: np.ndarray, width: float, length: int)
         return Choice()
     distance = np.linalg.norm(places[pick, None] - places[None, pick], axis=-1)
     scores: dict[float, np.ndarray] = {}
-    for share in TAPERS if width > 0 else (np.inf,):
+    fine = (share for share in FINE if _affordable(data, places, share * width))
+    for share in (*TAPERS, *fine) if width > 0 else (np.inf,):
         taper = np.exp(-np.square(distance / (share * width)) / 2)
         scores[share * width] = np.stack([_score(*fold, taper, np.random.default_rng(2)) for fold in folds])
     best = min(scores, key=lambda length: scores[length].mean(0).min())
     each = np.log(INFLATIONS)[scores[best].argmin(1)]
     return Choice(best, INFLATIONS[scores[best].mean(0).argmin()], float(each.std()))
+
+
+def _affordable(data: Anomalies, places: np.ndarray, length: float) -> bool:
+    """Whether a fit with a taper of this length costs little enough."""
+    functions = len(taper_functions(places[:: -(-len(places) // SOME)], length))
+    return functions < MOST and functions * data.rows * data.states * data.points <= WORK
 
 
 def _folds(z: np.ndarray, states: int, ends: set[int]) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
@@ -359,8 +370,8 @@ def _score(
     index = np.abs(np.subtract.outer(np.arange(states), np.arange(states)))
     found = []
     for window in windows:
-        chosen = rng.permutation(len(values))[: SEEN + GUESSED]
-        seen = min(SEEN, len(chosen) // 2)
+        seen = min(SEEN_NUMBERS // states, len(values) // 2)
+        chosen = rng.permutation(len(values))[: seen + GUESSED]
         cov = np.zeros((len(chosen) * states,) * 2)
         for (a, b), rho in zip(spans, correlations, strict=True):
             cov += np.kron((vectors[chosen, a:b] * values[a:b]) @ vectors[chosen, a:b].T, rho[index])
