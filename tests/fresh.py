@@ -4,7 +4,6 @@ An import takes two seconds. One interpreter imports xsda, once a session, and e
 """
 
 import multiprocessing
-import os
 from pathlib import Path
 from subprocess import CompletedProcess
 

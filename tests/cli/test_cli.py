@@ -118,14 +118,30 @@ def test_models():
 
 def test_demo(tmp_path):
     start = time.perf_counter()
-    out = call("demo", "--members", 8, "--folder", tmp_path, "--quiet")
+    out = call("demo", "--members", 8, "--folder", tmp_path)
     assert time.perf_counter() - start < 60
+    assert "%|" not in out  # no bar in a log
     lines = {line[:18].strip(): line for line in out.splitlines()}
     assert {"prior", "posterior", "observations only"} <= set(lines)
     assert float(lines["posterior"].split()[1]) < float(lines["prior"].split()[1]) / 3
     assert (tmp_path / "posterior.png").stat().st_size > 20_000
     assert xr.load_dataset(tmp_path / "posterior.nc").sizes["member"] == 8
     assert "overwrite" in call("demo", "--folder", tmp_path, code=2)
+
+
+@pytest.mark.parametrize(("flags", "shown"), [([], False), (["--progress"], True), (["--quiet"], False)])
+def test_no_progress_bar_in_a_log(tmp_path, flags, shown):
+    short = ["sample", "--model", "lorenz63", "--length", 16, "--members", 2, "--steps", 2, "--out", tmp_path / "a.nc"]
+    assert ("step/s" in call(*short, *flags)) == shown
+
+
+@pytest.mark.parametrize("command", [
+    ["simulate", "lorenz96", "--trajectories", "2", "--length", "4", "--burn-in", "2", "--out", "{}/a.zarr"],
+    ["train", "{}/data.nc", "--steps", "2", "--width", "8", "--out", "{}/a.safetensors"],
+], ids=lambda c: c[0])  # fmt: skip
+def test_commands_are_silent_in_a_log(tmp_path, command):
+    xsda.systems.DampedSpring().simulate(60, 2, seed=0).to_netcdf(tmp_path / "data.nc")
+    assert "%|" not in call(*(word.format(tmp_path) for word in command))
 
 
 @pytest.mark.parametrize(
