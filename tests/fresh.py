@@ -4,6 +4,7 @@ An import takes two seconds. One interpreter imports xsda, once a session, and e
 """
 
 import multiprocessing
+from multiprocessing import forkserver
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -46,3 +47,8 @@ def run_module(arguments, folder, logs, **environment):
     process, _ = start(MODULE, **names)
     process.join()
     return CompletedProcess(arguments, process.exitcode, out.read_text(), err.read_text())
+
+
+def prepare():
+    """Start the interpreter, if it does not run, before others who fork from it say what it should import."""
+    forkserver.ensure_running()
