@@ -37,6 +37,8 @@ def test_simulate_assimilate_evaluate(files):
         4,
         "--steps",
         8,
+        "--redraw",
+        0,
         "--out",
         files / "post.nc",
         "--quiet",
@@ -45,20 +47,21 @@ def test_simulate_assimilate_evaluate(files):
     assert dict(post.sizes) == {"member": 4, "time": 29}
     call(
         "assimilate", files / "obs.nc", "--model", "lorenz63", "--grid", files / "truth.nc", "--members", 4, "--steps", 8,
-        "--out", files / "post.nc", "--quiet", "--overwrite",
+        "--redraw", 0, "--out", files / "post.nc", "--quiet", "--overwrite",
     )  # fmt: skip
     table = call("evaluate", files / "post.nc", files / "truth.nc", "--obs", files / "obs.nc")
     for word in ("rmse", "crps", "spread_skill", "chi_square"):
         assert word in table
     truth = xr.load_dataset(files / "truth.nc")
-    same = xsda.assimilate(truth, xr.load_dataset(files / "obs.nc"), "lorenz63", members=4, steps=8, progress=False)
+    options = {"members": 4, "steps": 8, "redraw": 0, "progress": False}
+    same = xsda.assimilate(truth, xr.load_dataset(files / "obs.nc"), "lorenz63", **options)
     np.testing.assert_allclose(xr.load_dataset(files / "post.nc").x, same.x, rtol=1e-4, atol=1e-3)
 
 
 def test_several_models_share_the_members(files):
     call(
         "assimilate", files / "obs.nc", "--model", "lorenz63", "--model", "lorenz63", "--members", 3, "--steps", 8,
-        "--out", files / "post.nc", "--quiet",
+        "--redraw", 0, "--out", files / "post.nc", "--quiet",
     )  # fmt: skip
     post = xr.load_dataset(files / "post.nc")
     assert post.prior.values.tolist() == ["lorenz63"] * 3
@@ -68,13 +71,13 @@ def test_several_models_share_the_members(files):
 def test_laws_and_backgrounds(files):
     call(
         "assimilate", files / "obs.nc", "--model", "lorenz63", "--grid", files / "truth.nc", "--members", 2, "--steps", 8,
-        "--likelihood", "huber", "--background", files / "truth.nc", "--background-sigma", "x=2", "--background-sigma", "y=3",
+        "--redraw", 0, "--likelihood", "huber", "--background", files / "truth.nc", "--background-sigma", "x=2", "--background-sigma", "y=3",
         "--background-sigma", "z=4", "--out", files / "huber.nc", "--quiet",
     )  # fmt: skip
     truth, obs = xr.load_dataset(files / "truth.nc"), xr.load_dataset(files / "obs.nc")
     same = xsda.assimilate(
         truth, obs, "lorenz63", likelihood="huber", background=truth, background_sigma={"x": 2, "y": 3, "z": 4}, members=2,
-        steps=8, progress=False,
+        steps=8, redraw=0, progress=False,
     )  # fmt: skip
     np.testing.assert_allclose(xr.load_dataset(files / "huber.nc").z, same.z, rtol=1e-4, atol=1e-3)
 

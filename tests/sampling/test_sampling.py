@@ -181,7 +181,7 @@ def test_of_unfit_members_is_warned_once(sparse):
     for options in ({"batch": 3}, {"chunks": {"member": 3}}):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            draw(sparse, 1, **options).compute(scheduler="synchronous")
+            draw(sparse, 1, members=6, **options).compute(scheduler="synchronous")
         assert len(told(caught, "do not fit")) == 1
 
 

@@ -549,7 +549,7 @@ def waves():
 
 def test_a_balanced_prior_has_the_spectrum_of_its_data(waves, tmp_path):
     """The same weights, nearer samples; trained so or balanced later, kept in the file, and undone by ``unbalanced`` alone."""
-    options = {**QUICK, "window": 4, "network": "spacetime", "width": 8, "periodic": ["y", "x"], "steps": 120,
+    options = {**QUICK, "window": 4, "network": "spacetime", "width": 8, "periodic": ["y", "x"], "steps": 60,
                "learning_rate": 5e-3, "validate_every": 60}  # fmt: skip
     plain, trained = (xsda.train(waves, balance=n, **options) for n in (0, 24))
     training = waves.isel(trajectory=slice(0, 32))
