@@ -211,6 +211,29 @@ def test_arguments_of_assimilate_are_passed_on(case):
     np.testing.assert_array_equal(ds.t2m.transpose(*hand.t2m.dims), hand.t2m)
 
 
+@pytest.mark.filterwarnings("ignore:.*(averaged|flags|outside):UserWarning")
+def test_flags_places_outside_and_averages(case):
+    """Each fold selects, averages what it uses, and predicts what it withholds value by value."""
+    grid, prior, obs = case
+    twice = xr.concat([obs, (obs + 0.5).assign_coords(time=obs.time + np.timedelta64(40, "m"))], "time").sortby("time")
+    twice = twice.isel(time=slice(None, -1))
+    far = twice.isel(station=[0]).assign_coords(lat=("station", [80.0]), station=["far"])
+    came = xr.concat([twice, far], "station")
+    came["t2m_qc"] = came.t2m.dims, np.zeros(came.t2m.shape, int)
+    came.t2m_qc[4, 2] = 4
+    came.t2m[4, 2] = 400.0
+    came.t2m.attrs["error_std"] = 0.3
+    options = {"members": 2, "steps": 4, "seed": 5, "superobs": "2h"}
+    found = xsda.crossvalidate(
+        grid, came, prior, folds=2, quality=0, outside="drop", progress=False, **options
+    ).predictions["model"]["obs"]
+    hand = twice.where(twice.t2m != twice.t2m[4, 2])
+    hand.t2m.attrs["error_std"] = 0.3
+    np.testing.assert_array_equal(found.t2m_observed, hand.t2m)
+    expected = by_hand(grid, prior, hand, found.t2m_fold.isel(time=0).values, "station", **options)
+    np.testing.assert_allclose(found.t2m.transpose(*expected.t2m.dims), expected.t2m, atol=1e-4)
+
+
 def test_as_text_and_on_the_accessor(case):
     grid, prior, obs = case
     found = grid.sda.crossvalidate(obs, prior, folds=2, members=2, steps=4, progress=False)
@@ -231,7 +254,7 @@ def test_bad_input(case):
         xsda.crossvalidate(grid, grid.isel(time=[0, 3]), prior, sigma=1.0)
     with pytest.raises(ValueError, match="unknown yardstick 'kriging'; choose one of 'climatology'"):
         xsda.crossvalidate(grid, obs, prior, yardsticks="kriging")
-    with pytest.raises(TypeError, match=r"takes no outside=\.\.\.; leave out or average"):
-        xsda.crossvalidate(grid, obs, prior, outside="drop")
+    with pytest.raises(ValueError, match="outside='ignore' must be 'raise' or 'drop'"):
+        xsda.crossvalidate(grid, obs, prior, outside="ignore")
     with pytest.raises(ValueError, match="a yardstick has the name 'model'"):
         xsda.crossvalidate(grid, obs, prior, yardsticks={"model": prior})

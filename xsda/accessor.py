@@ -163,10 +163,14 @@ class SdaAccessor:
         likelihood: str | ErrorLaw | Mapping[str, str | ErrorLaw] | None = None,
         correlation: Mapping[str, Any] | None = None,
         derived: Mapping[str, Any] | None = None,
+        quality: Any = None,
+        outside: str = "raise",
+        superobs: Any = None,
     ) -> Explanation:
         return explain(
-            self._ds, obs, model, sigma=sigma, likelihood=likelihood, correlation=correlation, derived=derived
-        )
+            self._ds, obs, model, sigma=sigma, likelihood=likelihood, correlation=correlation, derived=derived,
+            quality=quality, outside=outside, superobs=superobs,
+        )  # fmt: skip
 
     @documented(crossvalidate)
     def crossvalidate(
@@ -179,18 +183,32 @@ class SdaAccessor:
         yardsticks: Yardsticks = (),
         sigma: Any = None,
         derived: Mapping[str, Any] | None = None,
+        quality: Any = None,
+        outside: str = "raise",
+        superobs: Any = None,
         seed: int = 0,
         progress: bool | None = None,
         **options: Any,
     ) -> CrossValidation:
         return crossvalidate(
-            self._ds, obs, model, by=by, folds=folds, yardsticks=yardsticks, sigma=sigma, derived=derived, seed=seed,
-            progress=progress, **options,
+            self._ds, obs, model, by=by, folds=folds, yardsticks=yardsticks, sigma=sigma, derived=derived,
+            quality=quality, outside=outside, superobs=superobs, seed=seed, progress=progress, **options,
         )  # fmt: skip
 
     @documented(largest_innovations)
-    def innovations(self, obs: Sources, *, sigma: Any = None, derived: Mapping[str, Any] | None = None) -> Innovations:
-        return largest_innovations(self._ds, obs, sigma=sigma, derived=derived)
+    def innovations(
+        self,
+        obs: Sources,
+        *,
+        sigma: Any = None,
+        derived: Mapping[str, Any] | None = None,
+        quality: Any = None,
+        outside: str = "raise",
+        superobs: Any = None,
+    ) -> Innovations:
+        return largest_innovations(
+            self._ds, obs, sigma=sigma, derived=derived, quality=quality, outside=outside, superobs=superobs
+        )
 
     @documented(evaluate)
     def evaluate(

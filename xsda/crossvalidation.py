@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,12 +24,13 @@ from xsda.observations.folds import fold_numbers, labels
 from xsda.observations.observe import observe
 from xsda.observations.operator import Derived
 from xsda.observations.read import Observed, dims_of, read, units_of
+from xsda.observations.select import select
 from xsda.observations.sources import Sources, as_sources, observed_variables
-from xsda.priors.gaussian import GaussianPrior
 from xsda.priors.pool import Pool
 from xsda.priors.prior import Prior
 from xsda.priors.registry import Model, Models, load_model
 from xsda.sampling.draw import sample
+from xsda.sampling.fitted import gaussian_of
 
 Sets = dict[str, xr.Dataset]
 Method = Callable[[Sets, Sets], Sets]  # (observations to use, withheld ones) -> predictions, all by source
@@ -37,8 +39,9 @@ Yardsticks = str | Sequence[str] | Mapping[str, Any]
 BY = ("station", "time", "source")
 MODEL = "model"  # its name among the methods
 NAMED = ("climatology", "interpolation", "gaussian")
-FITTED = 64  # trajectories of the prior to which the yardstick "gaussian" is fitted
-SHARED = ("members", "seed", "likelihood", "correlation", "background", "background_sigma", "batch", "device")
+SHARED = (
+    "members", "seed", "likelihood", "correlation", "background", "background_sigma", "batch", "device", "superobs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -171,6 +174,9 @@ def crossvalidate(
     yardsticks: Yardsticks = (),
     sigma: Any = None,
     derived: Mapping[str, Derived] | None = None,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
     seed: int = 0,
     progress: bool | None = None,
     **options: Any,
@@ -190,16 +196,18 @@ def crossvalidate(
         Number of groups; at most as many as there are stations, times or sources. Groups are random.
     yardsticks
         Other methods to compare with: "climatology" (the prior without observations), "interpolation" (anomalies
-        from the prior's mean, by inverse distance), "gaussian" (the Gaussian with the mean and the separable
-        covariance of 64 free trajectories of the prior); or a mapping of names to priors or functions. A function gets
-        the grid and the observations to use, and returns a trajectory or an ensemble.
+        from the prior's mean, by inverse distance), "gaussian" (the ``GaussianPrior.fit`` of 32 free trajectories of
+        the prior, or a Gaussian prior itself; its covariance is separable on a grid without space, with months as
+        steps, or for a prior of one length); or a mapping of names to priors or functions. A function gets the grid
+        and the observations to use, and returns a trajectory or an ensemble.
+    quality, outside, superobs
+        As in ``xsda.assimilate``. Withheld values are selected too, but not averaged.
     seed
         Seed of the folds and of each assimilation.
     progress
         Show a progress bar. Default: in a terminal or notebook.
     **options
-        Other options of ``xsda.assimilate``, such as ``members`` and ``steps``, but not ``quality``, ``outside`` and
-        ``superobs``.
+        Other options of ``xsda.assimilate``, such as ``members`` and ``steps``.
 
     Returns
     -------
@@ -218,16 +226,15 @@ def crossvalidate(
     if by not in BY:
         raise ValueError(f"unknown by={by!r}; {choose(by, BY)}")
     whole_number("folds", folds, least=2)
-    for name in {"quality", "outside", "superobs"} & set(options):
-        raise TypeError(f"crossvalidate takes no {name}=...; leave out or average these observations before")
     prior = load_model(model)
     first = prior.priors[0] if isinstance(prior, Pool) else prior
     ds = ds.isel(member=0, drop=True) if "member" in ds.dims else ds
     grid = first.bind(ds)
     sources = as_sources(obs, [*units_of(grid), *(derived or {})], dims_of(grid))
+    sources, sigma = select(sources, grid, sigma, derived=derived, quality=quality, outside=outside)
     observed = read(sources, units_of(grid), sigma=sigma, derived=derived)
     numbers = fold_numbers({s: labels(o, s, by, grid) for s, o in sources.items()}, by, folds, seed)
-    common = {"sigma": sigma, "derived": derived, "seed": seed, **options, "progress": False}
+    common = {"sigma": sigma, "derived": derived, "superobs": superobs, "seed": seed, **options, "progress": False}
     own = _assimilating(ds, prior, common, derived)
     plain = isinstance(obs, xr.Dataset | xr.DataArray)
     others = _yardsticks(yardsticks, ds, first, observed, grid, common, plain=plain)
@@ -292,7 +299,13 @@ def _at(ds: xr.Dataset, withheld: Sets, derived: Mapping[str, Derived] | None) -
 def _assimilating(
     ds: xr.Dataset, prior: Any, options: Mapping[str, Any], derived: Mapping[str, Derived] | None
 ) -> Method:
-    return lambda train, withheld: _at(assimilate(ds, train, prior, **options), withheld, derived)
+    def predict(train: Sets, withheld: Sets) -> Sets:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"\d+ values of .* are averaged to", UserWarning)  # in each fold
+            post = assimilate(ds, train, prior, **options)
+        return _at(post, withheld, derived)
+
+    return predict
 
 
 def _yardsticks(
@@ -319,9 +332,7 @@ def _yardsticks(
         elif what == "interpolation":
             out[name] = _interpolating(InverseDistance.of(observed, grid, prior))
         elif what == "gaussian":
-            out[name] = _assimilating(
-                ds, _gaussian(sample(ds, prior, **{**drawing, "members": FITTED})), shared, derived
-            )
+            out[name] = _assimilating(ds, gaussian_of(ds, prior, **drawing), shared, derived)
         else:
             raise ValueError(
                 f"unknown yardstick {name!r}; {choose(name, NAMED)}, or pass a mapping of names to priors or functions"
@@ -355,21 +366,3 @@ def _interpolating(by: InverseDistance) -> Method:
         return out
 
     return predict
-
-
-def _gaussian(ensemble: xr.Dataset) -> Prior:
-    """The Gaussian with the mean of an ensemble, and a separable covariance made of those along each dimension."""
-    dims = [str(d) for d in next(iter(ensemble.data_vars.values())).dims if d != "member"]
-    for d in dims:
-        ensemble = ensemble.sortby(d) if d in ensemble.indexes else ensemble
-    mean = ensemble.mean("member", keep_attrs=True)
-    anomalies = ensemble - mean
-    z = np.stack([(anomalies[v] / anomalies[v].std()).transpose("member", *dims).values for v in anomalies], 1)
-    std = np.array([float(anomalies[v].std()) for v in anomalies])
-
-    def along(axis: int) -> np.ndarray:
-        flat = np.moveaxis(z, axis, 0).reshape(z.shape[axis], -1).astype(float)
-        return flat @ flat.T / flat.shape[1]
-
-    space = [along(3 + i) for i in range(len(dims) - 1)]
-    return GaussianPrior.separable(mean, along(2), *space, channel_cov=along(1) * np.outer(std, std))

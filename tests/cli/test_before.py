@@ -54,6 +54,17 @@ def test_tables(files):
     assert "1 of 8 observed values are flagged" in call("check", files / "table.csv", *options)
 
 
+def test_options_arrive(files, monkeypatch):
+    seen = []
+    for name in ("explain", "check"):
+        monkeypatch.setattr(xsda.observations, name, lambda *_, **options: seen.append(options))
+        grid = "--grid", files / "truth.nc", "--quality", "ok", "--quality", 1, "--outside", "drop", "--superobs", "2h"
+        call(name, files / "obs.nc", "--model", "lorenz63", *grid)
+    for options in seen:
+        assert options.items() >= {"quality": ["ok", 1], "outside": "drop", "superobs": "2h"}.items()
+    assert len(seen) == 2
+
+
 def test_errors(files):
     said = call("check", files / "none.nc", "--model", "lorenz63", code=2)
     assert "no file" in said

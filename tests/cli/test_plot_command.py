@@ -3,13 +3,16 @@
 import io
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
+from cartopy import crs
 from click.testing import CliRunner
 from matplotlib.image import imread
 
 import xsda  # noqa: F401  (registers ds.sda)
+from xsda import plot
 from xsda.cli.program import program
 
 
@@ -88,6 +91,18 @@ def test_a_state_by_its_time(maps):
     dates.to_netcdf(folder / "dates.nc")
     call(folder / "dates.nc", "--time", "2026-03-01T10")
     np.testing.assert_array_equal(imread(folder / "dates.png"), picture(dates.sda.plot(time=1)))
+
+
+def test_projection_and_coastlines(maps, monkeypatch):
+    folder, *_ = maps
+    seen = []
+    monkeypatch.setattr(plot, "ensemble", lambda ds, **options: seen.append(options) or plt.figure())
+    call(folder / "post.nc", "--projection", "Orthographic,central_longitude=-1,central_latitude=52")
+    call(folder / "post.nc", "--no-coastlines", "--overwrite")
+    found = [(options["projection"], options["coastlines"]) for options in seen]
+    assert found == [(crs.Orthographic(-1, 52), True), (None, False)]
+    for words, said in (("Orthografic", "did you mean 'Orthographic'"), ("Robinson,pole=3", "cannot be made of")):
+        assert said in call(folder / "post.nc", "--projection", words, "--overwrite", code=2)
 
 
 def test_formats(series):

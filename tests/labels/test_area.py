@@ -6,7 +6,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xsda.labels.area import area_weights, band_edges, cell_areas
+from xsda.labels.area import area_weights, band_edges, cell_areas, grid_areas
 
 
 def lat(values, **attrs):
@@ -139,3 +139,18 @@ def test_cells_beside_missing_ones_keep_their_area():
     np.testing.assert_allclose(ratio / np.median(ratio), 1, rtol=0.2)  # one step instead of the mean of two
     with pytest.raises(ValueError, match="no cells; it needs two rows"):
         cell_areas(lat2[:1], lon2[:1])
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_areas_of_a_grid_follow_its_axes_upwards(flat):
+    """As in a tensor: whatever the order of the rows, with one- and two-dimensional coordinates, over any dimension order."""
+    rows = xr.DataArray([70.0, 50.0, 20.0, 0.0], dims="y", coords={"y": [4.0, 3.0, 2.0, 1.0]}, name="lat")
+    lat, lon = xr.broadcast(rows, xr.DataArray(np.arange(3.0), dims="x"))
+    flat_one = xr.Dataset(coords={"lat": ("lat", rows.values), "x": np.arange(3.0)})
+    ds = flat_one if flat else xr.Dataset(coords={"lat": lat, "lon": lon})
+    dim = "lat" if flat else "y"
+    own = np.repeat(area_weights(rows)[:, None], 3, 1) if flat else cell_areas(lat, lon)
+    found = grid_areas(ds, [dim, "x"])
+    np.testing.assert_allclose(found, own[::-1], rtol=1e-12)
+    np.testing.assert_allclose(grid_areas(ds.sortby(dim), [dim, "x"]), found, rtol=1e-12)
+    np.testing.assert_allclose(grid_areas(ds, ["x", dim]), found.T, rtol=1e-12)

@@ -23,7 +23,7 @@ from xsda import plot
 from xsda.plot import coastlines
 from xsda.plot.coastlines import bundled, coast_geometries, lines_within
 from xsda.plot.maps import Map, choose_projection
-from xsda.plot.planes import LatLon, continuous, edges
+from xsda.plot.planes import LatLon, continuous, corners, edges
 
 DEGREES = crs.PlateCarree()
 UK = (-10.0, 2.0, 50.0, 58.0)
@@ -319,6 +319,78 @@ def test_rotated_latitudes_are_no_map(weather):
     rotated["rlat"].attrs.update(standard_name="grid_latitude", units="degrees")
     rotated["rlon"].attrs.update(standard_name="grid_longitude", units="degrees")
     assert not isinstance(rotated.sda.plot().axes[0], GeoAxes)
+
+
+POLE = crs.RotatedPole(pole_longitude=-162, pole_latitude=39.25)
+
+
+def rotated(x, y, projection=POLE, dims=("j", "i"), **names):
+    """The field on a grid of coordinates of a projection, with two-dimensional latitudes and longitudes."""
+    lon, lat, _ = np.moveaxis(DEGREES.transform_points(projection, *np.meshgrid(x, y)), -1, 0)
+    values = lat + lon % 360 / 1000
+    coords = {"lat": (dims, lat, {"units": "degrees_north"}), "lon": (dims, lon, {"units": "degrees_east"})}
+    return xr.Dataset({"sst": (("time", *dims), values[None], {"units": "K"})}, {"time": [0.0], **coords}).rename(names)
+
+
+def drawn_corners(panel):
+    """The corners of the cells in the coordinates of the projection, (2, up, across)."""
+    lon, lat = np.moveaxis(panel.collections[0].get_coordinates(), -1, 0)
+    return np.moveaxis(panel.projection.transform_points(DEGREES, lon, lat), -1, 0)[:2]
+
+
+def test_cells_of_two_dimensional_coordinates_lie_where_they_are():
+    """In a projection in which the grid is a rectangle, its cells are the boxes around the grid points."""
+    x, y = np.arange(-16, 6.1, 0.5), np.arange(-12, 8.1, 0.5)
+    ds = rotated(x, y)
+    panel = ds.sda.plot(projection=POLE).axes[0]
+    mesh = panel.collections[0]
+    np.testing.assert_allclose(drawn_corners(panel), np.meshgrid(edges(x), edges(y)), atol=2e-3)
+    np.testing.assert_array_equal(mesh.get_array(), ds.sst[0])
+    assert coast_of(panel)
+    chosen = ds.sda.plot().axes[0]
+    assert type(chosen.projection) is crs.LambertConformal
+    corner = chosen.projection.transform_points(DEGREES, *corners(ds.lat.values, ds.lon.values)[::-1])
+    np.testing.assert_allclose([*chosen.get_xlim()], [corner[..., 0].min(), corner[..., 0].max()])
+
+
+def test_corners_across_the_date_line():
+    """Neither the convention of longitudes nor the order of rows and columns changes them."""
+    ds = rotated(np.arange(-5, 5.1, 0.5), np.arange(-3, 3.1, 0.5), crs.RotatedPole(0.0, 70.0))
+    lat, lon = ds.lat.values, ds.lon.values
+    expected = corners(lat, lon)
+    assert np.ptp(lon) > 350 > 20 > np.ptp(expected[1])
+    for found in (corners(lat, lon % 360), [c.T[::-1] for c in corners(lat[::-1].T, lon[::-1].T)]):
+        np.testing.assert_allclose(found[0], expected[0], atol=1e-9)
+        np.testing.assert_allclose((found[1] - expected[1] + 180) % 360, 180, atol=1e-9)
+
+
+def test_caps_on_two_dimensional_coordinates_stand_upright():
+    """A square around the pole in a stereographic projection is drawn in that projection, pole and all."""
+    for projection in (crs.NorthPolarStereo(-45), crs.SouthPolarStereo(30)):
+        ds = rotated(np.linspace(-3e6, 3e6, 21), np.linspace(-3e6, 3e6, 21), projection)
+        panel = ds.sda.plot(coastlines=False).axes[0]
+        wanted = np.meshgrid(*2 * [edges(np.linspace(-3e6, 3e6, 21))])
+        np.testing.assert_allclose(drawn_corners(panel), wanted, atol=2e4)
+        assert np.isfinite(np.asarray(panel.collections[0].get_array())).all()
+
+
+def test_observations_masks_and_missing_coordinates():
+    ds = rotated(np.arange(-5, 5.1, 0.5), np.arange(-3, 3.1, 0.5), lat="lat_rho", lon="lon_rho")
+    hole = xr.zeros_like(ds.lat_rho, bool)
+    hole[:3, :4] = True
+    ds = ds.where(~(ds.lat_rho > 52)).assign_coords({c: ds[c].where(~hole) for c in ("lat_rho", "lon_rho")})
+    obs = xr.Dataset(
+        {"sst": (("time", "station"), [[50.0, np.nan, 51.0]], {"units": "K"})},
+        {"time": [0.0], "lat": ("station", [50.0, 50.5, 51.0]), "lon": ("station", [371.0, 12.0, 13.0])},
+    )
+    panel = ds.sda.plot(obs=obs).axes[0]
+    grey, mesh, marks = (
+        next(c for c in panel.collections if c.get_label() == k) for k in ("masked", "_child1", "observations")
+    )
+    np.testing.assert_array_equal(np.isfinite(np.ma.filled(grey.get_array(), np.nan)), (ds.lat_rho > 52) & ~hole)
+    drawn = np.ma.filled(mesh.get_array(), np.nan)
+    np.testing.assert_array_equal(np.isnan(drawn), (ds.lat_rho > 52) | hole)
+    np.testing.assert_allclose(marks.get_offsets(), [[11, 50], [13, 51]])
 
 
 def test_planes_of_the_globe_are_drawn_whole():

@@ -113,3 +113,21 @@ def test_stations_that_cannot_be_drawn(linear, lorenz):
         plot.stations(post, obs, truth=obs)
     with pytest.raises(ValueError, match="outside"):
         plot.stations(post, obs.assign_coords(lat=obs.lat + 20))
+
+
+def test_stations_on_two_dimensional_coordinates():
+    """Latitude is the value, and a cell of four points is interpolated as ``observe`` does it."""
+    y, x = np.mgrid[50:60:6j, -4:4:5j]
+    lat, lon = y + 0.3 * x, x - 0.2 * (y - 55)
+    values = lat + np.arange(3.0)[:, None, None, None] + np.zeros((3, 4, 1, 1))
+    places = {"nav_lat": (("j", "i"), lat), "nav_lon": (("j", "i"), lon)}
+    post = xr.Dataset({"t": (("member", "time", "j", "i"), values)}, {"time": np.arange(4.0), **places})
+    obs = xr.Dataset(
+        {"t": (("time", "station"), [[54.0, 57.0], [54.5, np.nan]], {"error_std": 0.5})},
+        {"time": [0.0, 2.0], "latitude": ("station", [54.2, 56.9]), "longitude": ("station", [361.0, 0.5])},
+    )
+    for number, panel in enumerate(post.sda.plot_stations(obs).axes):
+        np.testing.assert_allclose(lines(panel)["median"].get_ydata(), obs.latitude[number] + 1, atol=0.01)
+        seen = panel.containers[0][0].get_xydata()
+        np.testing.assert_array_equal(seen, [[0, 54], [2, 54.5]] if number == 0 else [[0, 57]])
+    assert panel.get_title(loc="left") == "1, 56.9 °N, 0.5 °E"

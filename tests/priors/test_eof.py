@@ -120,7 +120,7 @@ def test_normals_are_least_squares():
 
 
 def test_leading_patterns_are_those_of_the_tapered_covariance():
-    ds = weather(land=False)
+    ds = weather(land=False).rename(lat="y", lon="x")  # a plane
     layout = fit_normals(ds, Layout.of(ds), ("hour_of_day",))
     data = Anomalies(ds, layout)
     places = np.random.default_rng(0).standard_normal((data.points, 2))
@@ -132,6 +132,26 @@ def test_leading_patterns_are_those_of_the_tapered_covariance():
     found, patterns = leading(data, phi.astype(np.float32), 10)
     np.testing.assert_allclose(found, values[::-1][:10], rtol=1e-4)
     np.testing.assert_allclose(np.abs(patterns[0] @ vectors[:, -1]), 1, atol=1e-4)
+
+
+def test_patterns_on_the_sphere_are_weighted_by_area():
+    """They span the eigenvectors of W^1/2 C W^1/2 over W^1/2 and are orthonormal; all of them together give C."""
+    rng = np.random.default_rng(0)
+    lat, lon = np.linspace(-85, 85, 8), np.arange(6) * 60.0
+    series = rng.standard_normal((300, 48)) @ (0.6 ** np.arange(48)[:, None] * rng.standard_normal((48, 48)))
+    coords = {"time": np.arange(300.0), "lat": lat, "lon": lon}
+    ds = xr.Dataset({"t": (("time", "lat", "lon"), series.reshape(300, 8, 6))}, coords)
+    data = Anomalies(ds, fit_normals(ds, Layout.of(ds)))
+    z = data.map(lambda block: block, 48)[0].astype(float)
+    cov, root = z.T @ z / 300, np.sqrt(np.repeat(np.cos(np.radians(lat)), 6))
+    expected = np.linalg.eigh(cov * root * root[:, None])[1][:, -5:] / root[:, None]
+    found, patterns = leading(data, np.ones((1, 48), np.float32), 5)
+    np.testing.assert_allclose(patterns @ patterns.T, np.eye(5), atol=1e-5)
+    inside = np.linalg.lstsq(patterns.T, expected, rcond=None)[0]
+    np.testing.assert_allclose(patterns.T @ inside, expected, atol=2e-3)
+    np.testing.assert_allclose(patterns @ cov @ patterns.T, np.diag(found), atol=1e-4 * found[0])
+    found, patterns = leading(data, np.ones((1, 48), np.float32), 48)
+    np.testing.assert_allclose((patterns.T * found) @ patterns, cov, atol=1e-5 * found[0])
 
 
 def test_two_dimensional_coordinates_are_on_the_same_sphere():

@@ -10,8 +10,10 @@ import xarray as xr
 import xsda
 from xsda.labels.layout import Layout
 from xsda.priors.header import check_header
+from xsda.training import Recipe
+from xsda.training.geo import training_layout
 from xsda.training.networks import make_network
-from xsda.training.windows import fit_scaling
+from xsda.training.windows import Windows, fit_scaling
 
 QUICK = {
     "window": 4,
@@ -56,18 +58,23 @@ def test_components_of_vectors_are_scaled_about_zero_on_a_globe():
 
 @pytest.mark.parametrize("name", ["spacetime", "temporal", "markov"])
 def test_the_network_of_a_globe_is_that_of_another_longitude_convention(name):
-    """Turned by half a circle, with the first longitude at -180, the denoised field is turned by half a circle."""
+    """Turned by half a circle, with the first longitude at -180, the denoised field is turned by half a circle.
+
+    This also holds for a network that reads the position.
+    """
     ds = globe()
-    layout = fit_scaling(ds, Layout.of(ds))
+    layout = fit_scaling(ds, Layout.of(ds, position=True))
     torch.manual_seed(0)
     network = make_network(name, layout, 3, 4).double()
     for p in network.parameters():
         p.data = 0.2 * torch.randn_like(p)
-    here = xsda.labels.Grid.match(layout, ds).to_tensor(ds)[None].double()
     turned = ds.assign_coords(lon=(ds.lon + 180) % 360 - 180).sortby("lon")
-    there = xsda.labels.Grid.match(layout, turned).to_tensor(turned)[None].double()
     level = torch.tensor(0.2, dtype=torch.float64)
-    torch.testing.assert_close(network(there, level), network(here, level).roll(8, -1))
+    here, there = (
+        network(grid.to_tensor(grid.template)[None].double(), level, grid.context().double())
+        for grid in (xsda.labels.Grid.match(layout, d) for d in (ds, turned))
+    )
+    torch.testing.assert_close(there, here.roll(8, -1))
 
 
 def test_a_trained_prior_of_a_globe_is_stored_and_used_upside_down(tmp_path):
@@ -78,6 +85,9 @@ def test_a_trained_prior_of_a_globe_is_stored_and_used_upside_down(tmp_path):
     meta = json.loads(json.dumps({**model._description(), "name": model.name, "hash": model.hash}))
     meta["layout"]["space"][0]["poles"] = "north"
     with pytest.raises(ValueError, match="poles is 'north', expected one of"):
+        check_header(meta)
+    meta["layout"] |= {"position": [{"name": "lat", "mean": ["0"]}]}
+    with pytest.raises(TypeError, match=r"layout.position\[0\].mean\[0\] is '0', expected a number"):
         check_header(meta)
     grid = ds.isel(time=slice(0, 4))
     obs = grid.isel(lat=[0, 5, 11], lon=slice(None, None, 4))
@@ -122,3 +132,66 @@ def test_only_a_ring_of_odd_length_has_no_patches(rows, columns):
     assert make_network("spacetime", Layout.of(region), 4, 4).patch == 2
     ring = make_network("spacetime", Layout.of(region, periodic=["lon"]), 4, 4)
     assert ring.patch == (1 if columns % 2 else 2)
+
+
+def region(times=240):
+    """Hourly temperatures with a mask, over land of known height."""
+    ds = winds(np.linspace(50, 60, 6), np.linspace(-10, 0, 8), times)[["t"]]
+    ds = ds.assign_coords(time=np.datetime64("2019-03-01", "ns") + np.arange(times) * np.timedelta64(1, "h"))
+    ds["t"] = ds.t.where(ds.lon < -1)
+    ds["orog"] = ("lat", "lon"), np.random.default_rng(1).gamma(2, 300, (6, 8)), {"units": "m"}
+    return ds.assign(soil=ds.orog * 0 + ds.lat)
+
+
+def test_geo_stands_for_what_the_data_have():
+    layout = training_layout(region(), context=["geo", "soil"])
+    assert [v.name for v in layout.context] == ["orog", "soil"]
+    assert [v.name for v in layout.position] == ["globe_x", "globe_y", "globe_z"]
+    assert layout.time_features == ("hour_of_day",)  # ten days do not cover the year
+    days = region().assign_coords(time=region().time.values[0] + np.arange(240) * np.timedelta64(5, "D"))
+    both = training_layout(days, context=["soil", "geo"], time_features=["hour_of_day"])
+    assert both.time_features == ("hour_of_day", "day_of_year")
+    assert [v.name for v in both.context] == ["soil", "orog"]
+    ring = xr.Dataset({"t": (("time", "x"), np.zeros((5, 4)))}, {"time": np.arange(5.0), "x": np.arange(4.0)})
+    with pytest.raises(ValueError, match="context='geo' finds nothing in these data"):
+        training_layout(ring, context=["geo"], periodic=["x"])
+
+
+def test_a_recipe_with_geo_keeps_the_orography(tmp_path):
+    region(8).to_netcdf(tmp_path / "region.nc")
+    data = {"path": str(tmp_path / "region.nc"), "variables": "t"}
+    for context, names in (("geo", {"t", "orog"}), (["geo", "soil"], {"t", "orog", "soil"}), ([], {"t"})):
+        assert set(Recipe(name="a", data=data, train={"context": context}).load(tmp_path).data_vars) == names
+
+
+def test_each_window_is_read_with_its_own_dates():
+    """Pieces of few states: the hour that the state holds is that of its context."""
+    ds = region(50)[["t"]]
+    ds["t"] = xr.zeros_like(ds.t) + ds.time.dt.hour
+    windows = Windows(ds, Layout.of(ds, time_features=["hour_of_day"]), 3, piece_bytes=4 * 48 * 3 * 8, held=2)
+    assert len(windows.pieces) > 5
+    batches = windows.batches(16, seed=0)
+    for _ in range(6):
+        states, context = next(batches)
+        hours = torch.atan2(context[:, :, 0], context[:, :, 1]) * 12 / torch.pi % 24
+        torch.testing.assert_close(hours.round() % 24, states[:, :, 0])
+
+
+def test_a_prior_with_geo_serves_other_conventions_and_a_part_of_its_region(tmp_path):
+    ds = region()
+    xsda.train(ds, network=SMALL, context=("geo", "soil"), **QUICK).save(tmp_path / "region.safetensors")
+    model = xsda.load_model(tmp_path / "region.safetensors")
+    assert model.denoiser.network.config["context"] == model.layout.context_channels == 2 + 3 + 2 + 1
+    grid = ds.isel(time=slice(100, 105))
+    obs = grid[["t"]].isel(lat=[0, 3], lon=slice(None, None, 3))
+    options = {"members": 2, "sigma": 0.5, "steps": 4, "progress": False}
+    post = grid.sda.assimilate(obs, model, **options)
+    other = grid.assign_coords(lon=grid.lon + 360).sortby("lat", ascending=False)
+    other["orog"] = (other.orog / 1000).assign_attrs(units="km")
+    same = other.sda.assimilate(obs, model, **options).sortby("lat").assign_coords(lon=post.lon)
+    np.testing.assert_allclose(same.t, post.t, rtol=1e-6)
+    with pytest.warns(UserWarning, match="5 points along 'lat' where the prior was trained with 6"):
+        part = grid.isel(lat=slice(0, 5)).sda.assimilate(obs, model, **options)
+    assert int(part.t.notnull().sum()) == 2 * 5 * 5 * 7
+    with pytest.raises(KeyError, match="needs the static field 'orog', which the grid lacks"):
+        grid.drop_vars("orog").sda.assimilate(obs, model, **options)

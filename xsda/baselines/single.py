@@ -24,6 +24,8 @@ from xsda.labels.grid import Grid
 from xsda.labels.provenance import describe
 from xsda.observations import observe
 from xsda.observations.operator import Derived
+from xsda.observations.read import dims_of, units_of
+from xsda.observations.select import select
 from xsda.observations.sources import Sources, as_sources
 
 
@@ -36,6 +38,9 @@ def analyse(
     correlation: Mapping[str, Any] | None = None,
     derived: Mapping[str, Derived] | None = None,
     seed: int = 0,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
 ) -> xr.Dataset:
     """Compute the analysis ensemble of one time.
 
@@ -54,6 +59,8 @@ def analyse(
         Errors of the observations, and functions for derived variables, as in ``xsda.assimilate``.
     seed
         Seed of the random numbers of the method.
+    quality, outside, superobs
+        Which values are used, and which are averaged, as in ``xsda.assimilate``.
 
     Returns
     -------
@@ -80,8 +87,12 @@ def analyse(
     ds = forecast.expand_dims(time) if scalar else forecast
     if ds.sizes[time] != 1:
         raise ValueError(f"the forecast has {ds.sizes[time]} times, expected one; use ds.sda.filter for several")
+    grid = state_grid(ds, Forecast(as_it_is))
+    obs, sigma = select(
+        as_sources(obs, [*units_of(grid), *(derived or {})], dims_of(grid)), grid, sigma, derived=derived,
+        quality=quality, outside=outside, superobs=superobs,
+    )  # fmt: skip
     if isinstance(method, LETKF) and any(v.chunks is not None for v in ds.data_vars.values()):
-        grid = state_grid(ds, Forecast(as_it_is))
         network = Network.of(grid, obs, sigma=sigma, derived=derived, correlation=correlation)
         out = _lazily(ds, network, obs, method, derived, seed)
     else:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from xsda.cli.output import check_output, write
-from xsda.cli.reports import read_observations
+from xsda.cli.reports import choice_options, choices, read_observations
 from xsda.cli.shared import FILE, models_option, overwrite_option, sigma_option
 from xsda.cli.values import LAWS, Name, law, model_names, settings, standard_deviation
 
@@ -32,9 +32,11 @@ grid_option = click.option(
     "--correlation", multiple=True, metavar="NAME/COORDINATE=LENGTH",
     help="Correlation length of the observation errors along a coordinate, e.g. t2m/time=6h; may be repeated.",
 )  # fmt: skip
+@choice_options
 def explain(
     observations: tuple[Path, ...], models: tuple[str, ...], grid: Path | None, sigma: tuple[str, ...],
-    likelihood: tuple[str, ...], correlation: tuple[str, ...],
+    likelihood: tuple[str, ...], correlation: tuple[str, ...], quality: tuple[str, ...], outside: str,
+    superobs: str | None,
 ) -> None:  # fmt: skip
     """Print what an assimilation would do with each value of OBSERVATIONS.
 
@@ -47,7 +49,7 @@ def explain(
 
     options: dict[str, Any] = {
         "sigma": standard_deviation(sigma, "--sigma"), "likelihood": law(likelihood),
-        "correlation": settings(correlation, "--correlation") or None,
+        "correlation": settings(correlation, "--correlation") or None, **choices(quality, outside, superobs),
     }  # fmt: skip
     prior, sources = load_model(list(models)).priors[0], _sources(observations)
     target = read(grid) if grid else default_grid(prior, sources)
@@ -74,11 +76,13 @@ def explain(
 @click.option(
     "--repeats", default=12, show_default=True, help="A sensor is stuck if it repeats a value so many times in a row."
 )
+@choice_options
 @click.option("--out", default=None, type=FILE, help="File to write: the observations, NaN where they are flagged.")
 @overwrite_option
 def check(
     observations: tuple[Path, ...], model: str, grid: Path | None, background: Path | None, sigma: tuple[str, ...],
-    limit: float, repeats: int, out: Path | None, overwrite: bool,
+    limit: float, repeats: int, quality: tuple[str, ...], outside: str, superobs: str | None, out: Path | None,
+    overwrite: bool,
 ) -> None:  # fmt: skip
     """Compare OBSERVATIONS with what a prior expects, and print what is probably wrong."""
     from xsda.files import read
@@ -94,6 +98,7 @@ def check(
     flags = flag(
         _given(sources), model, grid=read(grid) if grid else None, background=read(background) if background else None,
         sigma=standard_deviation(sigma, "--sigma"), limit=limit, repeats=repeats,
+        **choices(quality, outside, superobs),
     )  # fmt: skip
     click.echo(repr(flags))
     if out is not None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xsda.cli.output import check_picture, write_picture
 from xsda.cli.reports import choice_options, choices, read_observations
 from xsda.cli.shared import FILE, overwrite_option, sigma_option
-from xsda.cli.values import standard_deviation
+from xsda.cli.values import settings, standard_deviation
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -85,12 +85,17 @@ def _kind(coord: xr.DataArray) -> str:
     help="State to draw: a position (0 is the first, -1 the last), or a time such as 2026-03-01T06:00.",
 )
 @click.option(
+    "--projection", default=None, metavar="NAME[,PARAMETER=VALUE...]",
+    help="Projection of cartopy for a map, e.g. Orthographic,central_longitude=-3 [default: one that fits the domain].",
+)  # fmt: skip
+@click.option("--coastlines/--no-coastlines", default=True, show_default=True, help="Draw coastlines on a map.")
+@click.option(
     "--out", default=None, type=FILE, help="Picture to write (.png, .pdf, .svg) [default: FILE with the ending .png]."
 )
 @overwrite_option
 def plot(
     file: Path, truth: Path | None, obs: tuple[Path, ...], variables: tuple[str, ...], time: str | None,
-    out: Path | None, overwrite: bool,
+    projection: str | None, coastlines: bool, out: Path | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Draw the ensemble in FILE as series or maps.
 
@@ -104,6 +109,7 @@ def plot(
     figure = ensemble(
         read(file), truth=read(truth) if truth else None, obs=[read_observations(o) for o in obs] or None,
         variable=list(variables) or None, time=None if time is None else _position_or_time(time),
+        projection=_projection(projection) if projection else None, coastlines=coastlines,
     )  # fmt: skip
     write_picture(figure, out)
     click.echo(f"wrote {out}")
@@ -114,6 +120,14 @@ def _position_or_time(text: str) -> int | float | str:
         return float(text) if "." in text else int(text)
     except ValueError:
         return text
+
+
+def _projection(text: str) -> Any:
+    """A projection by its name and parameters."""
+    from xsda.plot.maps import named_projection
+
+    name, *parameters = text.split(",")
+    return named_projection(name, **settings(parameters, "--projection"))
 
 
 @click.command()

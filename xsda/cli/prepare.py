@@ -111,7 +111,10 @@ def _expected(default: Any) -> tuple[str, type]:
 )  # fmt: skip
 @click.option("--width", default=None, type=int, help="Features of the network [default: by the number of variables].")
 @click.option("--periodic", multiple=True, help="Name of a periodic dimension; may be repeated.")
-@click.option("--context", multiple=True, help="Static field that the network reads; may be repeated.")
+@click.option(
+    "--context", multiple=True,
+    help="Static field that the network reads, or geo: position, hour, season, orography; may be repeated.",
+)  # fmt: skip
 @click.option(
     "--time-features", multiple=True, help="Date that the network reads: hour_of_day, day_of_year; may be repeated."
 )

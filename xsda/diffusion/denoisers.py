@@ -33,6 +33,10 @@ class Denoiser(nn.Module):
         """Return E[x_0 | x_t], in the shape of ``x_t``."""
         raise TypeError(f"{type(self).__name__} must define forward(x_t, t)")
 
+    def linearised(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return E[x_0 | x_t] with the derivative that guidance takes for the covariance of x_0."""
+        return self(x_t, t)
+
     def eps(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return E[eps | x_t]."""
         return noise_estimate(self.schedule, x_t, self(x_t, t), t)

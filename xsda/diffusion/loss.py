@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from xsda.diffusion.anchored import Anchored
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.schedules import Schedule, expand
 
@@ -149,8 +150,11 @@ def denoising_loss(
     counted = known if area is None else known * area
     x0 = torch.where(known, x0, 0.0)
     x_t = denoiser.schedule.add_noise(x0, t, noise)
-    weight = loss_weight(denoiser.schedule, t, weighting, getattr(denoiser, "data_std", 1.0))
-    error = expand(weight, x0) * counted * (denoiser(x_t, t) - x0) ** 2
+    if weighting == "edm" and isinstance(denoiser, Anchored):
+        weight = denoiser.expected(t).to(x0).reshape(len(t), 1, x0.shape[2], *(1,) * (x0.ndim - 3)) ** -2
+    else:
+        weight = expand(loss_weight(denoiser.schedule, t, weighting, getattr(denoiser, "data_std", 1.0)), x0)
+    error = weight * counted * (denoiser(x_t, t) - x0) ** 2
     if reduce:
         return error.sum() / counted.sum().clamp(min=TINY)
     return error.flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=TINY)

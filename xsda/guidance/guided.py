@@ -80,7 +80,7 @@ class GuidedDenoiser(Denoiser):
         """Return E[x_0 | x_t], the change due to the observations, and H(E[x_0 | x_t])."""
         with torch.enable_grad():
             x_t = x_t.detach().requires_grad_()
-            x0 = self.denoiser(x_t, t)
+            x0 = self.denoiser.linearised(x_t, t)
             predicted = self.likelihood.predict(x0)
         check_prediction(self.likelihood, x0, predicted)
         change = self.correction(x_t, t, x0, predicted)

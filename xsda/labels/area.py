@@ -10,10 +10,13 @@ space, and its area is |a x b|.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 
 from xsda.labels.cf import is_latitude
+from xsda.labels.curvilinear import curvilinear
 
 TOLERANCE = 1e-6  # degrees
 
@@ -115,6 +118,39 @@ def cell_areas(lat: xr.DataArray, lon: xr.DataArray) -> np.ndarray:
     if not areas.any():
         raise ValueError(f"a grid of {dict(lat.sizes)} points has no cells; it needs two rows and two columns")
     return areas / areas.mean()
+
+
+def grid_areas(ds: xr.Dataset, space: Sequence[str]) -> np.ndarray:
+    """Weight each point of a grid by its area.
+
+    Parameters
+    ----------
+    ds
+        A Dataset with the coordinates.
+    space
+        Its space dimensions.
+
+    Returns
+    -------
+    ndarray
+        The weights, (*space), along ascending axes as in a tensor. They are 1 where no dimension holds latitudes, and 0
+        where a grid with two-dimensional coordinates has no cell.
+
+    Examples
+    --------
+    >>> from xsda.labels.area import grid_areas
+    >>> grid_areas(xr.Dataset(coords={"lat": [60.0, 0.0, -60.0], "lon": [0.0, 1.0]}), ["lat", "lon"])[:, 0].round(3)
+    array([0.75, 1.5 , 0.75])
+    """
+    pair = curvilinear(ds, space) if len(space) == 2 else None
+    areas = np.ones(())
+    if pair is not None:
+        areas = cell_areas(*(c.transpose(*space) for c in pair))
+    else:
+        for d in space:
+            areas = areas[..., None] * (area_weights(ds[d]) if d in ds.coords else np.ones(ds.sizes[d]))
+    turned = (d in ds.coords and ds.sizes[d] > 1 and bool(ds[d][0] > ds[d][-1]) for d in space)
+    return areas[tuple(slice(None, None, -1 if t else 1) for t in turned)]
 
 
 def _steps(place: np.ndarray, axis: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from xsda.labels.layout import SAMPLE_DIMS, Layout, Variable
 from xsda.labels.points import Points
 from xsda.labels.requirements import check_positions, places
 from xsda.labels.sphere import check_meridians
+from xsda.labels.static import read_position, read_static
 
 RESOLVED = 1e-3  # single precision is enough if its steps are smaller than this, in standard deviations
 
@@ -185,27 +186,21 @@ class Grid(Points):
         return self.normals.valid if self.normals is not None and self.normals.masked else None
 
     def context(self) -> Tensor | None:
-        """Return static fields, time features and the mask for the network, (1, time or 1, context channel, *space).
+        """Return static fields, positions, time features and the mask for the network.
 
-        None if the prior has none of them.
+        The shape is (1, time or 1, context channel, *space). None if the prior has none of them.
         """
         time, *space = self.core_dims
         sizes = self.shape[2:]
+        own = {a.name: d for a, d in zip(self.layout.space, space, strict=True)}
+        fields = [read_static(self.template, space, v.name, v.attrs) for v in self.layout.context]
+        fields += [read_position(self.template, own, v.name, v.attrs) for v in self.layout.position]
         parts = []
-        for v in self.layout.context:
-            if v.name not in self.template:
-                raise KeyError(
-                    f"the prior needs the static field {v.name!r}, which the grid lacks; add it as a variable"
-                )
-            if set(self.template[v.name].dims) != set(space):
-                raise ValueError(
-                    f"the static field {v.name!r} has the dimensions {self.template[v.name].dims}, expected "
-                    f"{tuple(space)}; select one entry of the others"
-                )
-            field = self.orient(self.template[v.name]).transpose(*space).values
-            if not np.isfinite(field).all():
-                raise ValueError(f"the static field {v.name!r} holds NaN or infinite values; fill them")
-            parts.append(np.broadcast_to((field - v.mean[0]) / v.std[0], (1, 1, *sizes)))
+        for v, field in zip((*self.layout.context, *self.layout.position), fields, strict=True):
+            whole = field.expand_dims([d for d in space if d not in field.dims])
+            values = self.orient(whole).transpose(*space).values
+            scaled = np.nan_to_num((values - v.mean[0]) / v.std[0])  # NaN: no point of a two-dimensional grid is there
+            parts.append(np.broadcast_to(scaled, (1, 1, *sizes)))
         if self.layout.time_features:
             waves = time_feature_waves(self.template[time], self.layout.time_features)
             shape = (*waves.shape, *(1,) * len(sizes))

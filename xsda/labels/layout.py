@@ -25,9 +25,11 @@ from xsda.labels.axes import (
 from xsda.labels.cf import find_scale, helper_variables
 from xsda.labels.climatology import Normals
 from xsda.labels.sphere import check_meridians, component_sign, find_poles
+from xsda.labels.static import positions
 from xsda.labels.steps import record_step, step_numbers
 
 KEPT_ATTRS = ("units", "standard_name", "long_name")
+FLAT = 1e-12  # a field with a smaller standard deviation, relative to its largest value, is constant
 SAMPLE_DIMS = ("trajectory", "member")
 
 
@@ -113,6 +115,9 @@ class Layout:
     normals
         Mean, standard deviation and mask of each grid point; None if one mean and standard deviation of each channel
         are enough. They refer to the points of the axes.
+    position
+        Coordinates that the network reads, scaled like variables: components of the unit vector on the globe, or the
+        names of axes. Each grid computes them, as ``xsda.labels.static`` says.
 
     Examples
     --------
@@ -130,6 +135,7 @@ class Layout:
     context: tuple[Variable, ...] = ()
     time_features: tuple[str, ...] = ()
     normals: Normals | None = None
+    position: tuple[Variable, ...] = ()
 
     @classmethod
     def of(
@@ -140,6 +146,7 @@ class Layout:
         space: Sequence[str] | None = None,
         context: Sequence[str] = (),
         time_features: Sequence[str] = (),
+        position: bool = False,
         sample_dims: Sequence[str] = SAMPLE_DIMS,
         even: bool = True,
     ) -> Layout:
@@ -157,6 +164,8 @@ class Layout:
             Names of static fields.
         time_features
             Time features, as above.
+        position
+            Whether the network reads the position of each grid point.
         sample_dims
             Dimensions along which there are several trajectories.
         even
@@ -198,7 +207,10 @@ class Layout:
             raise ValueError(f"the Dataset has no variables over {(time, *dims)}")
         dates = time in ds.coords and is_datelike(ds[time])
         check_time_features(time_features, dates)
-        return cls(tuple(variables), tuple(axes), time, dt, dates, fixed, tuple(time_features))
+        rings = [a.name for a in axes if a.period]
+        places = positions(ds, dims, rings) if position else {}
+        own = tuple(_scaled_field(name, field) for name, field in places.items())
+        return cls(tuple(variables), tuple(axes), time, dt, dates, fixed, tuple(time_features), position=own)
 
     @property
     def channels(self) -> int:
@@ -211,7 +223,7 @@ class Layout:
     @property
     def context_channels(self) -> int:
         masks = self.channels if self.normals is not None and self.normals.masked else 0
-        return len(self.context) + 2 * len(self.time_features) + masks
+        return len(self.context) + len(self.position) + 2 * len(self.time_features) + masks
 
     @property
     def mean(self) -> np.ndarray:
@@ -266,6 +278,8 @@ class Layout:
             for name in ("points", "poles"):
                 if not axis[name]:
                     del axis[name]
+        if not self.position:
+            del out["position"]
         return out if self.normals is None else {**out, "normals": {"cycles": list(self.normals.cycles)}}
 
     @classmethod
@@ -274,7 +288,8 @@ class Layout:
         about = data.get("normals")
         parts = {
             key: tuple(Variable(**{**v, **{k: tuple(v[k]) for k in ("mean", "std", "labels")}}) for v in data[key])
-            for key in ("variables", "context")
+            for key in ("variables", "context", "position")
+            if key in data
         }
         space = tuple(Axis(**{**a, "points": tuple(a.get("points", ()))}) for a in data["space"])
         own = Normals.from_tensors(normals or {}, about["cycles"]) if about else None
@@ -306,7 +321,7 @@ def _variable(da: xr.DataArray, core: Sequence[str], sample_dims: Sequence[str])
             f"variable {da.name!r} has the dimensions {extra} in addition to time and space, where only one (its "
             "channels) is possible. Mark space dimensions with the attribute axis='X' / 'Y', or pass space=(...)."
         )
-    attrs = {k: str(da.attrs[k]) for k in KEPT_ATTRS if k in da.attrs}
+    attrs = _kept(da)
     if not extra:
         return Variable(str(da.name), attrs=attrs)
     size = da.sizes[extra[0]]
@@ -322,5 +337,16 @@ def _context(ds: xr.Dataset, name: str, space: Sequence[str]) -> Variable:
         raise ValueError(
             f"context field {name!r} has the dimensions {ds[name].dims}, expected {tuple(space)}: a static field"
         )
-    values = ds[name].astype(np.float64)
-    return Variable(name, (float(values.mean()),), (float(values.std()) or 1.0,))
+    return _scaled_field(name, ds[name])
+
+
+def _scaled_field(name: str, field: xr.DataArray) -> Variable:
+    """Describe a field with its mean and standard deviation, which is 1 if the field is constant."""
+    values = field.astype(np.float64)
+    mean, std = float(values.mean()), float(values.std())
+    flat = std <= FLAT * float(abs(values).max())
+    return Variable(name, (mean,), (1.0 if flat else std,), attrs=_kept(field))
+
+
+def _kept(da: xr.DataArray) -> dict[str, str]:
+    return {k: str(da.attrs[k]) for k in KEPT_ATTRS if k in da.attrs}

@@ -53,11 +53,12 @@ def check_positions(points: Points, theirs: np.ndarray | None) -> None:
 
 
 def check_region(points: Points) -> list[str]:
-    """Describe where the grid leaves the region of a prior that knows its latitudes and longitudes."""
-    notes = []
+    """Describe where the grid leaves the region of a prior that knows its latitudes, longitudes or positions."""
+    notes, read = [], {v.name for v in points.layout.position}
     for axis, dim in zip(points.layout.space, points.core_dims[1:], strict=True):
         known = axis.points and dim in points.template.coords
-        if known and (is_latitude(points.template[dim]) or is_longitude(points.template[dim])):
+        coord = points.template[dim]
+        if known and (axis.name in read or is_latitude(coord) or is_longitude(coord)):
             own = np.asarray(axis.points)
             near = np.diff(own).max() if len(own) > 1 else axis.spacing
             if (_apart(points, axis, dim).min(1) > near).any():

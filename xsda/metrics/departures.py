@@ -23,7 +23,9 @@ import xarray as xr
 from xsda.labels.axes import find_axes
 from xsda.metrics.pairs import Dim, dims_of, mean, with_units
 from xsda.observations.observe import grid_of, observe
+from xsda.observations.read import dims_of as positions_of
 from xsda.observations.read import read
+from xsda.observations.select import select
 from xsda.observations.sources import as_sources
 from xsda.observations.survey import list_values
 
@@ -66,8 +68,8 @@ def observation_chi_square(
     (0.0, 4.0)
     """
     total: dict[str, Any] = {}
-    chosen = {"quality": quality, "outside": outside, "superobs": superobs, "grid": grid_of(ensemble)}
-    for o in read(obs, _units(ensemble), sigma=sigma, derived=derived, **chosen):
+    obs, sigma = _selected(ensemble, obs, sigma, derived, quality=quality, outside=outside, superobs=superobs)
+    for o in read(obs, _units(ensemble), sigma=sigma, derived=derived):
         predicted = observe(ensemble, o.ds[[o.name, *_helpers(o.ds)]], derived=derived)[o.name]
         z = ((predicted - o.da) / xr.DataArray(o.std, dims=o.da.dims)) ** 2
         before, number = total.get(o.name, (0.0, 0))
@@ -80,12 +82,29 @@ def _units(state: xr.Dataset) -> dict[str, str | None]:
     return {str(v): da.attrs.get("units") for v, da in state.data_vars.items()}
 
 
+def _selected(
+    state: xr.Dataset, obs: Any, sigma: Any, derived: Mapping[str, Any] | None, **options: Any
+) -> tuple[dict[str, xr.Dataset], Any]:
+    """Select and average observations on the grid of a trajectory or ensemble."""
+    grid = grid_of(state)
+    sources = as_sources(obs, [*grid.names.values(), *(derived or {})], positions_of(grid))
+    return select(sources, grid, sigma, derived=derived, **options)
+
+
 def _helpers(ds: xr.Dataset) -> list[str]:
     """Names of the cell bounds, which the operator needs."""
     return [str(c.attrs["bounds"]) for c in ds.coords.values() if c.attrs.get("bounds") in ds.data_vars]
 
 
-def innovations(ensemble: xr.Dataset, obs: Any, *, derived: Mapping[str, Any] | None = None) -> xr.Dataset:
+def innovations(
+    ensemble: xr.Dataset,
+    obs: Any,
+    *,
+    derived: Mapping[str, Any] | None = None,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
+) -> xr.Dataset:
     """Compute y - H x at the observations, where x is the ensemble mean, or the trajectory itself.
 
     Parameters
@@ -94,11 +113,14 @@ def innovations(ensemble: xr.Dataset, obs: Any, *, derived: Mapping[str, Any] | 
         Ensemble or trajectory. It may be longer than the observations.
     obs, derived
         One Dataset of observations, and functions for variables that the ensemble lacks, as in ``xsda.assimilate``.
+    quality, outside, superobs
+        Which values are used, and which are averaged, as in ``xsda.assimilate``.
 
     Returns
     -------
     xarray.Dataset
-        Differences on the coordinates of ``obs``, in the units of the ensemble; NaN where the observation is missing.
+        Differences on the coordinates of ``obs``, or of their averages, in the units of the ensemble; NaN where the
+        observation is missing.
 
     Examples
     --------
@@ -107,6 +129,7 @@ def innovations(ensemble: xr.Dataset, obs: Any, *, derived: Mapping[str, Any] | 
     array([2., 2.])
     """
     state = ensemble.mean("member", keep_attrs=True) if "member" in ensemble.dims else ensemble
+    obs, _ = _selected(state, obs, None, derived, quality=quality, outside=outside, superobs=superobs)
     found = read(obs, _units(state), derived=derived, errors=False)
     if len({o.source for o in found}) > 1:
         raise TypeError("innovations take one Dataset of observations, got several; call it for each instrument")
@@ -153,7 +176,14 @@ class Innovations:
 
 
 def largest_innovations(
-    ensemble: xr.Dataset, obs: Any, *, sigma: Any = None, derived: Mapping[str, Any] | None = None
+    ensemble: xr.Dataset,
+    obs: Any,
+    *,
+    sigma: Any = None,
+    derived: Mapping[str, Any] | None = None,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
 ) -> Innovations:
     """Compute observation minus members, and list the largest first.
 
@@ -167,6 +197,8 @@ def largest_innovations(
         Ensemble with the dimension ``member``.
     obs, sigma, derived
         Observations with their errors, as in ``xsda.assimilate``.
+    quality, outside, superobs
+        Which values are used, and which are averaged, as in ``xsda.assimilate``.
 
     Returns
     -------
@@ -183,6 +215,7 @@ def largest_innovations(
         raise ValueError(f"innovations need an ensemble with the dimension 'member'; it has {tuple(ensemble.sizes)}")
     sources: dict[str, dict[str, xr.DataArray]] = {}
     tables = []
+    obs, sigma = _selected(ensemble, obs, sigma, derived, quality=quality, outside=outside, superobs=superobs)
     for o in read(obs, _units(ensemble), sigma=sigma, derived=derived):
         predicted = observe(ensemble, o.ds[[o.name, *_helpers(o.ds)]], derived=derived)[o.name].compute()
         departure = (o.da - predicted).transpose("member", *o.da.dims)
@@ -209,6 +242,9 @@ def desroziers(
     dim: Dim = None,
     *,
     derived: Mapping[str, Any] | None = None,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
 ) -> xr.Dataset:
     """Estimate the error variances of observations, forecast and analysis from a cycled run.
 
@@ -223,6 +259,8 @@ def desroziers(
         One Dataset of observations, and functions for derived variables, as in ``xsda.assimilate``.
     dim
         Dimensions of ``obs`` to average over. Default: all. ``"time"`` gives one estimate for each station.
+    quality, outside, superobs
+        Which values are used, and which are averaged, as in ``xsda.assimilate``.
 
     Returns
     -------
@@ -237,6 +275,7 @@ def desroziers(
     >>> xsda.metrics.desroziers(forecast, analysis, obs).estimate.values
     array(['R', 'HBH', 'HAH'], dtype='<U3')
     """
+    obs, _ = _selected(forecast, obs, None, derived, quality=quality, outside=outside, superobs=superobs)
     _check_cycled(forecast, obs)
     before = innovations(forecast, obs, derived=derived)
     after = innovations(analysis, obs, derived=derived)
@@ -273,6 +312,9 @@ def innovation_consistency(
     *,
     sigma: Any = None,
     derived: Mapping[str, Any] | None = None,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
 ) -> xr.Dataset:
     """Compare the mean squared innovation with the variance expected from forecast spread and observation error.
 
@@ -287,6 +329,8 @@ def innovation_consistency(
         One Dataset of observations with their errors, as in ``xsda.assimilate``.
     dim
         Dimensions of ``obs`` to average over. Default: all.
+    quality, outside, superobs
+        Which values are used, and which are averaged, as in ``xsda.assimilate``.
 
     Returns
     -------
@@ -302,6 +346,7 @@ def innovation_consistency(
     m = forecast.sizes.get("member", 0)
     if m < 2:
         raise ValueError(f"the innovation consistency needs a forecast of at least 2 members, got {m}")
+    obs, sigma = _selected(forecast, obs, sigma, derived, quality=quality, outside=outside, superobs=superobs)
     departure = innovations(forecast, obs, derived=derived)
     predicted = observe(forecast, obs, derived=derived)
     foreseen = {

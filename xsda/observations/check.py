@@ -21,6 +21,7 @@ from xsda.labels.grid import Grid
 from xsda.observations.expected import anywhere, expected
 from xsda.observations.operator import Derived
 from xsda.observations.read import Observed, dims_of, read, units_of
+from xsda.observations.select import select
 from xsda.observations.sources import Sources, as_sources, observed_variables
 from xsda.observations.survey import Survey, list_values, sigma_of, survey, without_positions
 from xsda.observations.suspects import is_fill, stuck, unit_mistake
@@ -42,7 +43,7 @@ class Flags:
         For each source a Dataset on the coordinates of its observations. For a variable x it holds ``x`` (the values,
         in the units of the grid), ``x_flag``, ``x_expected`` and ``x_z`` (the departure in joint spreads).
     observations
-        The observations as they came, by source.
+        The observations as they came, or as they were selected and averaged, by source.
     notes
         Remarks by source and variable.
     """
@@ -141,6 +142,9 @@ def check(
     derived: Mapping[str, Derived] | None = None,
     limit: float = 5.0,
     repeats: int = 12,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
 ) -> Flags:
     """Compare each observed value with what the prior expects, and flag values that are probably wrong.
 
@@ -160,6 +164,9 @@ def check(
         Values farther away than this many joint spreads are gross errors.
     repeats
         A sensor is stuck if one station has the same value so many times in a row.
+    quality, outside, superobs
+        Which values are compared, and which are averaged before, as in ``xsda.assimilate``. Values outside the grid
+        are flagged, or with "drop" left out. Omit ``superobs`` to check each report instead of the averages.
 
     Returns
     -------
@@ -191,6 +198,7 @@ def check(
     bound = None if place is None else Grid.match(prior.layout, _one_member(place))
     units = {v.name: v.attrs.get("units") for v in prior.layout.variables} if bound is None else units_of(bound)
     sources = as_sources(obs, [*units, *(derived or {})], None if bound is None else dims_of(bound))
+    sources, sigma = select(sources, bound, sigma, derived=derived, quality=quality, outside=outside, superobs=superobs)
     found: dict[str, dict[str, xr.DataArray]] = {}
     notes = {}
     for observed in read(sources, units, derived=derived, errors=False):

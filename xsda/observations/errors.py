@@ -62,6 +62,15 @@ def error_std(
     return np.broadcast_to(array, da.shape)
 
 
+def known_error(
+    ds: xr.Dataset, name: str, sigma: Any, source: str, sources: Mapping[str, xr.Dataset]
+) -> np.ndarray | None:
+    """Return the same as ``error_std``, or None if no error is given."""
+    attrs = {"error_std": np.nan, **ds[name].attrs}
+    std = error_std(ds.assign({name: ds[name].assign_attrs(attrs)}), name, sigma, source, sources)
+    return None if np.isnan(std).all() else std
+
+
 def _spread(value: xr.DataArray, da: xr.DataArray, name: str, argument: str) -> np.ndarray:
     """Labelled standard deviations in the units of the variable, broadcast to its shape."""
     value = value * find_scale(name, value.attrs.get("units"), da.attrs.get("units"), "the observations")[0]

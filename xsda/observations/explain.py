@@ -16,6 +16,7 @@ from xsda.labels.grid import Grid
 from xsda.likelihood.laws import Normal
 from xsda.observations.operator import Derived, Gather
 from xsda.observations.read import Observed, dims_of, read, units_of
+from xsda.observations.selected import Selection
 from xsda.observations.sources import Sources, as_sources
 from xsda.observations.survey import NO_SIGMA, Survey, sigma_of, survey
 from xsda.priors.pool import Pool
@@ -31,9 +32,12 @@ class Explanation:
     table
         One row for each source and variable: the rule along each dimension of the grid, counts, sigma, units, law and
         correlation of the errors.
+    notes
+        What the table does not say, such as that an assimilation would raise an error.
     """
 
     table: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
     @property
     def _heading(self) -> str:
@@ -41,10 +45,11 @@ class Explanation:
         return f"{used} of {total} observed values are used"
 
     def __repr__(self) -> str:
-        return f"{self._heading}\n{self.table.T.to_string()}"
+        return "\n".join([self._heading, self.table.T.to_string(), *self.notes])
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self._heading)}</p>\n{self.table.T.to_html()}"
+        notes = "".join(f"\n<p>{html.escape(note)}</p>" for note in self.notes)
+        return f"<p>{html.escape(self._heading)}</p>\n{self.table.T.to_html()}{notes}"
 
 
 def explain(
@@ -56,6 +61,9 @@ def explain(
     likelihood: Any = None,
     correlation: Mapping[str, Any] | None = None,
     derived: Mapping[str, Derived] | None = None,
+    quality: Any = None,
+    outside: str = "raise",
+    superobs: Any = None,
 ) -> Explanation:
     """Explain what an assimilation would do with each observed value. Nothing is assimilated.
 
@@ -63,14 +71,16 @@ def explain(
     ----------
     ds
         The grid, as in ``xsda.assimilate``.
-    obs, model, sigma, likelihood, correlation, derived
+    obs, model, sigma, likelihood, correlation, derived, quality, outside, superobs
         As in ``xsda.assimilate``.
 
     Returns
     -------
     Explanation
         ``.table`` is a pandas DataFrame with one row for each source and variable. Values outside the grid are counted
-        and do not raise an error. Duplicates are used values at the place and time of another used value.
+        and do not raise an error; a note says if an assimilation would. Duplicates are used values at the place and
+        time of another used value. With ``quality``, *rejected* counts the values whose flags are not accepted. With
+        ``superobs``, *averaged to* counts the averages that are used, and rules and sigma are those of the averages.
 
     Examples
     --------
@@ -82,36 +92,47 @@ def explain(
     prior = load_model(model)
     grid = (prior.priors[0] if isinstance(prior, Pool) else prior).bind(_one_member(ds))
     sources = as_sources(obs, [*units_of(grid), *(derived or {})], dims_of(grid))
+    selection = Selection(quality, outside, superobs)
     options: dict[str, Any] = {"likelihood": likelihood, "correlation": correlation, "derived": derived}
     rows = {}
-    for observed in read(sources, units_of(grid), errors=False, **options):
-        found = survey(grid, observed)
+    for observed in read(sources, units_of(grid), errors=False, quality=quality, **options):
+        ds, found = sources[observed.source], survey(grid, observed)
         origin, std = sigma_of(observed, sigma, sources)
+        last = found if superobs is None else found.averaged(grid, selection, std)
+        std = std if last is found else last.observed.std
         rows[observed.source, observed.name] = {
-            **{f"rule along {d}": rule for d, rule in _rules(grid, found).items()},
-            **_counts(grid, found),
-            "sigma": "" if std is None else _range(std.ravel()[observed.pick]),
+            **{f"rule along {d}": rule for d, rule in _rules(grid, last).items()},
+            **_counts(grid, found, int(ds[observed.name].isnull().sum()), last, selection),
+            "sigma": "" if std is None else _range(std.ravel()[last.observed.pick]),
             "sigma from": f"{origin}; pass sigma=..." if origin == NO_SIGMA else origin,
-            "units": _conversion(observed, sources[observed.source], units_of(grid)),
+            "units": _conversion(observed, ds, units_of(grid)),
             "law": "gaussian" if isinstance(observed.law, Normal) else str(observed.law),
             "correlation": _correlation(observed.correlation),
         }
     index = pd.MultiIndex.from_tuples(list(rows), names=["source", "variable"])
-    return Explanation(pd.DataFrame(list(rows.values()), index=index).fillna(""))
+    table = pd.DataFrame(list(rows.values()), index=index).fillna("")
+    beyond = int(table["outside"].sum()) if outside == "raise" else 0
+    note = f"an assimilation raises an error, because {beyond} values lie outside the grid; pass outside='drop'"
+    return Explanation(table, (note,) if beyond else ())
 
 
 def _one_member(ds: xr.Dataset) -> xr.Dataset:
     return ds.isel(member=0, drop=True) if "member" in ds.dims else ds
 
 
-def _counts(grid: Grid, found: Survey) -> dict[str, Any]:
-    twice = found.duplicates(grid)
+def _counts(grid: Grid, found: Survey, missing: int, last: Survey, selection: Selection) -> dict[str, Any]:
+    """Count the values, of which ``missing`` came as NaN, and the averages."""
+    twice = last.duplicates(grid)
+    rejected = {} if selection.quality is None else {"rejected": int(found.missing.sum()) - missing}
+    averages = {} if selection.superobs is None else {"averaged to": int(last.used.sum())}
     return {
         "values": len(found.missing),
         "used": int(found.used.sum()),
-        "missing": int(found.missing.sum()),
+        "missing": missing,
+        **rejected,
         "outside": int(found.outside.sum()),
         "masked": int(found.masked.sum()),
+        **averages,
         "duplicate": "too many to search" if twice is None else twice,
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -20,10 +20,10 @@ from xsda.labels.cf import find_scale, in_units
 from xsda.labels.curvilinear import curvilinear
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import LAWS, Censored, ErrorLaw, Normal
-from xsda.observations.errors import check_positive, error_std
+from xsda.observations.errors import check_positive, error_std, known_error
 from xsda.observations.observed import Observed
 from xsda.observations.operator import Derived, check_derived
-from xsda.observations.selected import Selected
+from xsda.observations.selected import Selection
 from xsda.observations.sources import Sources, as_sources, by_source, is_text, is_time, observed_variables
 
 Units = Mapping[str, str | None]
@@ -39,7 +39,7 @@ def read(
     correlation: Mapping[str, Any] | None = None,
     background: xr.Dataset | None = None,
     background_sigma: Any = None,
-    errors: bool = True,
+    errors: bool | Literal["known"] = True,
     quality: Any = None,
     outside: str = "raise",
     superobs: Any = None,
@@ -57,7 +57,8 @@ def read(
     sigma, derived, likelihood, correlation, background, background_sigma
         As in ``xsda.assimilate``.
     errors
-        Whether to read standard deviations. Without them ``std`` of the result is None.
+        Whether to read standard deviations. Without them ``std`` of the result is None. "known": only where they are
+        given.
     quality, outside, superobs
         Which values are used, and which are averaged, as in ``xsda.assimilate``.
     grid
@@ -79,28 +80,24 @@ def read(
     [('buoy', 'x', 0.5), ('ship', 'x', 2.0)]
     """
     check_derived(derived)
-    if outside not in ("raise", "drop"):
-        raise ValueError(f"outside={outside!r} must be 'raise' or 'drop'")
+    selection = Selection(quality, outside, superobs)
     known = [*units, *(derived or {})]
     sources = as_sources(obs, known, None if grid is None else dims_of(grid))
     laws = _by_variable(likelihood, sources, "likelihood")
     correlations = _by_variable(correlation, sources, "correlation")
-    found, selected = [], Selected()
+    found = []
     for source, ds in sources.items():
         _check_coordinates(ds, source, known)
         names = observed_variables(ds)
         if not names:
             raise ValueError(f"{source} holds no variables; expected one for each observed quantity")
         for name in names:
-            std = error_std(ds, name, sigma, source, sources) if errors else None
+            find = known_error if errors == "known" else error_std
+            std = find(ds, name, sigma, source, sources) if errors else None
             law = pick_law(laws.get((source, name)))
-            good = ds if quality is None else selected.keep_good(ds, name, quality, source)
+            good = selection.keep_good(ds, name, source)
             found.append(_one(source, good, name, std, law, correlations.get((source, name)), derived, units))
-    if outside == "drop":
-        found = selected.keep_inside(found, _needed(grid, "outside='drop'"), start)
-    if superobs is not None:
-        found = [selected.average(o, _needed(grid, "superobs"), superobs) for o in found]
-    selected.say()
+    found = selection.narrow(found, grid, start)
     if background is not None:
         found += _background(background, background_sigma, units, sources)
     elif background_sigma is not None:
@@ -128,12 +125,6 @@ def units_of(grid: Grid) -> dict[str, str | None]:
     {'t2m': 'K'}
     """
     return {grid.names[v.name]: v.attrs.get("units") for v in grid.layout.variables}
-
-
-def _needed(grid: Grid | None, option: str) -> Grid:
-    if grid is None:
-        raise ValueError(f"{option} needs grid=...")
-    return grid
 
 
 def dims_of(grid: Grid) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from xsda.arguments import warn
@@ -14,16 +17,29 @@ from xsda.observations.quality import accepted
 from xsda.observations.superobs import superobs
 
 
-class Selected:
-    """Selects and averages, and counts what it does for one notice."""
+@dataclass(eq=False)
+class Selection:
+    """The options ``quality``, ``outside`` and ``superobs``, applied in this order, with one notice of what they do."""
 
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.flags: list[bool] = []
+    quality: Any = None
+    outside: str = "raise"
+    superobs: Any = None
+    texts: list[str] = field(default_factory=list)
+    flags: list[bool] = field(default_factory=list)
 
-    def keep_good(self, ds: xr.Dataset, name: str, quality: Any, source: str) -> xr.Dataset:
+    def __post_init__(self) -> None:
+        if self.outside not in ("raise", "drop"):
+            raise ValueError(f"outside={self.outside!r} must be 'raise' or 'drop'")
+
+    def __bool__(self) -> bool:
+        """Whether any option selects or averages."""
+        return self.quality is not None or self.outside == "drop" or self.superobs is not None
+
+    def keep_good(self, ds: xr.Dataset, name: str, source: str) -> xr.Dataset:
         """Mark the values of one variable whose flags are not accepted as missing."""
-        good = accepted(ds, name, quality, source)
+        if self.quality is None:
+            return ds
+        good = accepted(ds, name, self.quality, source)
         self.flags.append(good is not None)
         if good is None:
             self.texts.append(f"{name!r} in {source} has no quality flags and is used as it is")
@@ -35,7 +51,17 @@ class Selected:
             self.texts.append(f"{rejected} of {there} values of {name!r} in {source} have flags that are not accepted")
         return ds.assign({name: kept.transpose(*ds[name].dims).assign_attrs(ds[name].attrs)})
 
-    def keep_inside(self, found: list[Observed], grid: Grid, start: float) -> list[Observed]:
+    def narrow(self, found: Sequence[Observed], grid: Grid | None, start: float = np.inf) -> list[Observed]:
+        """Leave out what lies outside the grid, average what lies close together, and give the notice."""
+        kept = list(found)
+        if self.outside == "drop":
+            kept = self._inside(kept, _needed(grid, "outside='drop'"), start)
+        if self.superobs is not None:
+            kept = [self.average(o, _needed(grid, "superobs")) for o in kept]
+        self.say()
+        return kept
+
+    def _inside(self, found: Sequence[Observed], grid: Grid, start: float) -> list[Observed]:
         """Leave out what lies outside the grid; raise if nothing is left."""
         kept = []
         for o in found:
@@ -49,9 +75,9 @@ class Selected:
             raise ValueError(f"no observation lies inside the grid: {'; '.join(self.texts)}; check units and positions")
         return kept
 
-    def average(self, observed: Observed, grid: Grid, how: Any) -> Observed:
+    def average(self, observed: Observed, grid: Grid) -> Observed:
         """Average what lies close together."""
-        mean = superobs(observed, grid, how)
+        mean = superobs(observed, grid, self.superobs)
         if mean is not observed:
             name = f"{observed.name!r} in {observed.source}"
             self.texts.append(f"{len(observed.pick)} values of {name} are averaged to {len(mean.pick)}")
@@ -66,3 +92,9 @@ class Selected:
             )
         if self.texts:
             warn("; ".join(self.texts), UserWarning)
+
+
+def _needed(grid: Grid | None, option: str) -> Grid:
+    if grid is None:
+        raise ValueError(f"{option} needs grid=...")
+    return grid

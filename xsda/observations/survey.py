@@ -22,6 +22,7 @@ from xsda.observations.masking import on_valid_points
 from xsda.observations.observed import MANY, Observed
 from xsda.observations.operator import VariableOperator
 from xsda.observations.outside import outside
+from xsda.observations.selected import Selection
 
 NO_SIGMA = "not given"
 
@@ -53,6 +54,14 @@ class Survey:
     def used(self) -> np.ndarray:
         """Whether each ravelled value is used."""
         return ~(self.missing | self.outside | self.masked)
+
+    def averaged(self, grid: Grid, selection: Selection, std: np.ndarray | None) -> Survey:
+        """Average what lies close together and inside the grid, with the errors ``std``, and sort the averages."""
+        if self.operator is None:
+            return self
+        inside = replace(self.observed, std=std, pick=np.flatnonzero(~(self.missing | self.outside)))
+        mean = selection.average(inside, grid)
+        return self if mean is inside else survey(grid, mean)
 
     def duplicates(self, grid: Grid) -> int | None:
         """Count the used values at the place and time of another used value; None if there are too many to search."""

@@ -42,8 +42,9 @@ def fields(
     Two space dimensions make maps at one time. One space dimension makes diagrams of time and space. A trajectory
     without members is one panel. The error is the mean, or the trajectory, minus the truth.
 
-    Latitudes and longitudes are drawn with cartopy in a projection that fits the domain. Without cartopy the map is
-    stretched by 1 / cos(latitude) at its centre. Cells without a value at any time and in any member are grey.
+    Latitudes and longitudes are drawn with cartopy in a projection that fits the domain, also two-dimensional ones
+    (rotated pole, ROMS): each cell lies where it is on the Earth. Without cartopy the map is stretched by
+    1 / cos(latitude) at its centre. Cells without a value at any time and in any member are grey.
 
     Parameters
     ----------

@@ -16,7 +16,14 @@ from xsda.observations import observe
 from xsda.observations.sources import as_sources
 from xsda.plot.draw_series import draw_observed, draw_states, draw_truth, handles
 from xsda.plot.panels import finish, label_time, panels
-from xsda.plot.selection import check_obs, drawable, drawn_variables, find_drawn_axes, observed_points
+from xsda.plot.selection import (
+    check_obs,
+    drawable,
+    drawn_coords,
+    drawn_variables,
+    find_drawn_axes,
+    observed_points,
+)
 from xsda.plot.style import axis_label, axis_values
 
 SHOWN = 4  # stations, if none are chosen
@@ -82,12 +89,11 @@ def stations(
     axis, space = find_drawn_axes(post)
     if axis is None or not space:
         raise ValueError(f"stations need states over time and space; these have {tuple(post.sizes)}")
-    found = _by_station(obs, name, post, (axis, *space), sigma)
+    coords = drawn_coords(post, space)
+    places = [str(c.name) for c in coords]
+    found = _by_station(obs, name, post, (axis, *places), sigma)
     if not found:
-        raise ValueError(
-            f"obs holds no station with values of {name!r} at positions along {space}; on grids with two-dimensional "
-            "coordinates use post.sda.observe(obs) and plot its members over time"
-        )
+        raise ValueError(f"obs holds no station with values of {name!r} at positions along {', '.join(places)}")
     chosen = list(found)[:SHOWN] if station is None else _as_list(station)
     for label in chosen:
         if label not in found:
@@ -97,12 +103,12 @@ def stations(
     origin = coord.values[0] if is_datelike(coord) else None
     for panel, label in zip(axes[:, 0], chosen, strict=True):
         points = found[label]
-        at = _place(points, space, label)
+        at = _place(points, places, label)
         draw_states(panel, axis_values(coord, origin), _states_at(post, name, axis, at).values, members)
         if truth is not None:
             draw_truth(panel, _states_at(truth, name, axis, at), axis, origin)
         draw_observed(panel, points, axis, origin)
-        text = [str(label), *(_position(post[d], value) for d, value in at.items())]
+        text = [str(label), *(_position(c, value) for c, value in zip(coords, at.values(), strict=True))]
         panel.set_title(", ".join(text), loc="left", fontsize="medium")
         panel.spines[["top", "right"]].set_visible(False)
     label_time(axes[-1, 0].xaxis, coord)

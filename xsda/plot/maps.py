@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,28 +15,38 @@ import xarray as xr
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
+from xsda.arguments import choose
 from xsda.labels.cf import is_latitude, is_longitude
 from xsda.plot.coastlines import SCALES, Extent, coast_geometries
 from xsda.plot.planes import LatLon, Plane
 from xsda.plot.style import COAST
 
+NEEDS = "{} needs cartopy; install it with: pip install 'xsda[plot]'"
 MOST_CELLS = 720  # along an axis; a projection of more cells than pixels takes long and shows no more
 
 
 class Map(LatLon):
-    """Latitudes and longitudes in a projection, on GeoAxes of cartopy."""
+    """Latitudes and longitudes, along the axes or two-dimensional, in a projection on GeoAxes of cartopy."""
 
     def __init__(self, coords: Sequence[xr.DataArray], *, projection: Any, coastlines: bool | str):
         super().__init__(coords, coastlines=bool(coastlines))
         self.degrees = projections().PlateCarree()
         self.transform = {"transform": self.degrees}
-        self.first = 0 if projection else self._begin_at_edge()
-        self.projection = projection or choose_projection(self.extent)
-        self.round = is_polar(self.extent) and self.projection == choose_projection(self.extent)
+        self.first = 0 if projection or self.curved else self._begin_at_edge()
+        chosen = choose_projection(self.extent, down=self._down() if self.curved else 0.0)
+        self.projection = projection or chosen
+        self.polar = is_polar(self.extent) and self.projection == chosen
+        self.round = self.polar and not self.curved
         self.limits = self._limits()
-        self.blocks = tuple(-(-len(centres) // MOST_CELLS) for centres in (self.y, self.x))
+        self.size = self.y.shape if self.curved else (len(self.y), len(self.x))
+        self.blocks = tuple(-(-length // MOST_CELLS) for length in self.size)
         scale = coastlines if isinstance(coastlines, str) else None
         self.lines = coast_geometries(self.extent, scale) if coastlines else []
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Whether each cell has coordinates; cartopy draws those across the edge on both sides."""
+        return np.isfinite(self.y + self.x) if self.curved else np.ones((), bool)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -47,10 +58,11 @@ class Map(LatLon):
         return (north - south) / (east - west)
 
     def shown(self, values: np.ndarray) -> np.ndarray:
-        return block_means(np.roll(values, -self.first, axis=1), self.blocks)
+        return block_means(np.roll(super().shown(values), -self.first, axis=1), self.blocks)
 
     def draw_cells(self, panel: Any, values: np.ndarray, **look: Any) -> Any:
-        lat, lon = (_every(e, n) for e, n in zip((self.lat, self.lon), self.blocks, strict=True))
+        up, across = (_every(np.arange(n + 1), b) for n, b in zip(self.size, self.blocks, strict=True))
+        lat, lon = (c[np.ix_(up, across)] if self.curved else c[i] for c, i in ((self.lat, up), (self.lon, across)))
         return panel.pcolormesh(lon, lat, self.shown(values), rasterized=True, **look, **self.transform)
 
     def dress(self, panel: Any, *, left: bool, bottom: bool) -> None:
@@ -70,6 +82,12 @@ class Map(LatLon):
         if self.round:
             panel.set_boundary(circle(), transform=panel.transAxes)
         panel.spines["geo"].set(lw=0.8, edgecolor="0.3")
+
+    def _down(self) -> float:
+        """The longitude that points down on a map of a pole whose columns stand upright."""
+        row, count = self.lon[0 if self.lat.mean() > 0 else -1], self.lon.shape[1]
+        middle = np.radians(row[[(count - 1) // 2, count // 2]])
+        return float(np.degrees(np.angle(np.exp(1j * middle).sum())))
 
     def _begin_at_edge(self) -> int:
         """Turn a grid around the globe until it begins near 180 degrees; return the first column.
@@ -91,11 +109,11 @@ class Map(LatLon):
         sides = {"left": "y"} if left else {}
         if bottom:
             sides["bottom"] = "x"
-        return False if self.round or is_global(self.extent) else sides or False
+        return False if self.polar or is_global(self.extent) else sides or False
 
     def _degrees(self, first: int) -> np.ndarray:
         """Round longitudes or latitudes of the grid lines."""
-        if self.round or is_global(self.extent):
+        if self.polar or is_global(self.extent):
             return np.arange(-180, 181, 60) if first == 0 else np.arange(-90, 91, 30)
         low, high = self.extent[first : first + 2]
         found = np.asarray(MaxNLocator(nbins=5, steps=[1, 2, 3, 5, 6, 10]).tick_values(low, high))
@@ -107,6 +125,8 @@ class Map(LatLon):
             return (*self.projection.x_limits, *self.projection.y_limits)
         west, east, south, north = self.extent
         lon, lat = np.meshgrid(np.linspace(west, east, 61), np.linspace(south, north, 61))
+        if self.curved:
+            lon, lat = self.lon, self.lat
         x, y, _ = np.moveaxis(self.projection.transform_points(self.degrees, lon, lat), -1, 0)
         x, y = x[np.isfinite(x)], y[np.isfinite(y)]
         return x.min(), x.max(), y.min(), y.max()
@@ -127,11 +147,10 @@ def choose_plane(
         return Plane(coords, shaped=in_space)
     own = None if ax is None else np.ravel(np.asarray(ax, dtype=object))[0]
     mapped = own is None or hasattr(own, "projection")
-    has_cartopy = importlib.util.find_spec("cartopy") is not None
-    if mapped and has_cartopy:
+    if mapped and has_cartopy():
         return Map(coords, projection=getattr(own, "projection", projection), coastlines=coastlines)
     if projection is not None or isinstance(coastlines, str):
-        raise ImportError(f"{asked} needs cartopy; install it with: pip install 'xsda[plot]'")
+        raise ImportError(NEEDS.format(asked))
     return LatLon(coords, coastlines=coastlines)
 
 
@@ -155,13 +174,15 @@ def is_polar(extent: Extent) -> bool:
     )
 
 
-def choose_projection(extent: Extent) -> Any:
+def choose_projection(extent: Extent, *, down: float = 0.0) -> Any:
     """A projection that distorts a domain little.
 
     Parameters
     ----------
     extent
         West, east, south, north in degrees.
+    down
+        Longitude that points down (in the south up) on a cap that surrounds a pole.
 
     Returns
     -------
@@ -177,7 +198,7 @@ def choose_projection(extent: Extent) -> Any:
     if is_global(extent):
         return crs.Robinson(central_longitude=lon)
     if is_polar(extent):
-        around = 0 if east - west > 350 else lon
+        around = down if east - west > 350 else lon
         return (crs.NorthPolarStereo if lat > 0 else crs.SouthPolarStereo)(central_longitude=around)
     if span <= 120 and (abs(lat) > 70 or max(abs(south), abs(north)) > 82):
         return crs.Stereographic(central_latitude=lat, central_longitude=lon)
@@ -189,6 +210,38 @@ def choose_projection(extent: Extent) -> Any:
             lon, lat, standard_parallels=(south + sixth, north - sixth), cutoff=-30 if lat > 0 else 30
         )
     return crs.PlateCarree(central_longitude=lon)
+
+
+def named_projection(name: str, **parameters: Any) -> Any:
+    """Return a projection of cartopy by the name of its class.
+
+    Parameters
+    ----------
+    name
+        Such as ``"Orthographic"``.
+    **parameters
+        Such as ``central_longitude=-3``.
+
+    Returns
+    -------
+    cartopy.crs.Projection
+        The projection.
+    """
+    if not has_cartopy():
+        raise ImportError(NEEDS.format(f"the projection {name}"))
+    crs = projections()
+    known = [k for k, v in vars(crs).items() if isinstance(v, type) and issubclass(v, crs.Projection)]
+    if name not in known:
+        raise ValueError(f"unknown projection {name!r}; {choose(name, known)}")
+    try:
+        return getattr(crs, name)(**parameters)
+    except TypeError as error:
+        raise ValueError(f"the projection {name} cannot be made of {parameters}: {error}") from None
+
+
+def has_cartopy() -> bool:
+    """Whether cartopy is installed."""
+    return importlib.util.find_spec("cartopy") is not None
 
 
 def block_means(values: np.ndarray, blocks: Sequence[int]) -> np.ndarray:

@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from xsda.plot.maps import choose_plane
 from xsda.plot.panels import panels
 from xsda.plot.planes import Plane
-from xsda.plot.selection import Drawn, find_drawn_axes, observed_points, on_axes_of
+from xsda.plot.selection import Drawn, drawn_coords, find_drawn_axes, observed_points, on_axes_of
 from xsda.plot.style import axis_label
 
 RING = {
@@ -50,7 +50,7 @@ class Picture:
         columns: Sequence[Column], *, projection: Any, coastlines: bool | str, ax: Any,
     ) -> Picture:  # fmt: skip
         """Empty panels in the shape of the domain."""
-        plane = choose_plane([post[d] for d in dims], dims == find_drawn_axes(post)[1], ax, projection, coastlines)
+        plane = choose_plane(drawn_coords(post, dims), dims == find_drawn_axes(post)[1], ax, projection, coastlines)
         size = _figure_size(plane, len(names), len(columns))
         figure, axes = panels(len(names), len(columns), ax, figsize=size, **plane.options)
         return cls(figure, axes, plane, post, truth, columns, names, dims)
@@ -87,10 +87,10 @@ class Picture:
         for mark in self.marks:
             mark.remove()
         self.marks = []
+        places = [str(c.name) for c in self.plane.coords]
         for name, row in self.rows().items():
             for column in {"ensemble mean", "trajectory"} & row.keys():
-                for points in observed_points(obs, name, self.post, self.dims, state=drawn.window):
-                    size = float(np.clip(4000 / max(points.sizes["point"], 1), 4, 36))
+                for points in observed_points(obs, name, self.post, places, state=drawn.window):
                     size = float(np.clip(4000 / max(points.sizes["point"], 1), 4, 36))
                     look = {"s": size, "label": "observations", **RING, **self.looks[name][column]}
                     self.marks.append(self.plane.draw_points(row[column], points, **look))

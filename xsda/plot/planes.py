@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 
 from xsda.labels.axes import axis_numbers, is_datelike
+from xsda.observations.mesh import unit_vectors
 from xsda.plot.coastlines import lines_within
 from xsda.plot.panels import label_time
 from xsda.plot.style import COAST, MASKED, aspect_of, axis_values
@@ -82,12 +84,33 @@ class Plane:
 
 
 class LatLon(Plane):
-    """Latitudes and longitudes on plain Axes, stretched by 1 / cos(latitude), with the outline of land."""
+    """Latitudes and longitudes on plain Axes, stretched by 1 / cos(latitude), with the outline of land.
+
+    ``lat`` and ``lon`` are the edges of the cells along each axis, or with two-dimensional coordinates their corners.
+    Cells without coordinates are not drawn, and neither are those that lie across the edge of the picture.
+    """
 
     def __init__(self, coords: Sequence[xr.DataArray], *, coastlines: bool = True):
         super().__init__(coords)
         self.coastlines = coastlines
-        self.lat, self.lon = np.clip(edges(self.y), -90, 90), edges(continuous(self.x))
+        self.curved = self.y.ndim == 2
+        if self.curved:
+            self.lat, self.lon = corners(self.y, self.x)
+        else:
+            self.lat, self.lon = np.clip(edges(self.y), -90, 90), edges(continuous(self.x))
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Whether each cell can be drawn."""
+        if not self.curved:
+            return np.ones((), bool)
+        around = np.stack([self.lon[:-1, :-1], self.lon[:-1, 1:], self.lon[1:, :-1], self.lon[1:, 1:]])
+        return np.isfinite(self.y + self.x) & (np.ptp(around, axis=0) < 180)
+
+    @property
+    def shape(self) -> float | None:
+        west, east, south, north = self.extent
+        return (self.aspect or 1.0) * (north - south) / (east - west)
 
     @property
     def extent(self) -> tuple[float, float, float, float]:
@@ -104,8 +127,11 @@ class LatLon(Plane):
         west, east, south, north = self.extent
         return 0.7 if max(east - west, north - south) < 40 else 0.45
 
+    def shown(self, values: np.ndarray) -> np.ndarray:
+        return np.where(self.known, values, np.nan)
+
     def draw_cells(self, panel: Axes, values: np.ndarray, **look: Any) -> Any:
-        return panel.pcolormesh(self.lon, self.lat, values, rasterized=True, **look, **self.transform)
+        return panel.pcolormesh(self.lon, self.lat, self.shown(values), rasterized=True, **look, **self.transform)
 
     def place(self, x: np.ndarray) -> np.ndarray:
         west = self.extent[0]
@@ -133,3 +159,24 @@ def edges(centres: np.ndarray) -> np.ndarray:
         return centres[0] + np.array([-0.5, 0.5])
     middle = (centres[1:] + centres[:-1]) / 2
     return np.array([2 * centres[0] - middle[0], *middle, 2 * centres[-1] - middle[-1]])
+
+
+def corners(lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of cells with two-dimensional centres: the middle of the four centres around, on the sphere.
+
+    Beyond the first and last rows and columns the centres continue as they came. Longitudes have their jump where the
+    grid has its widest gap. Corners without any centre lie at the first corner that has one; their cells are not drawn.
+    """
+    centres = np.pad(unit_vectors(lat, lon), ((1, 1), (1, 1), (0, 0)))
+    for x in (centres, centres.swapaxes(0, 1)):
+        x[0], x[-1] = (2 * x[1] - x[2], 2 * x[-2] - x[-3]) if len(x) > 3 else (x[1], x[1])
+    around = np.stack([centres[:-1, :-1], centres[:-1, 1:], centres[1:, :-1], centres[1:, 1:]])
+    known = np.isfinite(around)
+    x, y, z = np.moveaxis(np.where(known, around, 0).sum(0) / np.maximum(known.sum(0), 1), -1, 0)
+    seen = known.any((0, 3))
+    lat, lon = np.degrees([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)])
+    lat, lon = (np.where(seen, c, c[seen][0]) for c in (lat, lon))
+    turned = np.sort(lon.ravel())
+    west = turned[np.diff(turned, prepend=turned[-1] - 360).argmax()]
+    lon = west + (lon - west) % 360
+    return lat, lon - 360 * np.ceil(((lon.min() + lon.max()) / 2 - 180) / 360)

@@ -14,7 +14,8 @@ import xarray as xr
 
 from xsda.arguments import choose
 from xsda.labels.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, find_axes, is_datelike, own_period
-from xsda.labels.cf import find_scale, in_units, is_longitude
+from xsda.labels.cf import find_scale, in_units, is_latitude, is_longitude
+from xsda.labels.curvilinear import LATITUDES, LONGITUDES, curvilinear
 from xsda.observations.compile import SYNONYMS
 from xsda.observations.errors import error_std
 from xsda.observations.sources import as_sources, observed_variables
@@ -30,6 +31,19 @@ def find_drawn_axes(ds: xr.Dataset) -> tuple[str | None, tuple[str, ...]]:
         return find_axes(ds)
     except ValueError:
         return None, find_axes(ds.drop_vars("time", errors="ignore").expand_dims("time"))[1]
+
+
+def drawn_coords(ds: xr.Dataset, dims: Sequence[str]) -> list[xr.DataArray]:
+    """The coordinates of the dimensions, or the two-dimensional latitudes and longitudes that lie along them."""
+    pair = curvilinear(ds, dims) if len(dims) == 2 else None
+    if pair is None:
+        return [ds[d] for d in dims]
+    degrees = [in_units(c.astype(float), "degrees" if c.attrs.get("units") else None, "the map") for c in pair]
+    names = ("latitude", "degrees_north"), ("longitude", "degrees_east")
+    return [
+        c.transpose(*dims).assign_attrs(standard_name=name, units=unit)
+        for c, (name, unit) in zip(degrees, names, strict=True)
+    ]
 
 
 def drawable(
@@ -238,6 +252,10 @@ def _coordinate(da: xr.DataArray, shown: xr.Dataset, dim: str) -> xr.DataArray |
         return shown[dim] if da.sizes[dim] == shown.sizes.get(dim) else None
     names = next((n for n in (*SYNONYMS, TIME_NAMES) if dim.lower() in n), ())
     standard = shown[dim].attrs.get("standard_name") if dim in shown.coords else None
+    if dim in shown.coords and shown[dim].ndim == 2:
+        across = is_longitude(shown[dim]) or dim.lower() in LONGITUDES
+        test, names = (is_longitude, LONGITUDES) if across else (is_latitude, LATITUDES)
+        return next((c for c in da.coords.values() if test(c) or str(c.name).lower() in names), None)
     found = [
         c
         for c in da.coords.values()
@@ -264,7 +282,7 @@ def _inside(positions: np.ndarray, coord: xr.DataArray, interval: Interval | Non
 def _on_ring(positions: np.ndarray, shown: xr.Dataset, dim: str) -> np.ndarray:
     """Positions on a periodic axis, moved by whole periods to where the picture shows them."""
     coord = shown[dim]
-    if dim not in shown.coords or coord.size < 2 or is_datelike(coord):
+    if dim not in shown.coords or coord.ndim != 1 or coord.size < 2 or is_datelike(coord):
         return positions
     spacing = abs(float(coord[1] - coord[0]))
     period = own_period(shown, dim, spacing) or (360.0 if is_longitude(coord) else None)

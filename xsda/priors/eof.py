@@ -112,7 +112,7 @@ class EofDenoiser(ExactDenoiser):
         return EofDenoiser(**state, schedule=self.schedule)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        like = x_t[:, 0, 0].flatten(1)[:, :1, None]  # (batch, 1, 1)
+        like = x_t[:, :1, :1].flatten(1)[:, :1, None]  # (batch, 1, 1)
         alpha, sigma = expand(self.schedule.alpha(t), like), expand(self.schedule.sigma(t), like)
         return self._filtered(x_t, lambda values: alpha * values / (alpha**2 * values + sigma**2))
 

@@ -3,9 +3,17 @@ r"""Fits patterns (EOFs), their time covariances, and the localisation and infla
 The anomalies z of the climatology are read in blocks. A randomised subspace iteration (Halko, Martinsson & Tropp 2011)
 finds the leading eigenvectors of the tapered covariance :math:`\frac{1}{n} \sum_{t,m} (z_t \phi_m)(z_t \phi_m)^\top`.
 
+Points crowd at the poles of a grid of latitudes and longitudes. The patterns therefore span the eigenvectors of the
+covariance weighted by area, :math:`W^{1/2} C W^{1/2}`, divided by :math:`W^{1/2}`. Within this space they are the
+eigenvectors of C itself: they stay orthonormal, and all of them together give C.
+
 A short record makes the covariance too sure of itself. How much localisation and inflation it needs is measured: the
 record is cut into blocks of time, the covariance at a few random points is estimated without one block, and some of the
 points predict the others within it. The taper and the inflation with the best mean logarithmic score are taken.
+
+Patterns fit the states from which they were computed better than new states: most of all the small ones, and the
+remainder. So each group of patterns, and the remainder, gets the variance that states have which were left out when the
+patterns were computed, if it is larger (cross-validated eigenvalues, Bartz 2016).
 """
 
 from __future__ import annotations
@@ -19,6 +27,7 @@ import torch
 import xarray as xr
 
 from xsda.arguments import warn
+from xsda.labels.area import grid_areas
 from xsda.labels.layout import Layout
 from xsda.labels.steps import step_numbers, stretches
 from xsda.priors.eof import EofDenoiser, time_factors
@@ -27,10 +36,12 @@ from xsda.priors.taper import positions, taper_functions
 
 MODES = 256  # patterns by default
 FILLERS, FILLINGS = 20, 8  # patterns that fill gaps, and how often
+LEAST_AREA = 1e-6  # of a point, relative to the mean
 HELD_NUMBERS = 2**27  # anomalies of at most this many numbers are kept in memory (single precision)
 EXTRA, PASSES = 10, 3  # columns and passes of the subspace iteration
 POINTS, SEEN, GUESSED, STATES = 160, 12, 12, 24  # of the search for taper and inflation
 FOLDS, WINDOWS, NOISE = 6, 4, 0.2
+PARTS = 4  # of the record, for the variances of what is left out
 TAPERS = (np.inf, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15)  # lengths, relative to the width of the region
 INFLATIONS = (0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
 EDGES = (1, 2, 3, 5, 8, 12, 18, 27, 40, 60, 90, 140, 220, 350, 560, 900, 1500)  # groups of patterns that share a T
@@ -44,6 +55,8 @@ class Anomalies:
         self.blocks = Blocks(ds, layout)
         self.grid = self.blocks.grid
         self.valid = layout.normals.valid.ravel()
+        area = grid_areas(ds, self.grid.core_dims[1:]).clip(min=LEAST_AREA)
+        self.root_area = np.sqrt(np.tile(area.ravel(), layout.channels)[self.valid]).astype(np.float32)
         self.rows, self.states = self.blocks.rows, ds.sizes[layout.time]
         numbers = step_numbers(ds[layout.time]) if layout.time in ds.coords else np.arange(float(self.states))
         self.stretches = stretches(numbers, layout.dt)
@@ -83,14 +96,24 @@ class Anomalies:
                 along += np.linalg.solve(factor.T, rng.standard_normal(len(along)))
                 z[row, time, gap] = along @ patterns[:, gap] + rest**0.5 * rng.standard_normal(gap.sum())
 
-    def map(self, function: Callable[[np.ndarray], np.ndarray], width: int) -> np.ndarray:
-        """Apply a function (row, time, point) -> (row, time, width) to all blocks, and join the results."""
-        out = np.empty((self.rows, self.states, width), np.float32)
+    def placed(self) -> Iterator[tuple[slice, slice, np.ndarray]]:
+        """Yield the rows and times of each block, and its values."""
         first = stop = 0
         for start, z in self:
             if start == 0:
                 first, stop = stop, stop + len(z)
-            out[first:stop, start : start + z.shape[1]] = function(z)
+            yield slice(first, stop), slice(start, start + z.shape[1]), z
+
+    def states_of(self, keep: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the states (state, point) that ``keep`` (row, time) selects."""
+        for rows, times, z in self.placed():
+            yield z[keep[rows, times]]
+
+    def map(self, function: Callable[[np.ndarray], np.ndarray], width: int) -> np.ndarray:
+        """Apply a function (row, time, point) -> (row, time, width) to all blocks, and join the results."""
+        out = np.empty((self.rows, self.states, width), np.float32)
+        for rows, times, z in self.placed():
+            out[rows, times] = function(z)
         return out
 
 
@@ -145,9 +168,12 @@ def fit_eof(
     lags = np.sum([lagged(series[:, part], length) for part in data.stretches], 0)
     groups = [pooled(lags[:, a:b]) for a, b in pairwise([0, *ends])]
     values, vectors = time_factors([torch.as_tensor(c) for c in [*groups, groups[-1]]])
+    factors = np.full(len(ends) + 1, choice.inflation)
+    if taper == "auto":
+        factors = np.maximum(factors, left_out_variances(data, functions, patterns, length))
     denoiser = EofDenoiser(
-        torch.as_tensor(patterns), torch.as_tensor(choice.inflation * variance), torch.tensor(ends), values, vectors,
-        torch.tensor(choice.inflation * rest), torch.as_tensor(data.valid),
+        torch.as_tensor(patterns), torch.as_tensor(np.repeat(factors[:-1], np.diff([0, *ends])) * variance),
+        torch.tensor(ends), values, vectors, torch.tensor(factors[-1] * rest), torch.as_tensor(data.valid),
         torch.tensor((length, *data.grid.shape[1:])), torch.tensor(choice.doubt),
     )  # fmt: skip
     return denoiser, {
@@ -180,28 +206,78 @@ def fill_gaps(data: Anomalies) -> None:
         data.draw_missing(patterns, variance.clip(min=1e-3), rest / share if number == 0 else rest, rng)
 
 
-def leading(data: Anomalies, functions: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the leading eigenvalues (count,) and eigenvectors (count, point) of the tapered covariance."""
-    rng = np.random.default_rng(0)
-    basis = rng.standard_normal((data.points, min(count + EXTRA, data.points))).astype(np.float32)
-    for _ in range(PASSES):
-        basis = np.linalg.qr(_times_covariance(data, functions, basis))[0]
-    small = basis.T @ _times_covariance(data, functions, basis)
+def left_out_variances(data: Anomalies, functions: np.ndarray, patterns: np.ndarray, length: int) -> np.ndarray:
+    """Return the variance of states left out, relative to that of the others, (group + 1,); last the remainder.
+
+    Patterns are computed without one part of the record (or of its trajectories), and describe this part.
+    """
+    count, ends = len(patterns), group_ends(len(patterns))
+    starts, inside, expected = [0, *ends[:-1]], np.zeros(len(ends) + 1), np.zeros(len(ends) + 1)
+    for out in _parts(data, length):
+        variance, found = leading(data, functions, count, keep=~out, start=patterns)
+        squares = sum(np.square(z @ found.T, dtype=np.float64).sum(0) for z in data.states_of(out)) / out.sum()
+        for sums, along, keep in ((inside, squares, out), (expected, variance, ~out)):
+            sums[:-1] += np.add.reduceat(along, starts)
+            sums[-1] += max(_total(data, keep) - along.sum(), 0.0)
+    return np.divide(inside, expected, out=np.ones_like(inside), where=expected > 1e-6 * expected.sum())
+
+
+def _parts(data: Anomalies, length: int) -> Iterator[np.ndarray]:
+    """Yield which states (row, time) each part of the record has; none if the record is too short to be divided."""
+    several = data.rows >= PARTS
+    if not several and data.states < 2 * PARTS * length:
+        return
+    edges = np.linspace(0, data.rows if several else data.states, PARTS + 1).astype(int)
+    for a, b in pairwise(edges):
+        part = np.zeros((data.rows, data.states), bool)
+        part[(slice(a, b),) if several else (slice(None), slice(a, b))] = True
+        yield part
+
+
+def _total(data: Anomalies, keep: np.ndarray) -> float:
+    """Return the variance of a state, summed over its points."""
+    return sum(float(np.square(z, dtype=np.float64).sum()) for z in data.states_of(keep)) / int(keep.sum())
+
+
+def leading(
+    data: Anomalies, functions: np.ndarray, count: int, *, keep: np.ndarray | None = None,
+    start: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return the variances (count,) and patterns (count, point) of the tapered covariance that explain most by area.
+
+    ``keep`` (row, time) selects states. ``start`` (count, point) is a first guess, which saves passes over the data.
+    """
+    keep, root = np.ones((data.rows, data.states), bool) if keep is None else keep, data.root_area
+    basis = np.random.default_rng(0).standard_normal((data.points, min(count + EXTRA, data.points))).astype(np.float32)
+    if start is not None:
+        basis[:, : len(start)] = (start * root).T
+    for _ in range(PASSES if start is None else 1):
+        basis = np.linalg.qr(_times_covariance(data, functions * root, basis, keep))[0]
+    values, patterns = _within(data, functions * root, basis, count, keep)
+    if np.ptp(root) == 0:
+        return values, patterns
+    return _within(data, functions, np.linalg.qr((patterns / root).T)[0], count, keep)
+
+
+def _within(
+    data: Anomalies, functions: np.ndarray, basis: np.ndarray, count: int, keep: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the leading eigenvalues and eigenvectors of the tapered covariance within the space of a basis."""
+    small = basis.T @ _times_covariance(data, functions, basis, keep)
     values, vectors = np.linalg.eigh((small + small.T).astype(np.float64) / 2)
     order = np.argsort(values)[::-1][:count]
     patterns = np.linalg.qr(basis.astype(np.float64) @ vectors[:, order])[0]
     return values[order].clip(min=0), np.ascontiguousarray(patterns.T.astype(np.float32))
 
 
-def _times_covariance(data: Anomalies, functions: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """Multiply the tapered covariance with (point, column)."""
+def _times_covariance(data: Anomalies, functions: np.ndarray, basis: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Multiply the tapered covariance of some states with (point, column)."""
     out = np.zeros(basis.shape)
-    for _, z in data:
-        flat = z.reshape(-1, data.points)
+    for z in data.states_of(keep):
         for phi in functions:
-            part = flat * phi
+            part = z * phi
             out += part.T @ (part @ basis)
-    return (out / (data.rows * data.states)).astype(np.float32)
+    return (out / keep.sum()).astype(np.float32)
 
 
 def group_ends(count: int) -> list[int]:

@@ -95,7 +95,7 @@ class GaussianMixturePrior(Prior):
             grid.shape,
             schedule,
         )
-        super().__init__(denoiser, layout, length=grid.shape[0], error=_error_curve(denoiser), name=name)
+        super().__init__(denoiser, layout, length=grid.shape[0], error=error_curve(denoiser), name=name)
 
 
 class GaussianPrior(GaussianMixturePrior):
@@ -309,7 +309,7 @@ def _patterns(
         **info,
         **({"climatology": ", ".join(cycles)} if cycles else {}),
     }
-    return Prior(denoiser, layout, length=length, error=_error_curve(denoiser), info=about, name=name)
+    return Prior(denoiser, layout, length=length, error=error_curve(denoiser), info=about, name=name)
 
 
 def _separable(
@@ -336,7 +336,7 @@ def _separable(
     )
     denoiser.schedule = schedule or reaching(denoiser)
     layout = layout.scaled(center.tolist(), std.tolist())
-    return Prior(denoiser, layout, length=denoiser.shape[0], error=_error_curve(denoiser), info=info, name=name)
+    return Prior(denoiser, layout, length=denoiser.shape[0], error=error_curve(denoiser), info=info, name=name)
 
 
 def _check_mean(mean: xr.Dataset, layout: Layout) -> None:
@@ -349,7 +349,7 @@ def _ravel(ds: xr.Dataset, layout: Layout) -> np.ndarray:
     return np.concatenate([np.asarray(ds[v].values, dtype=np.float64).ravel() for v in layout.names])
 
 
-def _error_curve(denoiser: ExactDenoiser) -> ErrorCurve:
+def error_curve(denoiser: ExactDenoiser) -> ErrorCurve:
     """Compute r(s) over all noise levels of the diffusion process: in closed form, or sampled for mixtures."""
     first, last = denoiser.schedule.noise_level(torch.tensor([0.0, 1.0], dtype=torch.float64)).log10().tolist()
     levels = torch.logspace(min(first, -3), max(last, 2), 48, dtype=torch.float64)

@@ -45,6 +45,7 @@ HEADER = {
         "time_features": [str],
     },
 }
+NETWORKED = ("Preconditioned", "Anchored")  # denoisers with a network
 NETWORK = {"network": {"name": str}, "parameterization": str, "data_std": NUMBER}
 WORDS = {
     str: "text", int: "an integer", float: "a number", bool: "true or false", dict: "a table", list: "a list",
@@ -69,8 +70,9 @@ def read_header(path: Path, text: str | None) -> dict[str, Any]:
 def check_header(meta: Any) -> None:
     """Raise if a field of the description is missing or has the wrong type."""
     _check(meta, HEADER, "the description")
-    if meta["denoiser"]["kind"] == "Preconditioned":
+    if meta["denoiser"]["kind"] in NETWORKED:
         _check(meta["denoiser"], NETWORK, "denoiser")
+    _check(meta["layout"].get("position", []), [VARIABLE], "layout.position")
     for name in ("window", "length"):
         if meta[name] is not None and meta[name] < 1:
             raise ValueError(f"{name} is {meta[name]}, expected at least 1")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xsda.arguments import warn
+from xsda.diffusion.anchored import Anchored
 from xsda.diffusion.balance import Balance, Balanced
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.error import ErrorCurve
@@ -28,7 +29,7 @@ from xsda.labels.requirements import check_region, check_rings, check_spacing, c
 from xsda.nn import WindowMLP, build_network, network_config, network_identity
 from xsda.priors.eof import EofDenoiser
 from xsda.priors.exact import ExactDenoiser, GaussianDenoiser, MixtureDenoiser
-from xsda.priors.header import FORMAT, check_header, check_network, read_header
+from xsda.priors.header import FORMAT, NETWORKED, check_header, check_network, read_header
 from xsda.priors.separable import SeparableDenoiser
 from xsda.version import __version__
 
@@ -94,7 +95,11 @@ class Prior:
     def any_size(self) -> bool:
         """Whether the denoiser accepts fields of any size (convolutions do)."""
         network = getattr(self.denoiser, "network", None)
-        return network is not None and not isinstance(getattr(network, "local", network), WindowMLP)
+        return (
+            network is not None
+            and not isinstance(self.denoiser, Anchored)
+            and not isinstance(getattr(network, "local", network), WindowMLP)
+        )
 
     @property
     def hash(self) -> str:
@@ -134,8 +139,8 @@ class Prior:
                 f"({self.window}); extend the time axis"
             )
         elsewhere = "; ".join(check_region(grid))
-        if elsewhere and self.exact:
-            raise ValueError(f"{elsewhere}; a prior in closed form describes its own region: select it on the grid")
+        if elsewhere and self.length is not None:
+            raise ValueError(f"{elsewhere}; this prior describes its own region: select it on the grid")
         if elsewhere:
             warn(f"{elsewhere}; the prior was not trained there", UserWarning)
         notes = "; ".join(check_spacing(grid))
@@ -179,6 +184,8 @@ class Prior:
                 "parameterization": d.parameterization,
                 "data_std": d.data_std,
             }
+        if isinstance(d, Anchored):
+            kind["base"] = type(d.base).__name__
         return {
             "format": FORMAT, "denoiser": kind, "layout": self.layout.to_json(), "window": self.window,
             "length": self.length, "info": self.info,
@@ -240,7 +247,7 @@ def read_prior(path: str | os.PathLike[str]) -> Prior:
     meta = read_header(path, text)
     try:
         check_header(meta)
-        if meta["denoiser"]["kind"] == "Preconditioned":
+        if meta["denoiser"]["kind"] in NETWORKED:
             check_network(meta["denoiser"]["network"], _part(shapes, "denoiser.network."))
         prior = _build(meta, load_file(path))
         fingerprint = prior.hash
@@ -266,20 +273,21 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
     layout = Layout.from_json(meta["layout"], _part(tensors, "normals."))
     _check_curves({k: tuple(v.shape) for k, v in tensors.items()}, layout)
     denoiser: Denoiser
+    masked = layout.normals is not None and layout.normals.masked
     if kind["kind"] == "Preconditioned":
-        masked = layout.normals is not None and layout.normals.masked
         network = build_network(kind["network"])
         denoiser = Preconditioned(network, schedule, kind["parameterization"], kind["data_std"], masked)
         denoiser.load_state_dict(state)
         if "balance.rate" in tensors:
             parts = ("levels", "wavenumbers", "rate")
             denoiser = Balanced(denoiser, Balance(*(tensors[f"balance.{k}"] for k in parts)))
+    elif kind["kind"] == "Anchored":
+        base = _exact(kind["base"], _part(state, "base."), schedule, meta, layout)
+        own = ErrorCurve(state["levels"], state["rms"])
+        denoiser = Anchored(build_network(kind["network"]), base, own, state["gate"], masked)
+        denoiser.load_state_dict(state)
     else:
-        denoiser = EXACT[kind["kind"]].from_state(state, schedule)
-        states = tuple(torch.as_tensor(denoiser.shape).tolist())
-        described = (meta["length"], layout.channels, *(a.size for a in layout.space))
-        if states != described:
-            raise ValueError(f"its states have the shape {states}, its layout describes {described}")
+        denoiser = _exact(kind["kind"], state, schedule, meta, layout)
     error = None
     if "error.levels" in tensors:
         error = ErrorCurve(tensors["error.levels"], tensors["error.rms"], tensors.get("error.lag"))
@@ -292,6 +300,18 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
         info=meta["info"],
         name=meta["name"],
     )
+
+
+def _exact(
+    kind: str, state: dict[str, Tensor], schedule: Schedule, meta: Mapping[str, Any], layout: Layout
+) -> ExactDenoiser:
+    """Make a denoiser in closed form, of the shape that the layout describes."""
+    denoiser = EXACT[kind].from_state(state, schedule)
+    states = tuple(torch.as_tensor(denoiser.shape).tolist())
+    described = (meta["length"], layout.channels, *(a.size for a in layout.space))
+    if states != described:
+        raise ValueError(f"its states have the shape {states}, its layout describes {described}")
+    return denoiser
 
 
 def _check_curves(shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> None:

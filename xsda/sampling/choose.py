@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from xsda.arguments import choose, what
+from xsda.diffusion.anchored import Anchored
 from xsda.diffusion.samplers import SAMPLERS, DPMpp2M, DPMpp2MSDE, Sampler
 from xsda.guidance import GUIDANCE, MMPS, Calibrated, Guidance
 from xsda.priors.prior import Prior
@@ -32,7 +33,8 @@ def pick_guidance(guidance: str | Guidance, prior: Prior) -> Guidance:
         raise TypeError(f"guidance must be a name or an xsda Guidance, got {what(guidance)}")
     name = guidance.lower()
     if name == "auto":
-        return MMPS() if prior.exact or prior.error is None else Calibrated()
+        moments = prior.exact or prior.error is None or isinstance(prior.denoiser, Anchored)
+        return MMPS() if moments else Calibrated()
     if name not in GUIDANCE:
         raise ValueError(f"unknown guidance {guidance!r}; {choose(name, GUIDANCE)}")
     return GUIDANCE[name]()
@@ -41,11 +43,12 @@ def pick_guidance(guidance: str | Guidance, prior: Prior) -> Guidance:
 def default_sampler(prior: Prior, guided: bool) -> Sampler:
     """Return the cheapest sampler that passes the benchmarks.
 
-    For a prior in closed form it takes 32 evaluations per six decades of noise, and at least 32. For a network it
-    takes one correction per step, so that members can leave trajectories that the observations exclude. With two
-    space axes it takes 24 steps; 48 steps reduce the CRPS by a tenth with nonlinear or very precise observations.
+    For a prior in closed form, with or without a network that corrects it, it takes 32 evaluations per six decades of
+    noise, and at least 32. For another network it takes one correction per step, so that members can leave trajectories
+    that the observations exclude. With two space axes it takes 24 steps; 48 steps reduce the CRPS by a tenth with
+    nonlinear or very precise observations.
     """
-    if prior.exact:
+    if prior.exact or isinstance(prior.denoiser, Anchored):
         low, high = (float(prior.schedule.noise_level(torch.tensor(t, dtype=torch.float64))) for t in (0.0, 1.0))
         return DPMpp2M(steps=max(32, round(32 * np.log10(high / low) / 6)))
     if not guided:

@@ -29,7 +29,7 @@ FACTORS = torch.linspace(math.log(0.2), math.log(10), 200, dtype=torch.float64).
 
 def variance_factor(prior: Prior, likelihood: Likelihood, shape: tuple[int, ...]) -> float:
     """Return the factor of the prior's variances at the maximum of its posterior; 1 for priors that know theirs."""
-    denoiser = prior.denoiser
+    denoiser = getattr(prior.denoiser, "base", prior.denoiser)
     gaussian = (
         likelihood.linear and likelihood.whitening is None and all(type(g.law) is Normal for g in likelihood.groups)
     )

@@ -10,6 +10,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from xsda.diffusion.anchored import Anchored
 from xsda.diffusion.balance import Balanced
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.nn import MarkovNet
@@ -30,8 +31,8 @@ def in_pieces(denoiser: Denoiser, shape: tuple[int, ...], context: Tensor | None
 
     ``memory`` is the number of bytes of activations that are kept for a gradient.
     """
-    if not isinstance(denoiser, Preconditioned | Balanced):
-        return denoiser
+    if not isinstance(denoiser, Preconditioned | Balanced) or isinstance(denoiser, Anchored):
+        return denoiser  # without a network, or with one that needs no gradient
     network = denoiser.network
     if isinstance(network, MarkovNet):
         window = 2 * network.order + 1

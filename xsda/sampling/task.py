@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xsda.arguments import warn
+from xsda.diffusion.anchored import Anchored
 from xsda.diffusion.balance import Balanced
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.noise import MemberNoise
@@ -128,7 +129,9 @@ class Run:
         device = pick_device(task.device)
         dtype = torch.float64 if task.precision == "float64" else torch.float32
         own = prior.denoiser
-        if isinstance(own, EofDenoiser) and task.factor != 1.0:
+        if isinstance(own, Anchored) and isinstance(own.base, EofDenoiser):
+            own = own.with_base(own.base.times(task.factor))
+        elif isinstance(own, EofDenoiser):
             own = own.times(task.factor)
         placed = place(own, context, device, dtype)
         denoiser = in_pieces(placed, task.shape, context, MEMORY >> task.shared.halved)

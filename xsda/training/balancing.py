@@ -188,7 +188,7 @@ def _contexts(windows: Windows, members: int, seed: int) -> Tensor | None:
     """Contexts of ``members`` windows."""
     if windows.context is None:
         return None
-    if len(windows.context) == 1:
+    if not windows.dated:
         return windows.context[None]
     parts: list[Tensor] = []
     for _, context in windows.batches(members, seed):

@@ -11,10 +11,11 @@ import csv
 import itertools
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from xsda.training.windows import Windows
 
 Callback = Callable[[int, dict[str, float]], None]
 COLUMNS = ("loss", "validation_loss", "learning_rate", "seconds", "waiting")  # of the log, after the step
+BUDGETED = 0.6  # share of the time in minutes that the steps may take; validations take some of the rest
 MOST_NAMED = 6  # settings that an error message names
 
 
@@ -133,6 +135,24 @@ class Trainer:
                 "another checkpoint"
             )
         self.running = meta["running"]
+
+    def limit(self, seconds: float, windows: Windows, checkpoint: str | os.PathLike[str] | None) -> None:
+        """Set the number of steps that take about this time, or that an earlier run of the checkpoint set."""
+        if self.team.size > 1:
+            raise ValueError("minutes is for one process; give steps to several")
+        if checkpoint is not None and Path(checkpoint).exists():
+            self.options = replace(self.options, steps=load_checkpoint(Path(checkpoint))[1]["options"]["steps"])
+            return
+        batches, took = self.samples(windows), []
+        for _ in range(3):
+            batch, began = next(batches), time.perf_counter()
+            self._gradients([batch])
+            took.append((time.perf_counter() - began) * self.options.accumulate)
+        self.optimizer.zero_grad(set_to_none=True)
+        steps = int(BUDGETED * seconds / sorted(took)[1])
+        if steps < 1:
+            raise ValueError("minutes is too short for a single step; use more minutes, or a smaller network")
+        self.options = replace(self.options, steps=steps)
 
     def samples(self, windows: Windows) -> Iterator[Sample]:
         """Yield the samples of all steps from the current one.

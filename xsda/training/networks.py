@@ -18,7 +18,7 @@ MEASURED = ("channels", "window", "boundaries", "context", "signs", "size")  # s
 
 
 def make_network(
-    network: str | Mapping[str, Any] | nn.Module, layout: Layout, window: int, width: int | None
+    network: str | Mapping[str, Any] | nn.Module, layout: Layout, window: int, width: int | None, extra: int = 0
 ) -> nn.Module:
     """Build a network from its name, or from its class and parameters. A module is returned unchanged.
 
@@ -32,6 +32,8 @@ def make_network(
         Number of states of a training sample.
     width
         Features of a network chosen by name.
+    extra
+        Number of context channels beside those of the layout.
 
     Returns
     -------
@@ -47,7 +49,9 @@ def make_network(
     if isinstance(network, nn.Module):
         return network
     boundaries = tuple(a.poles or ("periodic" if a.period else "zeros") for a in layout.space)
-    given: dict[str, Any] = {"channels": layout.channels, "context": layout.context_channels, "signs": layout.signs}
+    given: dict[str, Any] = {
+        "channels": layout.channels, "context": layout.context_channels + extra, "signs": layout.signs,
+    }  # fmt: skip
     if isinstance(network, Mapping):
         if width is not None:
             raise ValueError(

@@ -42,9 +42,11 @@ from xsda.files import read
 from xsda.priors.prior import Prior
 from xsda.systems.chain import as_count
 from xsda.systems.simulation import SYSTEMS, simulate_to
+from xsda.training.geo import static_names
 from xsda.training.networks import check_network, make_network
 from xsda.training.parallel import leads
-from xsda.training.train import planned, train
+from xsda.training.plan import planned
+from xsda.training.train import train
 from xsda.training.training_options import TrainingOptions
 
 PARTS = ("name", "data", "network", "train", "schedule")
@@ -89,7 +91,7 @@ class Recipe:
 
     name: str
     data: Mapping[str, Any]
-    network: str | Mapping[str, Any] = "temporal"
+    network: str | Mapping[str, Any] = "auto"
     train: Mapping[str, Any] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
 
@@ -139,9 +141,10 @@ class Recipe:
         channels, *space = system.state_shape
         zeros = np.broadcast_to(np.float32(0), (1, states, channels, *(n // coarsen for n in space)))
         ds = self._selected(system.label(zeros, every=self.data.get("every", 1)))
-        _, layout = planned(ds, **self.train)
+        free = {k: v for k, v in self.train.items() if k not in ("climatology", "minutes")}
+        plan = planned(ds, network=self.network, **free)
         with torch.random.fork_rng(devices=[]):
-            make_network(self.network, layout, states, self.train.get("width"))
+            make_network(plan.network, plan.layout, states, plan.width)
 
     def _schedule(self) -> Schedule | None:
         options = dict(self.schedule)
@@ -232,7 +235,8 @@ class Recipe:
         """Select the variables that the recipe names, if any."""
         if "variables" not in self.data:
             return ds
-        names = [*_names(self.data["variables"]), *_names(self.train.get("context", ()))]
+        static = static_names(ds, _names(self.train.get("context") or ()), self.train.get("space"))
+        names = [*_names(self.data["variables"]), *(n for n in static if n not in ds.coords)]
         check_names("[data] variables:", names, map(str, ds.data_vars))
         return ds[names]
 

@@ -4,35 +4,37 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from xsda.arguments import choose
-from xsda.diffusion.denoisers import PARAMETERIZATIONS, Denoiser, Preconditioned
+from xsda.diffusion.anchored import Anchored
+from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.error import measure_error
 from xsda.diffusion.schedules import VE, Schedule
 from xsda.files import locked
-from xsda.labels.area import area_weights, cell_areas
-from xsda.labels.curvilinear import curvilinear
+from xsda.labels.area import grid_areas
 from xsda.labels.layout import Layout
 from xsda.labels.steps import tell_of_gaps
 from xsda.nn import MarkovNet, network_identity
+from xsda.priors.exact import ExactDenoiser
+from xsda.priors.gaussian import error_curve
 from xsda.priors.normals import chosen_cycles, fit_normals, point_scaling
 from xsda.priors.prior import Prior
+from xsda.training.anchor import anchored, leave_blocks, opened, refitted, rehearse
 from xsda.training.balancing import balance as balanced
-from xsda.training.balancing import check_balance
 from xsda.training.loop import Callback, Trainer, run
 from xsda.training.networks import make_network
 from xsda.training.parallel import Team, leads
+from xsda.training.plan import Plan, planned
 from xsda.training.training_options import TrainingOptions
 from xsda.training.windows import Windows, fit_scaling, split
 
@@ -40,12 +42,13 @@ from xsda.training.windows import Windows, fit_scaling, split
 def train(
     ds: xr.Dataset,
     *,
-    window: int = 5,
-    network: str | Mapping[str, Any] | nn.Module = "temporal",
+    window: int | None = None,
+    network: str | Mapping[str, Any] | nn.Module = "auto",
     width: int | None = None,
+    anchor: bool | str = "auto",
     periodic: Sequence[str] = (),
     space: Sequence[str] | None = None,
-    context: Sequence[str] = (),
+    context: str | Sequence[str] | None = None,
     time_features: Sequence[str] = (),
     scaling: str = "auto",
     climatology: str | Sequence[str] | None = "auto",
@@ -54,6 +57,8 @@ def train(
     schedule: Schedule | None = None,
     parameterization: str = "edm",
     balance: int = 0,
+    rehearsals: int | None = None,
+    minutes: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     log: str | os.PathLike[str] | None = None,
     callback: Callback | None = None,
@@ -70,8 +75,11 @@ def train(
         Variables over ``time``, up to two space dimensions and optionally ``trajectory``. Data backed by dask, NetCDF,
         Zarr or HDF5 are read in pieces.
     window
-        Number of consecutive states of a training sample.
+        Number of consecutive states of a training sample. Default: 5; for regional fields (see ``network``) a day of
+        hourly data, otherwise 12 states, and at most a fifteenth of the record.
     network
+        "auto": for regional fields, which are those whose points have their own mean (``scaling``), a small
+        "spacetime" network that is anchored (see ``anchor``) and quickly trained; otherwise "temporal".
         "temporal": convolutions in time. It is trained on segments of ``window`` states and applies to all trajectories
         of at least that length (or of at least ``shortest`` states). Each state sees half a window to either side.
         "spacetime": the same for large fields, a UNet over space whose blocks mix neighbours in time. "markov": a
@@ -79,11 +87,19 @@ def train(
         and its parameters: ``{"name": "SpaceTimeUNet", "hidden": (32, 64, 128)}``. Or pass your own network, called as
         ``network(x, log_noise)`` on ``(batch, time, channel, *space)``.
     width
-        Features of the network (default: 64; 32 for "spacetime"; 128 for "markov" without space).
+        Features of the network (default: 64; 32 for "spacetime"; 128 for "markov" without space; 16 for regional
+        fields).
+    anchor
+        Whether the network corrects a Gaussian of the same data (see ``GaussianPrior.fit``), by as much as it proves
+        right in blocks of the record that are left out. Few data then give ensembles with an honest spread. The prior
+        describes trajectories of ``window`` states on the grid of ``ds``. "auto": if ``network`` is "auto" and the
+        fields are regional.
     periodic, space
         Names of the periodic dimensions. Names of the space dimensions, needed if their attributes do not mark them.
     context
-        Variables of ``ds`` without time that the network reads but does not predict (orography, land mask).
+        Variables of ``ds`` without time that the network reads but does not predict (soil type, land mask). "geo"
+        stands for what the data have of: the position on the globe or along axes that are not periodic, the hour and
+        the season, as far as the dates resolve and cover them, and the orography. Both: ``("geo", "soil_type")``.
     time_features
         Any of "hour_of_day" and "day_of_year": the network reads them too. The data must have dates.
     scaling
@@ -97,12 +113,19 @@ def train(
         True where there are values, over the space dimensions. Default: where the data have some. The network reads
         it, and results are NaN elsewhere.
     validation
-        Validation data. Without it, ``ds`` is split 80/10/10 into training, validation and (unused) test data.
+        Validation data. Without it, ``ds`` is split 80/10/10 into training, validation and (unused) test data. For an
+        anchored network a fifth is left out, in four blocks.
     schedule, parameterization
         The diffusion process, and the prediction of the network ("edm", "v", "x0", "eps").
     balance
         Number of free samples to draw at the end, to measure and correct the variance that samples lack at each
         wavenumber (see ``xsda.balance``). Only for fields that are periodic along all space axes.
+    rehearsals
+        Number of windows of the data left out for which ensembles are drawn at the end, from values at a few points.
+        ``info`` of the prior then has the spread over the error to expect. Default: 4 if anchored, otherwise none.
+    minutes
+        Time for the training, from which the number of steps follows. It includes all that comes before and after the
+        steps, roughly. Default: ``steps`` decide.
     checkpoint
         File for checkpoints. If it exists, training resumes from it, and the result is the same as without the
         interruption. Only one training at a time can use a checkpoint.
@@ -133,6 +156,7 @@ def train(
     >>> model.layout.names
     ('x', 'y', 'z')
     """
+    began = time.perf_counter()
     for what, data in (("training", ds), ("validation", validation)):
         if not isinstance(data, xr.Dataset) and (data is not None or what == "training"):
             hint = "open it with xr.open_dataset" if isinstance(data, (str, os.PathLike)) else "use .to_dataset()"
@@ -141,21 +165,30 @@ def train(
         if empty:
             raise ValueError(f"the {what} data are empty along {empty[0]!r}; give data with at least one entry there")
     ds = ds[sorted(ds.data_vars, key=str)]  # the order in a Zarr store may differ each time it is opened
-    settings, layout = planned(
-        ds, window=window, width=width, periodic=periodic, space=space, context=context, time_features=time_features,
-        parameterization=parameterization, balance=balance, **options,
+    plan = planned(
+        ds, window=window, network=network, width=width, anchor=anchor, periodic=periodic, space=space,
+        context=context, time_features=time_features, scaling=scaling, mask=mask, parameterization=parameterization,
+        balance=balance, rehearsals=rehearsals, **options,
     )  # fmt: skip
+    settings, layout, window = plan.settings, plan.layout, plan.window
+    if plan.anchored and schedule is not None:
+        raise ValueError("an anchored network has the schedule of its Gaussian; omit schedule, or pass anchor=False")
     for path in (checkpoint, log):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise FileNotFoundError(f"the folder of {path} does not exist; make it first")
     tell_of_gaps(ds[layout.time], layout.dt)
     with nullcontext() if checkpoint is None or not leads() else locked(Path(checkpoint)):
-        if validation is None:
+        whole = ds
+        if validation is None and plan.anchored:
+            ds, validation = leave_blocks(ds, layout, window)
+        elif validation is None:
             ds, validation, _ = split(ds, layout, window)
         layout = fit_layout(ds, layout, scaling, climatology, mask)
-        denoiser = _untrained(network, layout, settings, window, width, schedule, parameterization)
+        denoiser = _untrained(plan, ds, layout, schedule, parameterization)
         trainer = _trainer(denoiser, layout, settings, Team.join(device), window, _areas(ds, layout))
         training, held_out = Windows(ds, layout, window), Windows(validation, layout, window)
+        if minutes is not None:
+            trainer.limit(60 * minutes - (time.perf_counter() - began), training, checkpoint)
         summary = run(
             trainer,
             training,
@@ -165,7 +198,15 @@ def train(
             progress=progress,
             callback=callback,
         )
-        prior = _prior(trainer, layout, held_out, summary, window, name, progress and trainer.team.leads)
+        shown = progress and trainer.team.leads
+        if isinstance(trainer.average, Anchored):
+            summary["removed"] = opened(trainer.average, held_out)
+        prior = _prior(trainer, layout, held_out, summary, window, name, shown)
+        if plan.rehearsals:
+            ratio = rehearse(prior, validation, plan.rehearsals, progress=shown)
+            prior.info["spread over error"] = round(ratio, 2)
+        if isinstance(prior.denoiser, Anchored) and whole is not ds:
+            prior.denoiser, prior.error = refitted(prior.denoiser, whole, layout, window)
         if not balance:
             return prior
         return balanced(
@@ -174,37 +215,26 @@ def train(
             members=balance,
             device=str(trainer.team.device),
             precision=settings.precision,
-            progress=progress and trainer.team.leads,
+            progress=shown,
         )
 
 
 def _untrained(
-    network: str | Mapping[str, Any] | nn.Module,
-    layout: Layout,
-    settings: TrainingOptions,
-    window: int,
-    width: int | None,
-    schedule: Schedule | None,
-    parameterization: str,
+    plan: Plan, ds: xr.Dataset, layout: Layout, schedule: Schedule | None, parameterization: str
 ) -> Preconditioned:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)  # initial weights
-        net = make_network(network, layout, window, width)
+        torch.manual_seed(plan.settings.seed)  # initial weights
+        extra = layout.channels if plan.anchored else 0  # the network also reads the estimate of the Gaussian
+        net = make_network(plan.network, layout, plan.window, plan.width, extra)
     masked = layout.normals is not None and layout.normals.masked
+    if plan.anchored:
+        return anchored(net, ds, layout, plan.window, masked)
     return Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization, masked=masked)
 
 
 def _areas(ds: xr.Dataset, layout: Layout) -> Tensor | None:
     """The areas of the grid points, *space; None if no axis is a latitude."""
-    pair = curvilinear(ds, [a.name for a in layout.space]) if len(layout.space) == 2 else None
-    if pair is not None:
-        areas = cell_areas(*(c.transpose(*(a.name for a in layout.space)) for c in pair))
-        return torch.as_tensor(np.nan_to_num(areas), dtype=torch.float32)
-    areas = np.ones(())
-    for axis in layout.space:
-        coord = ds[axis.name]
-        own = area_weights(coord) if axis.name in ds.coords else np.ones(axis.size)
-        areas = areas[..., None] * (own[::-1] if coord.size > 1 and coord[0] > coord[-1] else own)
+    areas = grid_areas(ds, [a.name for a in layout.space])
     return None if (areas == 1).all() else torch.as_tensor(areas.copy(), dtype=torch.float32)
 
 
@@ -233,12 +263,17 @@ def _prior(
 ) -> Prior:
     """The averaged network as a prior, with its error on the validation data."""
     final, team, settings = trainer.average, trainer.team, trainer.options
-    network = final.network
-    error = measure_error(final, _batches(final, held_out, team.device, progress))
+    network, length = final.network, None
+    if isinstance(final, Anchored):
+        assert isinstance(final.base, ExactDenoiser)
+        error, length = error_curve(final.base), window
+    else:
+        error = measure_error(final, _batches(final, held_out, team.device, progress))
     return Prior(
         final.cpu(),
         layout,
         window=window if isinstance(network, MarkovNet) else window // (window // (settings.shortest or window)),
+        length=length,
         error=error,
         info={
             "parameters": sum(p.numel() for p in network.parameters()),
@@ -247,6 +282,7 @@ def _prior(
             "training_window": window,
             "seed": settings.seed,
             "validation_loss": round(summary["validation_loss"], 6),
+            **({"error removed by the network": f"{100 * summary['removed']:.1f} %"} if length else {}),
             "options": {f.name: v for f in fields(settings) if (v := getattr(settings, f.name)) != f.default},
             "processes": team.size,
             "device": team.device.type,
@@ -263,46 +299,6 @@ def fit_layout(
     if mask is not None or point_scaling(ds, layout, scaling):
         return fit_normals(ds, layout, chosen_cycles(ds, layout, climatology), mask)
     return fit_scaling(ds, layout)
-
-
-def planned(
-    ds: xr.Dataset,
-    *,
-    window: int = 5,
-    width: int | None = None,
-    periodic: Sequence[str] = (),
-    space: Sequence[str] | None = None,
-    context: Sequence[str] = (),
-    time_features: Sequence[str] = (),
-    parameterization: str = "edm",
-    balance: int = 0,
-    **options: Any,
-) -> tuple[TrainingOptions, Layout]:
-    """Check the options and return them, with the layout of data like these."""
-    unknown = [k for k in options if k not in TrainingOptions.__dataclass_fields__]
-    if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}; {choose(unknown[0], TrainingOptions.__dataclass_fields__)}")
-    for key, number, least in (
-        ("window", window, 1),
-        ("width", 1 if width is None else width, 1),
-        ("balance", balance, 0),
-    ):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{key}={number!r} must be an integer of at least {least}")
-    if parameterization not in PARAMETERIZATIONS:
-        raise ValueError(
-            f"parameterization={parameterization!r} is unknown; {choose(parameterization, PARAMETERIZATIONS)}"
-        )
-    settings = TrainingOptions(**options)
-    if settings.shortest is not None and not 1 <= settings.shortest <= window:
-        raise ValueError(f"shortest={settings.shortest} must lie between 1 and window={window}")
-    periodic, context, time_features = (
-        (n,) if isinstance(n, str) else tuple(n) for n in (periodic, context, time_features)
-    )
-    layout = Layout.of(ds, periodic=periodic, space=space, context=context, time_features=time_features)
-    if balance:
-        check_balance(layout)
-    return settings, layout
 
 
 def _batches(

@@ -55,7 +55,7 @@ class Windows:
     window
         Number of consecutive states.
     piece_bytes
-        Size of a piece in memory.
+        Size of a piece in memory, with its context if that changes in time.
     held
         Number of pieces in memory at once.
     """
@@ -71,7 +71,10 @@ class Windows:
         if length < window:
             raise ValueError(f"the trajectories have {length} states, fewer than window={window}; use a smaller window")
         parts = self._stretches()
-        state = 4 * math.prod(self.grid.shape[1:])
+        self.dated = bool(layout.time_features)  # then the context changes in time, and is made piece by piece
+        self.context = self._context(slice(0, 1))
+        channels = layout.channels + (layout.context_channels if self.dated else 0)
+        state = 4 * channels * math.prod(self.grid.shape[2:])
         span = min(length, max(2 * window, piece_bytes // state))
         per_piece = max(1, min(rows, piece_bytes // (state * span)))
         self.pieces = [
@@ -80,8 +83,11 @@ class Windows:
             for part in parts
             for s in range(part.start, part.stop - window + 1, span - window + 1)
         ]
-        context = self.grid.context()
-        self.context = None if context is None else context[0]
+
+    def _context(self, times: slice) -> Tensor | None:
+        """The context of some times, (time or 1, context channel, *space)."""
+        context = self.grid.part(times).context()
+        return None if context is None else context[0]
 
     def _stretches(self) -> list[slice]:
         """The stretches of the record without gaps; raise if none holds a window."""
@@ -154,7 +160,7 @@ class Windows:
             Windows (size, window, channel, *space) and their context, which may be None.
         """
         epoch = 0
-        cached: dict[int, Tensor] = {}
+        cached: dict[int, tuple[Tensor, Tensor | None]] = {}
         while True:
             order = np.random.default_rng([seed, epoch, 0]).permutation(len(self.pieces))
             some = False
@@ -170,7 +176,7 @@ class Windows:
                 if skip >= number:
                     skip -= number
                     continue
-                cached = {p: cached[p] if p in cached else self.read(self.pieces[p]) for p in group}
+                cached = {p: cached[p] if p in cached else self._load(self.pieces[p]) for p in group}
                 shuffled = np.random.default_rng([seed, epoch, 1, first]).permutation(sum(counts))
                 ends = np.cumsum(counts)
                 for b in range(skip, number):
@@ -180,8 +186,13 @@ class Windows:
                 raise ValueError(f"there are too few windows ({len(self)}) for {multiple} processes; use more data")
             epoch += 1
 
+    def _load(self, piece: Piece) -> tuple[Tensor, Tensor | None]:
+        """Return the states of a piece and their context."""
+        context = self._context(slice(piece.start, piece.stop)) if self.dated else self.context
+        return self.read(piece), context
+
     def _gather(
-        self, picked: np.ndarray, group: list[int], ends: np.ndarray, cached: dict[int, Tensor]
+        self, picked: np.ndarray, group: list[int], ends: np.ndarray, cached: dict[int, tuple[Tensor, Tensor | None]]
     ) -> tuple[Tensor, Tensor | None]:
         states, contexts = [], []
         for index in picked:
@@ -189,10 +200,10 @@ class Windows:
             piece = self.pieces[group[which]]
             inside = int(index) - (int(ends[which - 1]) if which else 0)
             row, start = divmod(inside, piece.stop - piece.start - self.window + 1)
-            states.append(cached[group[which]][row, start : start + self.window])
-            if self.context is not None:
-                here = piece.start + start if len(self.context) > 1 else 0
-                contexts.append(self.context[here : here + self.window])
+            values, context = cached[group[which]]
+            states.append(values[row, start : start + self.window])
+            if context is not None:
+                contexts.append(context[start : start + self.window] if self.dated else context)
         return torch.stack(states), torch.stack(contexts) if contexts else None
 
 
