@@ -105,11 +105,18 @@ def _expected(default: Any) -> tuple[str, type]:
 @click.option(
     "--out", default=None, type=FILE, help="File of the prior (.safetensors) [default for a recipe: its name]."
 )  # fmt: skip
-@click.option("--window", default=5, show_default=True, help="Consecutive states in a training sample.")
 @click.option(
-    "--network", default="temporal", show_default=True, type=Name(NETWORKS), help=f"One of {', '.join(NETWORKS)}."
+    "--window", default=None, type=int,
+    help="Consecutive states in a training sample [default: 5; a day of hourly regional fields].",
 )  # fmt: skip
-@click.option("--width", default=None, type=int, help="Features of the network [default: by the number of variables].")
+@click.option(
+    "--network", default="auto", show_default=True, type=Name(NETWORKS), help=f"One of {', '.join(NETWORKS)}."
+)  # fmt: skip
+@click.option("--width", default=None, type=int, help="Features of the network [default: by the network].")
+@click.option(
+    "--anchor/--no-anchor", default=None,
+    help="Whether the network corrects a Gaussian of the same data [default: for regional fields].",
+)  # fmt: skip
 @click.option("--periodic", multiple=True, help="Name of a periodic dimension; may be repeated.")
 @click.option(
     "--context", multiple=True,
@@ -122,12 +129,19 @@ def _expected(default: Any) -> tuple[str, type]:
     "--scaling", default="auto", show_default=True, type=Name(SCALINGS),
     help="Mean and spread of each grid point, or of each variable.",
 )  # fmt: skip
-@click.option("--steps", default=10_000, show_default=True, help="Optimiser steps.")
-@click.option("--batch-size", default=64, show_default=True, help="Windows in a step.")
-@click.option("--learning-rate", default=1e-3, show_default=True, help="Largest learning rate.")
+@click.option("--steps", default=None, type=int, help="Optimiser steps [default: 10000; 600 for regional fields].")
+@click.option("--minutes", default=None, type=float, help="Time for the training, in place of --steps.")
 @click.option(
-    "--patience", default=0, show_default=True, help="Validations without improvement before stopping; 0: never."
+    "--batch-size", default=None, type=int, help="Windows in a step [default: 64; 4 for regional fields]."
 )
+@click.option(
+    "--learning-rate", default=None, type=float,
+    help="Largest learning rate [default: 0.001; 0.01 for regional fields, with another optimiser].",
+)  # fmt: skip
+@click.option(
+    "--patience", default=None, type=int,
+    help="Validations without improvement before stopping; 0: never [default: 0; 4 for regional fields].",
+)  # fmt: skip
 @click.option(
     "--precision", default="float32", show_default=True, type=Name(("float32", "bf16", "fp16")),
     help="float32, bf16 or fp16 (GPU).",
@@ -169,7 +183,8 @@ def train(
         if out is None:
             raise ValueError("--out is missing: the file of the prior (.safetensors)")
         _check_prior_file(out, overwrite)
-        prior = fit(read(data), device=device, name=name or out.stem, progress=shown, **options)
+        given = {k: v for k, v in options.items() if v is not None and v != ()}
+        prior = fit(read(data), device=device, name=name or out.stem, progress=shown, **given)
         prior.info["data"] = Path(data).name
         if leads():
             prior.save(out, overwrite=overwrite)

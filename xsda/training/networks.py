@@ -13,7 +13,7 @@ from xsda.arguments import choose
 from xsda.labels.layout import Layout
 from xsda.nn import NETWORKS, MarkovNet, SpaceTimeUNet, TemporalNet, WindowMLP, WindowUNet
 
-NAMES = ("temporal", "spacetime", "markov")
+NAMES = ("auto", "temporal", "spacetime", "markov")
 MEASURED = ("channels", "window", "boundaries", "context", "signs", "size")  # set by the data
 
 

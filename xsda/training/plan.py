@@ -14,7 +14,7 @@ from xsda.diffusion.denoisers import PARAMETERIZATIONS
 from xsda.labels.layout import SAMPLE_DIMS, Layout
 from xsda.priors.normals import point_scaling
 from xsda.training.balancing import check_balance
-from xsda.training.geo import GEO, training_layout
+from xsda.training.geo import GEO, static_names, training_layout
 from xsda.training.training_options import TrainingOptions
 
 REGIONAL: dict[str, Any] = {  # options for regional fields, where a record is short
@@ -92,8 +92,11 @@ def planned(
     if anchor not in (True, False, "auto"):
         raise ValueError(f"anchor={anchor!r} must be True, False or 'auto'")
     periodic, time_features = ((n,) if isinstance(n, str) else tuple(n) for n in (periodic, time_features))
-    plain = training_layout(ds, periodic=periodic, space=space, time_features=time_features)
-    regional = bool(plain.space) and (mask is not None or point_scaling(ds, plain, scaling))
+    named = (context,) if isinstance(context, str) else tuple(context or ())
+    given = {"periodic": periodic, "space": space, "time_features": time_features}
+    static = static_names(ds, named if context is not None else (GEO,), space)
+    layout = training_layout(ds, context=named or static, **given)
+    regional = bool(layout.space) and (mask is not None or point_scaling(ds, layout, scaling))
     automatic = isinstance(network, str) and network == "auto"
     anchored = regional and automatic if anchor == "auto" else bool(anchor)
     if anchored and not regional:
@@ -104,9 +107,7 @@ def planned(
     if anchored and balance:
         raise ValueError("balance is for networks that are not anchored; omit it, or pass anchor=False")
     if context is None:
-        context = (GEO,) if anchored else ()
-    context = (context,) if isinstance(context, str) else tuple(context)
-    layout = training_layout(ds, periodic=periodic, space=space, context=context, time_features=time_features)
+        layout = training_layout(ds, context=(GEO,) if anchored else (), **given)
     if balance:
         check_balance(layout)
     settings = TrainingOptions(**({**REGIONAL, **options} if anchored else options))
