@@ -1,6 +1,6 @@
 """Processes in which only xsda has been imported.
 
-An import takes two seconds. One interpreter imports xsda, once a session, and every process is a fork of it.
+The import takes two seconds. One interpreter does it once a session, and each process is a fork of that interpreter.
 """
 
 import multiprocessing
@@ -10,6 +10,7 @@ from subprocess import CompletedProcess
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["xsda"])
+LIMIT = 240  # seconds
 
 MODULE = """
 import os, runpy, sys
@@ -23,7 +24,7 @@ runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 
 def start(code, **names):
-    """Run code with these names in a new process; it can send to us through its ``pipe``. Return (process, our end)."""
+    """Run code with these names in a new process. It can use ``pipe``. Return the process and our end of the pipe."""
     ours, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(target=exec, args=(code, {"__name__": "__main__", "pipe": theirs, **names}))
     process.start()
@@ -32,23 +33,30 @@ def start(code, **names):
 
 
 def answer(code, **names):
-    """What code sends through its ``pipe``."""
+    """Return what the code sends through its ``pipe``."""
     process, pipe = start(code, **names)
     try:
+        assert pipe.poll(LIMIT), "no answer"
         return pipe.recv()
     finally:
-        process.join()
+        end(process)
+
+
+def end(process):
+    """Wait for a process, and end it if it takes too long."""
+    process.join(LIMIT)
+    process.kill()
 
 
 def run_module(arguments, folder, logs, **environment):
-    """``python -m`` with these arguments, in a folder; its output passes through files in the folder ``logs``."""
+    """Run ``python -m`` with these arguments in a folder. Its output is written to the folder ``logs``."""
     out, err = Path(logs) / "out", Path(logs) / "err"
     names = {"folder": folder, "environment": environment, "out": out, "err": err, "arguments": list(arguments)}
     process, _ = start(MODULE, **names)
-    process.join()
+    end(process)
     return CompletedProcess(arguments, process.exitcode, out.read_text(), err.read_text())
 
 
 def prepare():
-    """Start the interpreter, if it does not run, before others who fork from it say what it should import."""
+    """Start the interpreter now, before other libraries change what it imports."""
     forkserver.ensure_running()

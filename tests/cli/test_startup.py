@@ -62,7 +62,7 @@ def run(command, folder, path=(), **environment):
 
 @pytest.fixture
 def ready(tmp_path_factory):
-    """Runs a command as ``run`` does, in a process that has imported torch already."""
+    """Runs a command as ``run`` does, in a process that has already imported torch."""
 
     def run_ready(command, folder, **environment):
         return fresh.run_module(command, folder, tmp_path_factory.mktemp("logs"), **environment)

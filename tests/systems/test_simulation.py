@@ -42,7 +42,7 @@ class Fragile(MarkovChain):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Workers begin without an import of torch. That they can begin from nothing, a killed run shows."""
+    """Workers are forks of an interpreter that has imported torch. The test of a killed run starts them from nothing."""
     monkeypatch.setattr("multiprocessing.get_context", lambda method: fresh.CONTEXT)
 
 
