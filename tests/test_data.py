@@ -1,4 +1,4 @@
-"""Data sets by name: from a mirror, from the cache, checked by their hash; and what a fit makes of the excerpt."""
+"""Data sets by name: from a mirror, from the cache, checked by their hash; and what fits make of the excerpts."""
 
 import hashlib
 import shutil
@@ -67,3 +67,19 @@ def test_patterns_know_land_from_sea():
     eof, separable = (xr.concat(s, "day").mean("day") for s in scores.values())
     assert float(eof.crps) < 0.7 * float(separable.crps)
     assert float(separable.spread_skill) + 0.1 < float(eof.spread_skill) < 1.25
+
+
+def test_gaps_of_the_sea_are_filled():
+    """Removed values are predicted with at most half the error of the climatology, and land has no values."""
+    sst = xsda.data.fetch("ostia-sst-small").isel(latitude=slice(0, 18, 3), longitude=slice(0, 109, 4))
+    sea = sst.surface_temperature.notnull()
+    xr.testing.assert_equal(sea.all("time"), sea.any("time"))
+    past, truth = sst.isel(time=slice(0, 36)), sst.isel(time=slice(36, 42))
+    clouds = xr.zeros_like(truth.surface_temperature, bool) | (np.random.default_rng(0).random((6, 6, 28)) < 0.5)
+    prior = xsda.GaussianPrior.fit(past, length=6, taper=1000)
+    post = truth.sda.assimilate(truth.where(~clouds), prior, members=2, sigma=0.1, progress=False)
+    assert bool((post.surface_temperature.isnull() == ~sea.isel(time=0)).all())
+    climate = past.groupby("time.month").mean().sel(month=truth.time.dt.month).drop_vars("month").expand_dims("member")
+    hidden = truth.where(clouds)
+    filled, expected = (x.where(clouds).sda.evaluate(hidden).rmse.item() for x in (post, climate))
+    assert filled < 0.5 * expected

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import fresh
+import netCDF4
+import numpy as np
 import pytest
 
 from xsda import files
@@ -234,3 +236,32 @@ def test_processes_share_the_cache(cache, tmp_path):
         process.join()
         assert process.exitcode == 0
     assert not parts(tmp_path / "things")
+
+
+@pytest.mark.parametrize("kind", ["NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA"])
+@pytest.mark.parametrize("variables", [["day"], ["day", "t"], ["place"], ["place", "day", "t", "flag"]])
+def test_a_classic_file_that_was_cut_is_not_read(tmp_path, kind, variables):
+    """netCDF-C gives zeros for what is missing. Files that are whole are read, with and without records and padding."""
+    path = tmp_path / "a.nc"
+    with netCDF4.Dataset(path, "w", format=kind) as nc:
+        nc.title = "odd"
+        nc.createDimension("time", None)
+        nc.createDimension("x", 3)
+        for name, code, dims in (
+            ("place", "f8", ("x",)),
+            ("day", "i2", ("time",)),
+            ("t", "f4", ("time", "x")),
+            ("flag", "S1", ("time", "x")),
+        ):
+            if name in variables:
+                nc.createVariable(name, code, dims).units = "K"
+                nc[name][:] = np.full([5 if d == "time" else 3 for d in dims], b"a" if code == "S1" else 7)
+    whole = path.read_bytes()
+    with files.read(path) as ds:
+        assert set(ds.data_vars) == set(variables)
+    for lost in (4, len(whole) // 3, len(whole) - 60):  # at most three bytes are padding
+        path.write_bytes(whole[:-lost])
+        with pytest.raises(
+            ValueError, match=r"\((the last \d+ bytes are missing|its header is cut off)\); it may be truncated"
+        ):
+            files.read(path)

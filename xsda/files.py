@@ -7,6 +7,7 @@ leaves its ``.part`` behind; the next process that writes to the folder removes 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import shutil
@@ -18,11 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import xarray as xr
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+CLASSIC_BYTES = (0, 1, 1, 2, 4, 4, 8, 1, 2, 4, 8, 8)  # size of each type of a classic NetCDF file
 FORMATS = {".nc": "netcdf4", ".nc4": "netcdf4", ".h5": "h5netcdf", ".hdf5": "h5netcdf", ".zarr": "zarr"}  # engines
 
 
@@ -46,11 +49,65 @@ def read(path: str | os.PathLike[str]) -> xr.Dataset:
         if Path(path).suffix == ".zarr":
             ds = xr.open_zarr(path, chunks=None, consolidated=False)
             return ds[sorted(ds.data_vars, key=str)]  # a store has no order
+        if (lacking := _classic_size(Path(path)) - Path(path).stat().st_size) > 0:
+            raise OSError(f"the last {lacking} bytes are missing")  # which netCDF-C would read as zeros
         return xr.open_dataset(path, engine=FORMATS.get(Path(path).suffix))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise ValueError(
             f"{path} cannot be read as NetCDF, HDF5 or Zarr ({error}); it may be truncated or of another format"
         ) from error
+
+
+def _classic_size(path: Path) -> int:
+    """Return the least size of a classic NetCDF file by its header; 0 for other files."""
+    with path.open("rb") as file:
+        magic = file.read(4)
+        if magic not in (b"CDF\x01", b"CDF\x02", b"CDF\x05"):
+            return 0
+        records, variables = _classic_header(file, magic[3])
+    sizes = [size for begin, size, repeated in variables if repeated]
+    record = sizes[0] if len(sizes) == 1 else sum(-(-size // 4) * 4 for size in sizes)
+    counts = [records if repeated else 1 for *_, repeated in variables]
+    ends = [b + (n - 1) * record + size for (b, size, _), n in zip(variables, counts, strict=True) if n]
+    return max(ends, default=0)
+
+
+def _classic_header(file: BinaryIO, version: int) -> tuple[int, list[tuple[int, int, bool]]]:
+    """Read the number of records, and where each variable begins, its size, and whether it has records.
+
+    This follows the NetCDF Classic Format Specification (CDF-1, CDF-2 and CDF-5).
+    """
+    wide = 8 if version == 5 else 4
+
+    def number(width: int = wide) -> int:
+        if len(digits := file.read(width)) < width:
+            raise OSError("its header is cut off")
+        return int.from_bytes(digits, "big")
+
+    def skip(length: int) -> None:
+        file.seek(-(-length // 4) * 4, os.SEEK_CUR)
+
+    def entries() -> Iterator[None]:
+        number(4)  # the kind of the list
+        for _ in range(number()):
+            skip(number())  # the name
+            yield
+
+    def skip_attributes() -> None:
+        for _ in entries():
+            skip(CLASSIC_BYTES[number(4)] * number())
+
+    records, variables = number(), []
+    lengths = [number() for _ in entries()]
+    skip_attributes()
+    for _ in entries():
+        shape = [lengths[number()] for _ in range(number())]
+        skip_attributes()
+        repeated = shape[:1] == [0]
+        size = CLASSIC_BYTES[number(4)] * math.prod(shape[repeated:])
+        number()  # the size with padding, which overflows for large variables
+        variables.append((number(4 if version == 1 else 8), size, repeated))
+    return 0 if records == 256**wide - 1 else records, variables  # not known while a program writes
 
 
 @contextmanager

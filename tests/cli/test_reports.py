@@ -77,7 +77,7 @@ BROKEN = {
     "empty": ("", "cannot be read as a table with commas: No columns to parse"),
     "ragged": ("time,x\n0,1\n1,2,3,4\n", "cannot be read as a table with commas: .*line 3"),
     "binary": (b"\xff\xfe\x00\x9f", "cannot be read as a table with commas"),
-    "semicolons": ("time;x\n0;1\n", "has no column 'time'; its columns are 'time;x'"),
+    "semicolons": ("time;x\n0;1\n", "cannot be read as a table with commas: its columns are separated by semicolons"),
     "text": ("time,x\n0,1\n0.1,calm\n", "the column 'x' of broken holds 'calm' in row 1, expected a number"),
     "no times": ("t2m,x\n0,1\n", "has no column 'time'"),
 }

@@ -93,7 +93,7 @@ BAD = {
     "flow": (["kolmogorov", "--trajectories", 2, "--set", "reynolds=-1"], "reynolds=-1"),
     "no space": (["lorenz63", "--coarsen", 2], "no space"),
     "blocks": (["kolmogorov", "--trajectories", 2, "--coarsen", 3], "256 points along 'y'; possible factors: 2, 4, 8"),
-    "count": (["lorenz96", "--trajectories", 0], "trajectories=0"),
+    "count": (["lorenz96", "--trajectories", 0], "--trajectories 0"),
     "integer": (["lorenz96", "--trajectories", 2.5], "not a valid integer"),
     "suffix": (["lorenz96", "--trajectories", 2, "--out", "{}/a.txt"], "must end in one of"),
     "folder": (["lorenz96", "--trajectories", 2, "--out", "{}/no/a.nc"], "does not exist"),

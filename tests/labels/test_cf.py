@@ -26,6 +26,24 @@ def test_scales_of_units_keep_their_digits(came, expected, factor, offset):
     np.testing.assert_allclose((back * factor, back * offset + shift), (1, 0), rtol=1e-11, atol=1e-9)
 
 
+CELSIUS = (
+    "degC", "deg C", "Deg. C", "deg_C", "degrees_C", "degrees C", "degrees_Celsius", "degree_celsius", "Celsius",
+    "celsius", "°C", "º C", "℃", "C",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kelvin", ["K", "Kelvin", "kelvin", "KELVIN", "deg K", "degrees_K"])
+@pytest.mark.parametrize("celsius", CELSIUS)
+def test_usual_spellings_of_temperatures(celsius, kelvin):
+    assert unit_scale(celsius, kelvin) == (1.0, 273.15)
+
+
+def test_spellings_that_look_like_temperatures():
+    assert unit_scale("degree", "radian")[0] == pytest.approx(np.pi / 180)
+    assert unit_scale("mb", "Pa") == (100.0, 0.0)
+    assert unit_scale("MB", "Pa") is None  # megabytes
+
+
 @pytest.mark.parametrize(("came", "expected"), [("m", "K"), ("dB", "1"), ("no such unit", "m")])
 def test_some_units_have_no_scale(came, expected):
     assert unit_scale(came, expected) is None

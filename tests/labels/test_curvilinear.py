@@ -6,6 +6,7 @@ import xarray as xr
 
 from xsda.labels.axes import find_axes
 from xsda.labels.curvilinear import curvilinear
+from xsda.labels.layout import Layout
 
 
 def staggered():
@@ -49,3 +50,16 @@ def test_bounds_are_not_positions(place):
     for name in ("lat", "lon"):
         getattr(ds[name], place)["bounds"] = f"{name}_vertices"
     assert curvilinear(ds) is None
+
+
+def test_positions_that_are_variables_are_to_be_coordinates():
+    ds = staggered().drop_dims(["eta_u", "xi_u"])
+    assert Layout.of(ds).names == ("temp",)
+    variables = ds.reset_coords(["lat_rho", "lon_rho"]).rename(eta_rho="y", xi_rho="x")
+    with pytest.raises(ValueError, match=r"as variables; use ds.set_coords\(\['lat_rho', 'lon_rho'\]\)"):
+        Layout.of(variables)
+    assert Layout.of(variables, context=["lat_rho", "lon_rho"]).names == ("temp",)  # fields that the network reads
+    drifters = xr.Dataset(
+        {"lat": (("trajectory", "time"), np.ones((2, 3))), "lon": (("trajectory", "time"), np.ones((2, 3)))}
+    )
+    assert Layout.of(drifters).names == ("lat", "lon")

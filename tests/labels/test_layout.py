@@ -242,7 +242,7 @@ REFUSED = {
     "no time": (lambda: Layout.of(globe().rename(time="a").assign_coords(a=np.arange(5))), "no time dimension found"),
     "uneven time": (
         lambda: Layout.of(series().isel(time=[0, 1, 2, 3]).assign_coords(time=[0.0, 0.25, 0.5, 0.9])),
-        "'time' must be evenly spaced; its steps lie between 0.25 and 0.4",
+        "goes from 0.5 to 0.9 in one step of 0.4, where its usual step is 0.25",
     ),
     "two extra dimensions": (
         lambda: Layout.of(levels().expand_dims(scan=2)),

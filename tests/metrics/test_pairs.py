@@ -127,8 +127,13 @@ def test_errors(gaussian, globe):
         metrics.rmse(truth, truth)
     with pytest.raises(ValueError, match="at least 2 members"):
         metrics.crps(ens.isel(member=[0]), truth)
-    with pytest.raises(ValueError, match="different coordinates"):
+    with pytest.raises(ValueError, match=r"different coordinates along 'time'; use .sel or .interp first$"):
         metrics.rmse(ens, truth.isel(time=slice(5)))
+    dated = truth.assign_coords(time=np.datetime64("2026-03-01", "ns") + np.arange(truth.sizes["time"]))
+    with pytest.raises(
+        ValueError, match="'time' of the ensemble holds numbers, that of the truth holds dates; convert"
+    ):
+        metrics.evaluate(ens, dated)
     with pytest.raises(ValueError, match="share no variable"):
         metrics.rmse(ens, truth.rename(a="b"))
     with pytest.raises(ValueError, match="truth has a dimension 'member'"):

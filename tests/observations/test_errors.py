@@ -274,6 +274,9 @@ def test_latitudes_on_a_grid_of_metres():
     metres = Grid.match(Layout.of(ds), ds)
     with pytest.raises(ValueError, match=r"has the coordinate 'lat' where the grid has 'y'; \.rename it"):
         compile_observations(metres, stations(), 1.0)
+    bare = Grid.match(metres.layout, ds.drop_vars(["y", "x"]))
+    with pytest.raises(ValueError, match=r"two-dimensional ones as variables, use ds.set_coords\(\['lat', 'lon'\]\)"):
+        compile_observations(bare, stations(), 1.0)
     curvilinear = ds.assign_coords(lat=(("y", "x"), np.ones((4, 8))), lon=(("y", "x"), np.ones((4, 8))))
     assert compile_observations(metres, curvilinear.isel(y=[0, 2]), 1.0).y.numel() == 2 * 6 * 2 * 8
 

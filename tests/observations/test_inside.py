@@ -70,13 +70,37 @@ def test_the_notice_counts_by_dimension():
 
 
 def test_raising_is_the_default():
-    with pytest.raises(ValueError, match="observations lie outside the grid along 'time'"):
+    with pytest.raises(ValueError, match=r"observations lie outside the grid along 'time'.* Use outside='drop', or"):
         likelihood(geographic(), scattered())
 
 
 def test_nothing_inside():
     with pytest.raises(ValueError, match=r"no observation lies inside the grid: 60 of 60 .*check units and positions"):
         likelihood(geographic(), scattered().assign(lat=-40.0), outside="drop")
+
+
+def curved(ds):
+    """The same grid with two-dimensional coordinates."""
+    lat, lon = xr.broadcast(ds.lat, ds.lon)
+    plane = ds.drop_vars(["lat", "lon"]).rename(lat="y", lon="x")
+    return plane.assign_coords(lat=(("y", "x"), lat.values), lon=(("y", "x"), lon.values))
+
+
+@pytest.mark.parametrize(
+    "grid", [geographic(), geographic().assign_coords(lon=geographic().lon + 360), curved(geographic())]
+)
+def test_swapped_latitudes_and_longitudes(grid):
+    df = scattered(40)
+    df = df[where_inside(df, geographic())]
+    swapped = df.rename(columns={"lat": "lon", "lon": "lat"})
+    with pytest.raises(ValueError, match=r"(?i)inside if latitude and longitude are swapped"):
+        likelihood(grid, swapped)
+    with pytest.raises(
+        ValueError, match=r"no observation lies inside .*; they are inside if latitude and longitude are"
+    ):
+        likelihood(grid, swapped, outside="drop")
+    with pytest.raises(ValueError, match="Use outside='drop', or extend the grid"):
+        likelihood(grid, df.assign(lat=48.0))
 
 
 def test_everything_inside_says_nothing(recwarn):

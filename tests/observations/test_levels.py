@@ -84,6 +84,28 @@ def test_outside_the_levels_is_refused():
         named.sda.observe(named.isel(level=[0]).assign_coords(level=["z"]))
 
 
+@pytest.mark.parametrize("units", ["hPa", "Pa"])
+def test_dropping_outside_the_levels_is_never_having_been_there(units):
+    """In a profile and on levels of their own."""
+    ds, factor = atmosphere(units="hPa"), 100 if units == "Pa" else 1
+    grid = Grid.match(Layout.of(ds), ds)
+    above, inside = sonde(np.array([10.0, 500.0, 1013.0, 201.0]) * factor, units=units), [1, 3]
+    column = ds[["t"]].isel(lat=[1, 2], lon=3).interp(level=[500.0, 250.0])
+    taller = column.pad(level=1, constant_values=0.0).assign_coords(
+        level=("level", [1100.0, 500, 250, 3], {"units": "hPa"})
+    )
+    with pytest.warns(UserWarning, match=r"2 of 4 values of 't' in obs lie outside the grid .* \(2 along 'level'\)"):
+        ours = compile_observations(grid, above, 1.0, outside="drop")
+    with pytest.warns(UserWarning, match=r"\(12 along 'level'\)"):
+        columns = compile_observations(grid, taller, 1.0, outside="drop")
+    x = torch.randn(2, *grid.shape, generator=torch.Generator().manual_seed(0))
+    for a, b in ((ours, above.isel(obs=inside)), (columns, column)):
+        b = compile_observations(grid, b, 1.0)
+        assert torch.equal(a.y, b.y)
+        assert torch.equal(a.predict(x), b.predict(x))
+    np.testing.assert_array_equal(xsda.observations.outside(grid, above.t), [True, False, True, False])
+
+
 def scaled(ds):
     """A grid whose levels have means and standard deviations of their own."""
     return Grid.match(Layout.of(ds).scaled(np.linspace(210, 300, 10), np.geomspace(0.2, 9, 10)), ds)

@@ -47,7 +47,7 @@ def test_superobs_are_those_of_the_plain_grid(how):
 def test_places_outside_are_refused():
     lat, lon = np.meshgrid(np.linspace(50, 60, 6), np.linspace(0, 20, 9), indexing="ij")
     ds = dataset(lat, lon)
-    message = r"outside the grid, at \(lat, lon\) = \(45, 10\), \(70, 3\); the latitudes of the grid are 50 to 60. Drop"
+    message = r"outside the grid, at \(lat, lon\) = \(45, 10\), \(70, 3\); the latitudes of the grid are 50 to 60. Use outside='drop'"
     with pytest.raises(ValueError, match=message):
         ds.sda.observe(stations([55.0, 70.0, 45.0], [10.0, 3.0, 10.0]))
     with pytest.raises(ValueError, match="They are inside if latitude and longitude are swapped"):

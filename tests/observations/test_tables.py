@@ -260,7 +260,7 @@ BAD = {
         lambda t: t.assign(observation=t.observation.astype(object).where(t.index != 5, "n/a")),
         "column 'observation' of obs holds 'n/a' in row 5, expected a number",
     ),
-    "no times": (lambda t: t.drop(columns="time"), "obs has no column 'time'; its columns are 'lat', 'lon'"),
+    "no times": (lambda t: t.drop(columns="time"), r"obs has no column 'time'; its columns are 'lat', 'lon'.*df.rename\(columns=\{'\.\.\.': 'time'"),
     "misspelt": (
         lambda t: t.rename(columns={"lat": "lattitude"}),
         r"no column 'lat'; .*df.rename\(columns=\{'lattitude': 'lat'\}\)",
@@ -271,6 +271,10 @@ BAD = {
         "column 'time' of obs holds '27/03/2026 06:00' in row 0, expected a date such as '2026-03-01T06:00'",
     ),
     "a missing latitude": (lambda t: t.assign(lat=t.lat.where(t.index != 7)), r"1 of \d+ values of obs have no lat, the first in row 7"),
+    "fill values": (
+        lambda t: t.assign(observation=t.observation.where(t.index % 20 != 3, -9999.0)),
+        r"\d of 40 values of 't2m' in obs are -9999, which stands for a missing value; mark them as missing",
+    ),
     "swapped": (
         lambda t: t.assign(lat=100 + t.lon, lon=t.lat),
         r"latitude \d+.* in row \d+, outside of -90 to 90; are latitudes and longitudes swapped",
@@ -288,6 +292,13 @@ def test_bad_tables(field, reports, case):
     spoil, said = BAD[case]
     with pytest.raises(ValueError, match=said):
         likelihood(field, spoil(long(reports)))
+
+
+def test_blanks_are_missing(field, reports):
+    table = long(reports)
+    text = table.observation.astype(object).where(table.index % 3 > 0, " ")
+    a = likelihood(field, table.assign(observation=text))
+    assert torch.equal(a.y, likelihood(field, table[table.index % 3 > 0]).y)
 
 
 def test_a_table_without_values(field, reports):

@@ -283,6 +283,17 @@ def test_units_are_printed_as_symbols():
     assert {units: unit_symbol(units) for units in printed} == printed
 
 
+def test_dates_and_numbers_are_not_compared(weather):
+    truth, post, stations = weather
+    counted = {"time": np.arange(5.0)}
+    with pytest.raises(
+        ValueError, match="'time' of the ensemble holds dates, that of the truth holds numbers; convert"
+    ):
+        plot.ensemble(post, truth=truth.assign_coords(counted))
+    with pytest.raises(ValueError, match="'time' holds plain numbers, the ensemble's 'time' holds dates; convert one"):
+        plot.ensemble(post, obs=stations.assign_coords(counted))
+
+
 def test_colours_of_spread_and_error(weather):
     """Errors are centred on zero, spreads start there, states share their limits."""
     truth, post, _ = weather

@@ -1,5 +1,7 @@
 """The station picture: members interpolated to a place, beside the values and errors observed there."""
 
+import warnings
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -111,8 +113,27 @@ def test_stations_that_cannot_be_drawn(linear, lorenz):
         plot.stations(post, obs.rename(t="t2m"))
     with pytest.raises(ValueError, match="truth= must hold 't' on the grid"):
         plot.stations(post, obs, truth=obs)
-    with pytest.raises(ValueError, match="outside"):
+    with pytest.raises(
+        ValueError, match=r"station 'Oban' lies outside the states, at lat 76.3, lon -7.5; choose others"
+    ):
         plot.stations(post, obs.assign_coords(lat=obs.lat + 20))
+
+
+def test_stations_in_the_mask(linear):
+    """One is drawn without states and its title says so; with all of them there is nothing to draw."""
+    post, obs = linear
+    post = post.where(post.lon < -2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        oban, bergen = plot.stations(post, obs).axes
+    assert "median" in lines(oban)
+    assert "median" not in lines(bergen)
+    assert bergen.get_title(loc="left") == "Bergen, 61.7 °N, 1.25 °E, masked"
+    assert len(bergen.containers) == 1
+    with pytest.raises(
+        ValueError, match=r"no values \(their mask, such as land\) at the station 'Bergen'; choose others"
+    ):
+        plot.stations(post, obs, station="Bergen")
 
 
 def test_stations_on_two_dimensional_coordinates():

@@ -1,5 +1,7 @@
 """The Gaussian with patterns: equal to the dense one, exact at every noise level, masked, and fitted from data."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -255,7 +257,10 @@ def test_observations_in_the_mask():
     seen = near.sda.observe(at([54.0, 55.0], [2.4, 3.4])).t
     np.testing.assert_array_equal(seen[..., 0], near.t.sel(lat=54, lon=2)[:, :1])
     assert bool(seen[..., 1].isnull().all())
-    with pytest.raises(ValueError, match="all observations lie where the prior has no values"):
+    with (
+        warnings.catch_warnings(action="error"),  # one sentence
+        pytest.raises(ValueError, match="all observations lie where the prior has no values"),
+    ):
         day.sda.assimilate(at([55.0], [3.4]), prior, **options)
     with pytest.raises(ValueError, match="the grid has lat 20 to 30, the prior 50 to 60 by 2; its climatology"):
         day.assign_coords(lat=day.lat - 30).sda.assimilate(at([28.0], [1.0]), prior, **options)
@@ -296,5 +301,6 @@ def test_celsius_without_units():
     ds = weather()
     prior = xsda.GaussianPrior.fit(ds, length=4, taper=None)
     obs = (ds.isel(time=slice(0, 4), lat=[0, 5], lon=[0, 7]) - 273.15).drop_attrs()
-    with pytest.warns(RuntimeWarning, match="'t' in obs has no units and is taken to be in K, but its median is"):
-        compile_observations(prior.bind(ds.isel(time=slice(0, 4))), obs, 0.5)
+    for units, said in (({}, "has no units and is taken to be in K"), ({"units": "K"}, "is given in K")):
+        with pytest.warns(RuntimeWarning, match=f"'t' in obs {said}, but its median is"):
+            compile_observations(prior.bind(ds.isel(time=slice(0, 4))), obs.assign(t=obs.t.assign_attrs(units)), 0.5)

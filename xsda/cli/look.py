@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,9 +11,6 @@ from xsda.cli.output import check_picture, write_picture
 from xsda.cli.reports import choice_options, choices, read_observations
 from xsda.cli.shared import FILE, overwrite_option, sigma_option
 from xsda.cli.values import settings, standard_deviation
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 
 @click.command()
@@ -30,10 +27,11 @@ def evaluate(
     import xarray as xr
 
     from xsda.files import read
+    from xsda.labels.axes import check_same_kind
     from xsda.metrics import evaluate as score
 
     scored, reference = read(ensemble), read(truth)
-    _check_kinds(scored, reference)
+    check_same_kind(scored, reference, ("ensemble", "truth"))
     scored, reference = xr.align(scored, reference, join="inner")
     sizes = {d: n for d, n in scored.sizes.items() if d in reference.sizes}
     if 0 in sizes.values():
@@ -46,25 +44,6 @@ def evaluate(
         sigma=standard_deviation(sigma, "--sigma"), **choices(quality, outside, superobs),
     )  # fmt: skip
     click.echo(table.to_dataframe().to_string(float_format=lambda v: f"{v:.4g}"))
-
-
-def _check_kinds(ensemble: xr.Dataset, truth: xr.Dataset) -> None:
-    """Raise unless each shared coordinate holds the same kind of values in both: dates, numbers, text."""
-    for dim in ensemble.sizes:
-        if dim in ensemble.coords and dim in truth.coords:
-            ours, theirs = (_kind(ds[dim]) for ds in (ensemble, truth))
-            if ours != theirs:
-                raise ValueError(
-                    f"{str(dim)!r} of the ensemble holds {ours}, that of the truth holds {theirs}; convert one of them"
-                )
-
-
-def _kind(coord: xr.DataArray) -> str:
-    from xsda.labels.axes import is_datelike
-
-    if is_datelike(coord):
-        return "dates"
-    return {"m": "time differences", "O": "text", "U": "text", "S": "text"}.get(coord.dtype.kind, "numbers")
 
 
 @click.command()

@@ -6,7 +6,6 @@ completion answer at once.
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import Any
 
@@ -17,6 +16,7 @@ from xsda.cli.demo import demo
 from xsda.cli.ensembles import assimilate, sample
 from xsda.cli.look import evaluate, models, plot
 from xsda.cli.prepare import fit, simulate, train
+from xsda.cli.spoken import spoken
 from xsda.version import __version__
 
 FAILED, INTERRUPTED = 2, 130
@@ -48,7 +48,8 @@ class OneLineGroup(click.Group):
         except Exception as error:
             if ctx.params["debug"]:
                 raise
-            ctx.exit(_end(f"xsda: {_told(error)}{_typed(str(error), ctx)}", FAILED))
+            command = program.commands.get(ctx.invoked_subcommand or "")
+            ctx.exit(_end(f"xsda: {spoken(_told(error), command)}", FAILED))
 
 
 def _end(line: str, code: int) -> int:
@@ -62,18 +63,6 @@ def _told(error: Exception) -> str:
     if text and isinstance(error, EXPECTED):
         return text
     return f"{type(error).__name__}: {text or 'no message'}. `xsda --debug` shows where it happened."
-
-
-def _typed(text: str, ctx: click.Context) -> str:
-    """Say how options are typed which a message of the library names as Python arguments, such as ``sigma=``.
-
-    Those with a metavar of their own are meant; the others are typed as they are named.
-    """
-    named = set(re.findall(r"\b([a-z_]+)=", text))
-    command = program.commands.get(ctx.invoked_subcommand or "")
-    options = [p for p in command.params if p.name in named and p.metavar] if command else []
-    said = ", ".join(f"{p.opts[0]} {p.metavar}" for p in options)
-    return f" (on the command line: {said})" if said else ""
 
 
 @click.group(

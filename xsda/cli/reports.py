@@ -57,6 +57,9 @@ def read_observations(path: Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"no file {path}")
     try:
-        return pd.read_csv(path, skipinitialspace=True)
+        table = pd.read_csv(path, skipinitialspace=True)
+        if len(table.columns) == 1 and ";" in table.columns[0]:
+            raise ValueError("its columns are separated by semicolons")
+        return table
     except (ValueError, OSError) as error:  # those of pandas are ValueErrors
         raise ValueError(f"{path} cannot be read as a table with commas: {str(error).strip()}") from error

@@ -1,6 +1,6 @@
 """Finds data sets by name: ``xsda.data.fetch("era5-t2m-uk")``.
 
-A small excerpt comes with the package. Other files are looked for in the folder ``XSDA_DATA`` (a local mirror), then in
+Small excerpts come with the package. Other files are looked for in the folder ``XSDA_DATA`` (a local mirror), then in
 the cache, and are downloaded last. Their SHA-256 is checked wherever they come from.
 """
 
@@ -42,6 +42,21 @@ SOURCES = {
         ("number", "step", "surface", "valid_time"),
     ),
     "era5-t2m-uk-small": Source("era5-t2m-uk-small.nc", "the same at every third hour and every second point"),
+    "ostia-sst": Source(
+        "ostia_monthly.nc",
+        "monthly sea surface temperature within 5 degrees of the equator, April 2006 to September 2010, on 18 x 432 "
+        "points (OSTIA, Met Office; Open Government Licence, British Crown copyright 2018)",
+        "https://github.com/SciTools/iris-sample-data/raw/v2.5.2/iris_sample_data/sample_data/ostia_monthly.nc",
+        "e40d33fef22eabae985dae0fcee7643e127394195cef55a2e40e1f5416d57f98",
+        (
+            "forecast_period",
+            "forecast_reference_time",
+            "forecast_reference_time_bnds",
+            "latitude_longitude",
+            "time_bnds",
+        ),
+    ),
+    "ostia-sst-small": Source("ostia-sst-small.nc", "the same between 120 W and 30 W, rounded to 0.01 K"),
 }
 
 
@@ -51,12 +66,13 @@ def fetch(name: str) -> xr.Dataset:
     Parameters
     ----------
     name
-        One of ``xsda.data.SOURCES``: "era5-t2m-uk", or "era5-t2m-uk-small", which comes with the package.
+        One of ``xsda.data.SOURCES``: "era5-t2m-uk" (hourly temperature) and "ostia-sst" (monthly sea surface
+        temperature), or "era5-t2m-uk-small" and "ostia-sst-small", which come with the package.
 
     Returns
     -------
     xarray.Dataset
-        The data. GRIB files need the extra ``xsda[grib]``.
+        The data. GRIB files need the extra ``xsda[grib]``. The attributes of the excerpts name their source.
 
     Examples
     --------

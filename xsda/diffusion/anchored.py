@@ -73,7 +73,7 @@ class Anchored(Preconditioned):
 
     def expected(self, t: Tensor) -> Tensor:
         """Return the error of the base, (batch or 1, channel)."""
-        return self._at(self.rms, t)
+        return torch.exp(self._at(self.rms.log(), t))
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         base = self.based(x_t, t)

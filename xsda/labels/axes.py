@@ -57,7 +57,7 @@ def _kind(values: np.ndarray) -> str:
     """Say what a coordinate holds instead of numbers or dates, and what to do."""
     first = values.flat[0] if values.size else None
     if isinstance(first, str):
-        return f"text such as {first!r}, expected numbers or dates; convert dates with pd.to_datetime"
+        return f"text such as {str(first)!r}, expected numbers or dates; convert it (dates with pd.to_datetime)"
     if getattr(first, "tzinfo", None) is not None:
         return (
             "dates with a time zone, which xarray does not support; use .tz_convert('UTC').tz_localize(None) of the "
@@ -78,6 +78,22 @@ def check_calendar(coord: xr.DataArray, dates: bool, whose: str) -> None:
         f"{str(coord.name)!r} holds {kinds[is_datelike(coord)]}, {whose} holds {kinds[dates]}; convert one of "
         f"them{hint}"
     )
+
+
+def check_same_kind(a: Any, b: Any, names: tuple[str, str]) -> None:
+    """Raise unless each dimension of two Datasets or variables holds values of the same kind: dates, numbers, text."""
+    for dim in a.indexes:
+        if dim in b.indexes and (ours := _kind_of(a[dim])) != (theirs := _kind_of(b[dim])):
+            raise ValueError(
+                f"{str(dim)!r} of the {names[0]} holds {ours}, that of the {names[1]} holds {theirs}; convert one of "
+                "them"
+            )
+
+
+def _kind_of(coord: xr.DataArray) -> str:
+    if is_datelike(coord):
+        return "dates"
+    return {"m": "time differences", "O": "text", "U": "text", "S": "text"}.get(coord.dtype.kind, "numbers")
 
 
 def axis_text(value: float, origin: Any = None) -> str:

@@ -12,7 +12,8 @@ import xarray as xr
 
 LATITUDE_UNITS = ("degrees_north", "degree_north", "degree_N", "degrees_N")
 LONGITUDE_UNITS = ("degrees_east", "degree_east", "degree_E", "degrees_E")
-SPELLINGS = {"degrees_celsius": "degC", "degrees_Celsius": "degC", "deg_C": "degC", "Celsius": "degC"}
+TEMPERATURES = {"c": "degC", "celsius": "degC", "centigrade": "degC", "f": "degF", "fahrenheit": "degF", "k": "K"}
+PRESSURES = {"mb": "millibar", "mbs": "millibar"}
 
 
 def is_latitude(coord: xr.DataArray) -> bool:
@@ -33,13 +34,22 @@ def _is(coord: xr.DataArray, standard: Sequence[str], units: Sequence[str], name
 
 @lru_cache(maxsize=256)
 def _unit(text: str) -> Any:
-    """Parse a unit with pint; None if that fails."""
+    """Parse a unit with pint, as it is written or else in small letters (Kelvin, PSU); None if that fails."""
     from cf_xarray.units import units  # also reads m s**-1, m s-1, degC
 
-    try:
-        return units.Unit(SPELLINGS.get(text, text))
-    except Exception:  # pint raises errors of many classes for what it cannot parse
-        return None
+    for spelling in (_customary(text), text.lower()):
+        try:
+            return units.Unit(spelling)
+        except Exception:  # pint raises errors of many classes for what it cannot parse
+            continue
+    return None
+
+
+def _customary(text: str) -> str:
+    """Return what pint calls a unit that people write as deg C, degrees_Celsius, °C, C or mb."""
+    temperature = re.fullmatch(r"(?:(?:degrees?|deg|°|º)[\s_.]*)?(\w+)", text.strip().replace("℃", "°C").lower())
+    found = temperature and TEMPERATURES.get(temperature[1])
+    return found or PRESSURES.get(text.strip(), text)
 
 
 @lru_cache(maxsize=256)

@@ -46,5 +46,28 @@ def curvilinear(ds: xr.Dataset | xr.DataArray, dims: Iterable[str] = ()) -> tupl
     return None
 
 
+def check_set_as_coordinates(ds: xr.Dataset) -> None:
+    """Raise if two-dimensional latitudes and longitudes are variables instead of coordinates.
+
+    Parameters
+    ----------
+    ds
+        A Dataset without time.
+
+    Examples
+    --------
+    >>> from xsda.labels.curvilinear import check_set_as_coordinates
+    >>> fields = {"lat": (("j", "i"), [[50.0, 51.0]]), "lon": (("j", "i"), [[0.0, 9.0]])}
+    >>> check_set_as_coordinates(xr.Dataset(coords=fields))
+    >>> check_set_as_coordinates(xr.Dataset(fields))
+    Traceback (most recent call last):
+    ValueError: the Dataset holds 'lat' and 'lon' as variables; use ds.set_coords(['lat', 'lon'])
+    """
+    pair = curvilinear(xr.Dataset(coords=ds.data_vars))
+    if pair is not None:
+        names = [str(c.name) for c in pair]
+        raise ValueError(f"the Dataset holds {names[0]!r} and {names[1]!r} as variables; use ds.set_coords({names})")
+
+
 def _named(coord: xr.DataArray, names: tuple[str, ...]) -> bool:
     return str(coord.name).lower() in names

@@ -24,9 +24,10 @@ from xsda.labels.axes import (
 )
 from xsda.labels.cf import find_scale, helper_variables
 from xsda.labels.climatology import Normals
+from xsda.labels.curvilinear import check_set_as_coordinates
 from xsda.labels.sphere import check_meridians, component_sign, find_poles
 from xsda.labels.static import positions
-from xsda.labels.steps import record_step, step_numbers
+from xsda.labels.steps import record_step
 
 KEPT_ATTRS = ("units", "standard_name", "long_name")
 FLAT = 1e-12  # a field with a smaller standard deviation, relative to its largest value, is constant
@@ -190,7 +191,7 @@ class Layout:
         check_sorted(numbers, time)
         dt = None
         if even and len(numbers) > 1:
-            dt = record_step(step_numbers(ds[time]) if time in ds.coords else numbers, time)
+            dt = record_step(ds[time]) if time in ds.coords else 1.0
         axes = []
         for name in dims:
             check_meridians(ds, name)
@@ -202,6 +203,7 @@ class Layout:
             axes = [replace(a, poles=find_poles(ds, a.name, b.name)) for a, b in (axes, axes[::-1])]
         fixed = tuple(_context(ds, v, dims) for v in context)
         others = {*context, *helper_variables(ds)}
+        check_set_as_coordinates(ds.drop_vars(others, errors="ignore").drop_dims([time, *sample_dims], errors="ignore"))
         variables = [_variable(ds[v], (time, *dims), sample_dims) for v in ds.data_vars if v not in others]
         if not variables:
             raise ValueError(f"the Dataset has no variables over {(time, *dims)}")

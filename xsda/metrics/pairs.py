@@ -19,6 +19,7 @@ import xarray as xr
 
 from xsda.arguments import choose
 from xsda.labels.area import area_weights, cell_areas
+from xsda.labels.axes import check_same_kind
 from xsda.labels.cf import in_units, is_latitude, is_longitude
 
 Labelled = TypeVar("Labelled", xr.Dataset, xr.DataArray)
@@ -53,11 +54,14 @@ def match(a: Labelled, b: Labelled, names: tuple[str, str]) -> tuple[Labelled, L
         if not shared:
             raise ValueError(f"{first} {list(a.data_vars)} and {second} {list(b.data_vars)} share no variable")
         a, b = a[shared], b[shared]
+    check_same_kind(a, b, names)
     try:
         a, b = xr.align(a, b, join="exact", copy=False, exclude={"member"})
     except ValueError as error:
+        differ = [d for d in a.indexes if d != "member" and d in b.indexes and not a.indexes[d].equals(b.indexes[d])]
+        along = f" along {', '.join(map(repr, differ))}" if differ else f" ({error})"
         raise ValueError(
-            f"{first} and {second} lie on different coordinates; use .sel or .interp first ({error})"
+            f"{first} and {second} lie on different coordinates{along}; use .sel or .interp first"
         ) from error
     if isinstance(a, xr.Dataset) and isinstance(b, xr.Dataset):
         return a, b.assign({name: _alike(str(name), a[name], b[name], names) for name in a.data_vars})

@@ -27,7 +27,7 @@ from xsda.labels.cf import cell_bounds, cell_method, find_scale, in_units, is_la
 from xsda.labels.curvilinear import LATITUDES, LONGITUDES
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Variable
-from xsda.observations.levels import between_levels
+from xsda.observations.levels import between_levels, beyond_levels
 from xsda.observations.mesh import Mesh, sphere_positions
 from xsda.observations.operator import Derived, Gather, VariableOperator
 from xsda.observations.stencils import GridAxis, Stencil
@@ -158,7 +158,55 @@ def _places(grid: Grid, ds: xr.Dataset, da: xr.DataArray) -> list[Place]:
             return [along, Place(tuple(space), tuple(map(str, lat.dims)), stencil)]
         if all(matching_coordinate(da, grid, d) is None and _averaged(da, d) for d in space):
             return [along, Place(tuple(space), (), Stencil.mean(mesh.areas()))]
+    if _swapped_axes(grid, da):
+        raise ValueError(
+            f"the positions of {da.name!r} lie outside the grid, and inside if latitude and longitude are swapped; "
+            "exchange their names"
+        )
     return [_place(grid, ds, da, dim) for dim in grid.core_dims]
+
+
+def swapped(grid: Grid, da: xr.DataArray) -> bool:
+    """Whether all positions outside the grid would lie inside if latitude and longitude were swapped.
+
+    Parameters
+    ----------
+    grid
+        The grid.
+    da
+        The observed variable, with its coordinates.
+
+    Examples
+    --------
+    >>> from xsda.labels import Grid, Layout
+    >>> from xsda.observations.compile import swapped
+    >>> ship = {"lat": ("obs", [-5.0]), "lon": ("obs", [52.0]), "time": weather.time[0]}
+    >>> swapped(Grid.match(Layout.of(weather), weather), xr.DataArray([280.0], ship, "obs", "t2m"))
+    True
+    """
+    mesh = Mesh.of(grid)
+    places = None if mesh is None else sphere_positions(mesh, grid, da)
+    if mesh is not None and places is not None:
+        lat, lon = (c.values.ravel() for c in places)
+        away = mesh.outside(lat, lon)
+        return bool(away.any()) and not mesh.outside(lon[away], lat[away]).any()
+    return _swapped_axes(grid, da)
+
+
+def _swapped_axes(grid: Grid, da: xr.DataArray) -> bool:
+    """The same where latitude and longitude are dimensions of the grid."""
+    found = {}
+    for dim in grid.core_dims[1:]:
+        template, coord = grid.template.coords.get(dim), matching_coordinate(da, grid, dim)
+        if template is not None and coord is not None and coord.dtype.kind in "iuf":
+            found[is_latitude(template), is_longitude(template)] = grid_axis(grid, dim), coord
+    if set(found) != {(True, False), (False, True)}:
+        return False
+    (rows, lat), (columns, lon) = found[True, False], found[False, True]
+    if lat.dims != lon.dims:
+        return False
+    away = rows.outside(lat.values) | columns.outside(lon.values)
+    return bool(away.any()) and not (rows.outside(lon.values) | columns.outside(lat.values))[away].any()
 
 
 def _averaged(da: xr.DataArray, dim: str) -> bool:
@@ -226,10 +274,12 @@ def _find_coordinate(da: xr.DataArray, grid: Grid, dim: str) -> xr.DataArray | N
     found = next((c for c in others if str(c.name).lower() in same), None)
     foreign = next((c for c in others if str(c.name).lower() in near), None)
     if found is None and foreign is not None and dim not in da.dims:
+        plane = dim not in grid.template.coords and any(str(foreign.name).lower() in n for n in SYNONYMS)
+        hint = "; if the grid has two-dimensional ones as variables, use ds.set_coords(['lat', 'lon'])" if plane else ""
         raise ValueError(
             f"observed variable {da.name!r} has the coordinate {foreign.name!r} where the grid has {dim!r}; .rename "
             f"it if they are the same, otherwise add the coordinate {dim!r} of the grid (or drop {foreign.name!r} to "
-            "average)"
+            f"average){hint}"
         )
     return found
 
@@ -282,8 +332,33 @@ def _place_channels(da: xr.DataArray, v: Variable, channel_dim: str, grid: Grid)
             f"{list(v.labels)}"
         )
     dims = tuple(str(d) for d in da[channel_dim].dims)
+    return Place((channel_dim,), dims, between_levels(da[channel_dim], *_levels(v, channel_dim, grid)))
+
+
+def _levels(v: Variable, channel_dim: str, grid: Grid) -> tuple[list[Any], str | None]:
+    """The levels of a variable of the grid, and their units."""
     own = grid.template.coords.get(channel_dim)
-    labels = list(v.labels) or list(range(v.channels))
-    return Place(
-        (channel_dim,), dims, between_levels(da[channel_dim], labels, None if own is None else own.attrs.get("units"))
-    )
+    return list(v.labels) or list(range(v.channels)), None if own is None else own.attrs.get("units")
+
+
+def outside_levels(grid: Grid, da: xr.DataArray) -> xr.DataArray | None:
+    """Return which positions lie outside the levels of an observed variable, named by the dimension of the levels.
+
+    Parameters
+    ----------
+    grid
+        The grid.
+    da
+        The observed variable, with its coordinates.
+
+    Returns
+    -------
+    DataArray or None
+        A truth value for each position; None if the variable has no levels, or the observations do not say theirs.
+    """
+    v = next((v for v in grid.layout.variables if grid.names[v.name] == da.name), None)
+    if v is None or v.channel_dim is None or v.channel_dim not in da.coords:
+        return None
+    coord = da[v.channel_dim]
+    away = beyond_levels(coord, *_levels(v, v.channel_dim, grid)).reshape(coord.shape)
+    return xr.DataArray(away, dims=coord.dims, name=v.channel_dim)

@@ -10,7 +10,7 @@ import xarray as xr
 from xsda.labels.axes import axis_numbers, is_datelike
 from xsda.labels.cf import cell_method
 from xsda.labels.grid import Grid
-from xsda.observations.compile import grid_axis, matching_coordinate
+from xsda.observations.compile import grid_axis, matching_coordinate, outside_levels
 from xsda.observations.mesh import outside_cells
 from xsda.observations.observed import Observed
 from xsda.observations.stencils import GridAxis
@@ -41,10 +41,11 @@ def drop_outside(observed: Observed, grid: Grid, start: float = np.inf) -> tuple
     """
     da, counts = observed.da, {}
     keep, there = xr.ones_like(da, dtype=bool).drop_vars(da.coords), da.notnull().drop_vars(da.coords)
-    cells = outside_cells(grid, da)
-    if cells is not None:
-        counts[", ".join(grid.core_dims[1:])] = int((there & cells).sum())
-        keep = (keep & ~cells).transpose(*da.dims)
+    cells, levels = outside_cells(grid, da), outside_levels(grid, da)
+    for away in (cells, levels):
+        if away is not None:
+            counts[str(away.name or ", ".join(grid.core_dims[1:]))] = int((there & keep & away).sum())
+            keep = (keep & ~away).transpose(*da.dims)
     for dim in grid.core_dims if cells is None else grid.core_dims[:1]:
         coord = matching_coordinate(da, grid, dim)
         if coord is None or cell_method(da, {dim, str(coord.name)}) == "mean":

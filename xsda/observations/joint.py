@@ -162,12 +162,7 @@ def join(grid: Grid, observed: Sequence[Observed]) -> Likelihood:
             "all observations are missing (NaN), so there is nothing to assimilate; for samples of the prior use "
             "ds.sda.sample"
         )
-    pairs = [(s, label) for s, label in (_scaled(grid, o) for o in observed if len(o.pick)) if len(s.pick)]
-    if not pairs:
-        raise ValueError(
-            "all observations lie where the prior has no values (its mask, such as land); check their coordinates, or "
-            "use a prior of this region"
-        )
+    pairs = _outside_mask(grid, [o for o in observed if len(o.pick)])
     parts, labels = [p for p, _ in pairs], JointLabels(tuple(label for _, label in pairs))
     operator = ObservationOperator(
         grid.layout, grid.names, grid.scaling, [p.operator for p in parts], [p.pick for p in parts]
@@ -198,6 +193,27 @@ def join(grid: Grid, observed: Sequence[Observed]) -> Likelihood:
     )
 
 
+def _outside_mask(grid: Grid, observed: Sequence[Observed]) -> list[tuple[Scaled, Labels]]:
+    """Scale each variable, and leave out those inside the mask; raise if that is all of them."""
+    found = [_scaled(grid, o) for o in observed]
+    if not any(len(s.pick) for s, _ in found):
+        raise ValueError(
+            "all observations lie where the prior has no values (its mask, such as land); check their coordinates, or "
+            "use a prior of this region"
+        )
+    for o, (s, _) in zip(observed, found, strict=True):
+        if not len(s.pick):
+            _tell_of_mask(o, len(o.pick))
+    return [(s, label) for s, label in found if len(s.pick)]
+
+
+def _tell_of_mask(observed: Observed, lost: int) -> None:
+    warn(
+        f"{lost} of {len(observed.pick)} values of {observed.name!r} in {observed.source} lie where the prior has no "
+        "values (its mask), and are not used"
+    )
+
+
 def _scaled(grid: Grid, observed: Observed) -> tuple[Scaled, Labels]:
     """Compile one variable and scale its values, with labels for messages."""
     if observed.source == "background":
@@ -205,10 +221,8 @@ def _scaled(grid: Grid, observed: Observed) -> tuple[Scaled, Labels]:
     op, valid = on_valid_points(observed.compile(grid), grid)
     pick = observed.pick[valid[observed.pick]]
     if len(pick) < len(observed.pick):
-        warn(
-            f"{len(observed.pick) - len(pick)} of {len(observed.pick)} values of {observed.name!r} in "
-            f"{observed.source} lie where the prior has no values (its mask), and are not used"
-        )
+        if len(pick):
+            _tell_of_mask(observed, len(observed.pick) - len(pick))
         observed = replace(observed, pick=pick)
         observed = replace(observed, law=observed.law.bind(observed.values))
     if op.derived is not None:
@@ -223,13 +237,14 @@ def _scaled(grid: Grid, observed: Observed) -> tuple[Scaled, Labels]:
 
 
 def _check_units(grid: Grid, observed: Observed, y: np.ndarray) -> None:
-    """Warn if values without units are so far from the prior that they are probably in other units."""
+    """Warn if values are so far from the prior that they are probably in other units."""
     if not grid.layout.mean.any():  # a grid without a prior
         return
     expected = units_of(grid).get(observed.name)
-    if expected and "units" not in observed.da.attrs and len(y) and abs(np.median(y)) > FAR:
+    if expected and len(y) and abs(np.median(y)) > FAR:
+        given = "is given" if "units" in observed.da.attrs else "has no units and is taken to be"
         warn(
-            f"{observed.name!r} in {observed.source} has no units and is taken to be in {expected}, but its median is "
+            f"{observed.name!r} in {observed.source} {given} in {expected}, but its median is "
             f"{abs(np.median(y)):.0f} standard deviations of the prior from the mean; set its attribute units (degC?), "
             "and see xsda.observations.check"
         )

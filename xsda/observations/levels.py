@@ -48,19 +48,43 @@ def between_levels(coord: xr.DataArray, labels: Sequence[Any], units: str | None
             raise ValueError(f"{coord.name}={unknown[0]!r} is not among the prior's {list(labels)}")
         index = np.array([list(labels).index(w) for w in wanted.tolist()], dtype=int)[:, None]
         return Stencil(index, np.ones(index.shape), len(labels))
-    own = coord.attrs.get("units")
-    factor, offset = find_scale(str(coord.name), own, units, "the grid")
-    wanted, order = wanted * factor + offset, np.argsort(levels)
-    levels = levels[order].astype(float)
-    slack = 1e-6 * np.abs(levels).max()
-    outside = (wanted < levels[0] - slack) | (wanted > levels[-1] + slack)
+    wanted, order = _in_units(coord, units), np.argsort(levels)
+    outside = beyond_levels(coord, labels, units)
     if outside.any():
         shown = ", ".join(f"{w:g}" for w in np.unique(wanted[outside])[:5])
         raise ValueError(
             f"observations lie outside the levels of the grid along {str(coord.name)!r}: {shown}; the grid has "
-            f"{list(labels)}. Drop them, or extend the grid"
+            f"{list(labels)}. Use outside='drop', or extend the grid"
         )
-    pressure = levels[0] > 0 and unit_scale(str(units or own or "1"), "Pa") is not None
+    levels = levels[order].astype(float)
+    pressure = levels[0] > 0 and unit_scale(str(units or coord.attrs.get("units") or "1"), "Pa") is not None
     scale = np.log if pressure else np.asarray
     stencil = GridAxis(str(coord.name), scale(levels)).locate(scale(wanted).clip(scale(levels[0]), scale(levels[-1])))
     return Stencil(order[stencil.index], stencil.weight, stencil.size)
+
+
+def beyond_levels(coord: xr.DataArray, labels: Sequence[Any], units: str | None) -> np.ndarray:
+    """Whether each ravelled position lies outside the range of the levels; levels with names have no range.
+
+    Parameters
+    ----------
+    coord, labels, units
+        As in ``between_levels``.
+
+    Examples
+    --------
+    >>> from xsda.observations.levels import beyond_levels
+    >>> beyond_levels(xr.DataArray([1013.0, 850.0], dims="obs", name="level"), [1000, 850, 500], "hPa")
+    array([ True, False])
+    """
+    levels = np.asarray(labels)
+    if levels.dtype.kind not in "iuf" or coord.dtype.kind not in "iuf":
+        return np.zeros(coord.size, bool)
+    wanted, slack = _in_units(coord, units), 1e-6 * np.abs(levels).max()
+    return (wanted < levels.min() - slack) | (wanted > levels.max() + slack)
+
+
+def _in_units(coord: xr.DataArray, units: str | None) -> np.ndarray:
+    """Ravelled positions in the units of the levels."""
+    factor, offset = find_scale(str(coord.name), coord.attrs.get("units"), units, "the grid")
+    return np.ravel(coord.values) * factor + offset

@@ -127,7 +127,11 @@ class Mesh:
         ranges = np.degrees(np.arcsin(self.nodes[:, 2].clip(-1, 1)))
         south, north = np.nanmin(ranges), np.nanmax(ranges)
         swapped = not self.outside(lon, lat).any()
-        hint = "They are inside if latitude and longitude are swapped" if swapped else "Drop them, or extend the grid"
+        hint = (
+            "They are inside if latitude and longitude are swapped"
+            if swapped
+            else "Use outside='drop', or extend the grid"
+        )
         return (
             f"observations lie outside the grid, at ({', '.join(self.names)}) = {shown}; the latitudes of the grid are "
             f"{south:g} to {north:g}. {hint}"

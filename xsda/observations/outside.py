@@ -7,7 +7,7 @@ import xarray as xr
 
 from xsda.labels.axes import axis_numbers, check_calendar
 from xsda.labels.grid import Grid
-from xsda.observations.compile import grid_axis, matching_coordinate
+from xsda.observations.compile import grid_axis, matching_coordinate, outside_levels
 from xsda.observations.mesh import outside_cells
 
 
@@ -37,8 +37,8 @@ def outside(grid: Grid, da: xr.DataArray) -> xr.DataArray:
     """
     cells, time = outside_cells(grid, da), grid.core_dims[0]
     out = xr.zeros_like(da, dtype=bool).drop_vars(da.coords)
-    if cells is not None:
-        out = out | cells
+    for away in (cells, outside_levels(grid, da)):
+        out = out if away is None else out | away
     for dim in grid.core_dims if cells is None else [time]:
         axis, coord = grid_axis(grid, dim), matching_coordinate(da, grid, dim)
         if coord is None:

@@ -18,6 +18,7 @@ from xsda.arguments import choose, warn, what
 from xsda.labels.axes import SPACE_NAMES, TIME_NAMES
 from xsda.labels.cf import find_scale, in_units
 from xsda.labels.curvilinear import curvilinear
+from xsda.labels.fills import find_fill_value
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import LAWS, Censored, ErrorLaw, Normal
 from xsda.observations.errors import check_positive, error_std, known_error
@@ -57,8 +58,8 @@ def read(
     sigma, derived, likelihood, correlation, background, background_sigma
         As in ``xsda.assimilate``.
     errors
-        Whether to read standard deviations. Without them ``std`` of the result is None. "known": only where they are
-        given.
+        Whether to read standard deviations, and to refuse values such as -9999. Without them ``std`` of the result is
+        None. "known": only where they are given, and no value is refused.
     quality, outside, superobs
         Which values are used, and which are averaged, as in ``xsda.assimilate``.
     grid
@@ -96,6 +97,9 @@ def read(
             std = find(ds, name, sigma, source, sources) if errors else None
             law = pick_law(laws.get((source, name)))
             good = selection.keep_good(ds, name, source)
+            good = good.assign({name: good[name].compute()})
+            if errors is True:
+                _check_fill_values(good[name], source)
             found.append(_one(source, good, name, std, law, correlations.get((source, name)), derived, units))
     found = selection.narrow(found, grid, start)
     if background is not None:
@@ -157,7 +161,7 @@ def _one(
         raise TypeError(f"observed variable {name!r} of {source} holds {ds[name].dtype}, expected numbers")
     came, expected = ds[name].attrs.get("units"), None if name in (derived or {}) else units.get(name)
     factor, offset = find_scale(name, came, expected, "the grid")
-    ds = ds.assign({name: in_units(ds[name], expected, "the grid").compute()})
+    ds = ds.assign({name: in_units(ds[name], expected, "the grid")})
     values = np.asarray(ds[name].values, dtype=np.float64).ravel()
     if np.isinf(values).any():
         raise ValueError(f"observed variable {name!r} holds infinite values; mark missing values as NaN")
@@ -177,6 +181,17 @@ def _one(
             f"of the grid) are at or beyond the limits of {bound}; check the units of the limits"
         )
     return Observed(source, name, ds, std, bound, correlation, derived, pick)
+
+
+def _check_fill_values(da: xr.DataArray, source: str) -> None:
+    """Raise if numbers that stand for missing values are among the observations."""
+    found = find_fill_value(np.asarray(da.values, dtype=np.float64), others=3) if da.dtype.kind in "iuf" else None
+    if found is not None:
+        code, count = found
+        raise ValueError(
+            f"{count} of {int(da.count())} values of {str(da.name)!r} in {source} are {code:g}, which stands for a "
+            f"missing value; mark them as missing: obs.where(obs != {code:g}), or an empty cell of a table"
+        )
 
 
 def _in_units(law: ErrorLaw, factor: float, offset: float) -> ErrorLaw:

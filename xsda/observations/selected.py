@@ -11,6 +11,7 @@ import xarray as xr
 
 from xsda.arguments import warn
 from xsda.labels.grid import Grid
+from xsda.observations.compile import swapped
 from xsda.observations.inside import drop_outside
 from xsda.observations.observed import Observed
 from xsda.observations.quality import accepted
@@ -70,7 +71,8 @@ class Selection:
             if counts:
                 where = ", ".join(f"{n} along {d!r}" for d, n in counts.items())
                 total = f"{sum(counts.values())} of {len(o.pick)} values of {o.name!r} in {o.source}"
-                self.texts.append(f"{total} lie outside the grid and are not used ({where})")
+                hint = "; they are inside if latitude and longitude are swapped" if swapped(grid, o.da) else ""
+                self.texts.append(f"{total} lie outside the grid and are not used ({where}){hint}")
         if not any(len(o.pick) for o in kept) and any(len(o.pick) for o in found):
             raise ValueError(f"no observation lies inside the grid: {'; '.join(self.texts)}; check units and positions")
         return kept

@@ -113,7 +113,7 @@ class GridAxis:
             shown = ", ".join(self.text(v) for v in values[:5]) + (" ..." if len(values) > 5 else "")
             raise ValueError(
                 f"observations lie outside the grid along {self.name!r}: {shown}; "
-                f"the grid covers {self.text(x[0])} to {self.text(x[-1])}. Drop them, or extend the grid"
+                f"the grid covers {self.text(x[0])} to {self.text(x[-1])}. Use outside='drop', or extend the grid"
             )
         extended = x if self.period is None else np.append(x, x[0] + self.period)
         left = np.clip(np.searchsorted(extended, inside, side="right") - 1, 0, max(len(extended) - 2, 0))

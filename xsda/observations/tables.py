@@ -78,7 +78,7 @@ def datasets_of(
     """
     df = _with_index_as_columns(_pandas(table))
     columns = _roles(df, variables, dims)
-    _check_columns(name, df, columns, dims)
+    _check_columns(name, df, columns, variables, dims)
     rows = pd.DataFrame(index=df.index)
     for role, column in columns.items():
         if role == "time":
@@ -135,7 +135,10 @@ def _roles(df: pd.DataFrame, variables: Collection[str] | None, dims: Collection
     return found
 
 
-def _check_columns(name: str, df: pd.DataFrame, columns: Mapping[str, str], dims: Collection[str] | None) -> None:
+def _check_columns(
+    name: str, df: pd.DataFrame, columns: Mapping[str, str], variables: Collection[str] | None,
+    dims: Collection[str] | None,
+) -> None:  # fmt: skip
     """Raise unless there are columns for time and for the dimensions of the grid."""
     wanted = [next((p for p in POSITIONS if d.lower() in SPELLINGS[p]), d) for d in dims or ("time",)]
     given = {"lat", "lon"} & set(columns)
@@ -145,7 +148,8 @@ def _check_columns(name: str, df: pd.DataFrame, columns: Mapping[str, str], dims
         wanted = [w for w in wanted if w not in ("y", "x")]
     for role in wanted:
         if role not in columns:
-            near = difflib.get_close_matches(role, df.columns, n=1, cutoff=0.4)
+            free = [c for c in df.columns if c not in columns.values() and c not in (variables or ())]
+            near = difflib.get_close_matches(role, free, n=1, cutoff=0.4)
             came = ", ".join(map(repr, df.columns)) or "none"
             raise ValueError(
                 f"the table {name} has no column {role!r}; its columns are {came}; rename the one that holds it: "
@@ -154,7 +158,9 @@ def _check_columns(name: str, df: pd.DataFrame, columns: Mapping[str, str], dims
 
 
 def _numbers(values: pd.Series, name: str) -> np.ndarray:
-    """A column as numbers; raise if there is text in it."""
+    """A column as numbers; raise if there is text in it. Blanks are missing values."""
+    if not pd.api.types.is_numeric_dtype(values):
+        values = values.where(values.astype(str).str.strip() != "")
     found = pd.to_numeric(values, errors="coerce")
     _check_all_read(values, found, name, "a number; correct it, or leave the cell empty if the value is missing")
     return found.to_numpy(np.float64, na_value=np.nan)

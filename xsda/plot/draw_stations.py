@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from xsda.arguments import choose
 from xsda.labels.axes import is_datelike
 from xsda.labels.cf import is_latitude, is_longitude
-from xsda.observations import observe
+from xsda.observations import observe, outside
+from xsda.observations.observe import grid_of
 from xsda.observations.sources import as_sources
 from xsda.plot.draw_series import draw_observed, draw_states, draw_truth, handles
 from xsda.plot.panels import finish, label_time, panels
@@ -90,25 +91,30 @@ def stations(
     if axis is None or not space:
         raise ValueError(f"stations need states over time and space; these have {tuple(post.sizes)}")
     coords = drawn_coords(post, space)
-    places = [str(c.name) for c in coords]
-    found = _by_station(obs, name, post, (axis, *places), sigma)
+    along = [str(c.name) for c in coords]
+    found = _by_station(obs, name, post, (axis, *along), sigma)
     if not found:
-        raise ValueError(f"obs holds no station with values of {name!r} at positions along {', '.join(places)}")
+        raise ValueError(f"obs holds no station with values of {name!r} at positions along {', '.join(along)}")
     chosen = list(found)[:SHOWN] if station is None else _as_list(station)
     for label in chosen:
         if label not in found:
             raise KeyError(f"no station {label!r} with values of {name!r}; {choose(label, found)}")
+    places = {label: _place(found[label], along, label) for label in chosen}
+    _check_inside(post, name, axis, places)
+    states = {label: _states_at(post, name, axis, at) for label, at in places.items()}
+    masked = _masked(states)
     figure, axes = panels(len(chosen), 1, ax, sharex=True, figsize=(8, 1.9 * len(chosen) + 0.6))
     coord = post[axis]
     origin = coord.values[0] if is_datelike(coord) else None
     for panel, label in zip(axes[:, 0], chosen, strict=True):
-        points = found[label]
-        at = _place(points, places, label)
-        draw_states(panel, axis_values(coord, origin), _states_at(post, name, axis, at).values, members)
+        at = places[label]
+        if label not in masked:
+            draw_states(panel, axis_values(coord, origin), states[label].values, members)
         if truth is not None:
             draw_truth(panel, _states_at(truth, name, axis, at), axis, origin)
-        draw_observed(panel, points, axis, origin)
+        draw_observed(panel, found[label], axis, origin)
         text = [str(label), *(_position(c, value) for c, value in zip(coords, at.values(), strict=True))]
+        text += ["masked"] if label in masked else []
         panel.set_title(", ".join(text), loc="left", fontsize="medium")
         panel.spines[["top", "right"]].set_visible(False)
     label_time(axes[-1, 0].xaxis, coord)
@@ -152,11 +158,35 @@ def _place(points: xr.Dataset, space: Sequence[str], label: Hashable) -> dict[st
     return {d: float(points[d][0]) for d in space}
 
 
+def _check_inside(ds: xr.Dataset, name: str, axis: str, places: Mapping[Hashable, Mapping[str, float]]) -> None:
+    """Raise if a station lies outside the states."""
+    grid = grid_of(ds[[name]])
+    for label, at in places.items():
+        if bool(outside(grid, _like(ds, name, axis, at)[name]).any()):
+            where = ", ".join(f"{d} {value:g}" for d, value in at.items())
+            raise ValueError(f"station {label!r} lies outside the states, at {where}; choose others with station=...")
+
+
+def _like(ds: xr.Dataset, name: str, axis: str, at: Mapping[str, float]) -> xr.Dataset:
+    """Observations at one place and all times."""
+    coords = {axis: ds[axis], **{d: ((), value, ds[d].attrs) for d, value in at.items()}}
+    return xr.Dataset({name: (axis, np.zeros(ds.sizes[axis]))}, coords)
+
+
 def _states_at(ds: xr.Dataset, name: str, axis: str, at: Mapping[str, float]) -> xr.DataArray:
     """States at one place and all times, interpolated as observations are; time comes last."""
-    coords = {axis: ds[axis], **{d: ((), value, ds[d].attrs) for d, value in at.items()}}
-    like = xr.Dataset({name: (axis, np.zeros(ds.sizes[axis]))}, coords)
-    return observe(ds[[name]], like)[name].transpose(..., axis)
+    return observe(ds[[name]], _like(ds, name, axis, at))[name].transpose(..., axis)
+
+
+def _masked(states: Mapping[Hashable, xr.DataArray]) -> list[Hashable]:
+    """The stations where the states have no values; raises if that is all of them."""
+    masked = [label for label, values in states.items() if bool(values.isnull().all())]
+    if len(masked) == len(states):
+        raise ValueError(
+            f"the states have no values (their mask, such as land) at the station{'s' if len(masked) > 1 else ''} "
+            f"{', '.join(map(repr, masked))}; choose others with station=..., or check the positions"
+        )
+    return masked
 
 
 def _position(coord: xr.DataArray, value: float) -> str:

@@ -13,7 +13,16 @@ import pandas as pd
 import xarray as xr
 
 from xsda.arguments import choose
-from xsda.labels.axes import SPACE_NAMES, TIME_NAMES, axis_numbers, find_axes, is_datelike, own_period
+from xsda.labels.axes import (
+    SPACE_NAMES,
+    TIME_NAMES,
+    axis_numbers,
+    check_calendar,
+    check_same_kind,
+    find_axes,
+    is_datelike,
+    own_period,
+)
 from xsda.labels.cf import find_scale, in_units, is_latitude, is_longitude
 from xsda.labels.curvilinear import LATITUDES, LONGITUDES, curvilinear
 from xsda.observations.compile import SYNONYMS
@@ -71,6 +80,7 @@ def _check_truth(ds: xr.Dataset, truth: Any, names: Sequence[str]) -> xr.Dataset
             "truth= has the dimension 'member'; pass one trajectory, for example .isel(member=0), and plot an ensemble "
             "with ensemble.sda.plot()"
         )
+    check_same_kind(ds, truth, ("ensemble", "truth"))
     shared = [name for name in names if name in truth]
     if not shared:
         raise KeyError(f"no variable {names[0]!r} in the truth; it holds {_listed(truth)}")
@@ -216,6 +226,8 @@ def observed_points(
         except ValueError:
             error = np.full(da.shape, np.nan)
         known = {d: c for d, c in found.items() if c is not None}
+        for d in known.keys() & shown.coords.keys():
+            check_calendar(known[d], is_datelike(shown[d]), f"the ensemble's {d!r}")
         columns = {"value": da, "error": xr.DataArray(error, dims=da.dims), **known}
         if named:
             columns["station"] = _station_names(da, [known[d] for d in dims[1:]])

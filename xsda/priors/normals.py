@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsda.arguments import choose
-from xsda.labels.axes import TIME_FEATURES, is_datelike
+from xsda.arguments import choose, warn
+from xsda.labels.axes import TIME_FEATURES, axis_numbers, is_datelike
 from xsda.labels.cf import is_latitude
 from xsda.labels.climatology import Normals, waves
 from xsda.labels.curvilinear import curvilinear
+from xsda.labels.fills import find_fill_value
 from xsda.labels.layout import Layout
+from xsda.labels.steps import duration
 from xsda.priors.moments import Blocks
 
 LEAST = 0.05  # points with a smaller share of the states are masked
-FILL_VALUES = (-9999.0, 9999.0, -999.0, -99999.0, -32767.0, -32768.0, 1e20, -1e20, 9.96921e36, 1e36)
 RIDGE = 1e-9  # added to the normal equations, relative to the number of states
 FLAT = 1e-3  # smallest standard deviation of a point, in those of its channel
 DAY, YEAR = 86400.0, 365.25 * 86400.0
@@ -62,7 +63,22 @@ def chosen_cycles(ds: xr.Dataset, layout: Layout, climatology: Any) -> tuple[str
             raise ValueError(f"climatology={name!r} is unknown; {choose(name, TIME_FEATURES)}")
     if cycles and not dated:
         raise ValueError(f"a climatology by {cycles[0]} needs a time axis of dates; {layout.time!r} holds none")
+    _check_resolved(cycles, ds, layout)
     return cycles
+
+
+def _check_resolved(cycles: Sequence[str], ds: xr.Dataset, layout: Layout) -> None:
+    """Raise if the dates of a record cannot resolve a cycle."""
+    if "hour_of_day" in cycles and (layout.dt or 0.0) > DAY / 2:
+        raise ValueError(
+            f"climatology='hour_of_day' needs states at several hours of the day, but the time step of the record is "
+            f"{duration(layout.dt or 0.0)}; omit it"
+        )
+    if "day_of_year" in cycles and (span := float(np.ptp(axis_numbers(ds[layout.time])))) < YEAR - 40 * DAY:
+        raise ValueError(
+            f"climatology='day_of_year' needs about a year of data, but the record spans {duration(span)}; omit it, or "
+            "use a longer record"
+        )
 
 
 @dataclass
@@ -130,14 +146,21 @@ def fit_normals(ds: xr.Dataset, layout: Layout, cycles: Sequence[str] = (), mask
     for start, x in blocks:
         if np.isinf(x).any():
             raise ValueError("the data hold infinite values; mark missing values as NaN")
-        if sums is None:
-            _check_fill_values(x)
+        if found := find_fill_value(x):
+            raise ValueError(
+                f"{found[1]} values of the data are {found[0]:g}, which stands for a missing value; use "
+                f"ds.where(ds != {found[0]:g})"
+            )
         sums = sums or Sums.start(x, all_waves.shape[1])
         sums.add(x, all_waves[start : start + x.shape[1]])
     assert sums is not None
-    valid = sums.count >= max(LEAST * sums.count.max(), 2 * all_waves.shape[1])
+    least = max(LEAST * sums.count.max(), 2 * all_waves.shape[1])
+    valid = sums.count >= least
     if mask is not None:
         valid &= _given_mask(mask, blocks, valid)
+    else:
+        _tell_of_few_values(int(((sums.count > 0) & ~valid).any(0).sum()), least)
+    _tell_of_isolated(valid.any(0), layout)
     empty = [n for n, s in layout.slices().items() if not valid[s].any()]
     if empty:
         raise ValueError(f"the variables {empty} have no values (all NaN, or masked); drop them")
@@ -146,18 +169,33 @@ def fit_normals(ds: xr.Dataset, layout: Layout, cycles: Sequence[str] = (), mask
     return replace(fitted, normals=replace(fitted.normals, position=blocks.grid.positions()))
 
 
-def _check_fill_values(x: np.ndarray) -> None:
-    """Raise if numbers that stand for missing values are among the data, and far from all others."""
-    values = x[np.isfinite(x)]
-    for code in FILL_VALUES:
-        others = values[~np.isclose(values, code, rtol=1e-6)]
-        if len(others) < len(values) and len(others):
-            span = max(np.ptp(others), 1e-9 * np.abs(others).max())
-            if code < others.min() - 3 * span or code > others.max() + 3 * span:
-                raise ValueError(
-                    f"{len(values) - len(others)} values of the data are {code:g}, which stands for a missing value; "
-                    f"use ds.where(ds != {code:g})"
-                )
+def _tell_of_few_values(points: int, least: float) -> None:
+    """Say how many points are masked because they have too few values."""
+    if points:
+        warn(
+            f"{points} grid point{'s have' if points > 1 else ' has'} values in fewer than {np.ceil(least):.0f} states "
+            f"of the record; {'they are' if points > 1 else 'it is'} masked, as if there were none",
+            UserWarning,
+        )
+
+
+def _tell_of_isolated(valid: np.ndarray, layout: Layout) -> None:
+    """Say how many points of a map have values, but no neighbour that has."""
+    if valid.ndim != 2 or valid.all():
+        return
+    shifts = [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
+    rows, columns = valid.shape
+    around = np.pad(valid, [(1, 1) if a.period is None else (0, 0) for a in layout.space])
+    around = np.pad(around, [(0, 0) if a.period is None else (1, 1) for a in layout.space], mode="wrap")
+    alone = valid & ~np.any([around[i : i + rows, j : j + columns] for i, j in shifts], axis=0)
+    if alone.any():
+        first = zip(layout.space, np.argwhere(alone)[0], strict=True)
+        place = ", ".join(f"{a.name} {a.points[i] if a.points else i:g}" for a, i in first)
+        warn(
+            f"grid points with values but no neighbour with values: {alone.sum()}, the first at {place}; they are kept "
+            "(set them to NaN to leave them out)",
+            UserWarning,
+        )
 
 
 def _given_mask(mask: xr.DataArray, blocks: Blocks, found: np.ndarray) -> np.ndarray:
@@ -165,6 +203,8 @@ def _given_mask(mask: xr.DataArray, blocks: Blocks, found: np.ndarray) -> np.nda
     space = blocks.grid.core_dims[1:]
     if not isinstance(mask, xr.DataArray) or set(mask.dims) != set(space):
         raise ValueError(f"mask must be a DataArray over {space}, True where there are values")
+    if not np.isin(mask.values, (0, 1)).all():
+        raise ValueError("mask must be True or False (or 1 or 0) at each point, and holds other values; use .notnull()")
     for d in space:
         if d in mask.coords and d in blocks.ds.coords:
             if not np.array_equal(np.sort(mask[d].values), np.sort(blocks.ds[d].values)):

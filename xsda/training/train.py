@@ -16,6 +16,7 @@ import xarray as xr
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from xsda.arguments import real_number
 from xsda.diffusion.anchored import Anchored
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.error import measure_error
@@ -170,6 +171,8 @@ def train(
         context=context, time_features=time_features, scaling=scaling, mask=mask, parameterization=parameterization,
         balance=balance, rehearsals=rehearsals, **options,
     )  # fmt: skip
+    if minutes is not None:
+        minutes = real_number("minutes", minutes, "be positive: the time for the training", above=0)
     settings, layout, window = plan.settings, plan.layout, plan.window
     if plan.anchored and schedule is not None:
         raise ValueError("an anchored network has the schedule of its Gaussian; omit schedule, or pass anchor=False")

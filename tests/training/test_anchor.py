@@ -1,0 +1,111 @@
+"""Regional fields: a network on a Gaussian, judged on blocks that are left out."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import xsda
+from xsda.diffusion.anchored import Anchored
+from xsda.labels import Layout
+from xsda.training.anchor import leave_blocks
+from xsda.training.plan import planned
+
+QUICK = {"steps": 4, "warmup": 1, "validate_every": 4, "validation_batches": 1, "progress": False, "width": 4}
+
+
+def weather(states=240):
+    """Waves of random phase over land and sea, hourly."""
+    rng = np.random.default_rng(0)
+    a = np.zeros((states, 6))
+    for k in range(1, states):
+        a[k] = 0.9 * a[k - 1] + 0.4 * rng.standard_normal(6)
+    y, x = np.mgrid[0:8, 0:10]
+    waves = [np.cos(p * x / 3 + q * y / 3 + p * q) for p in range(3) for q in (1, 2)]
+    values = 280 + np.einsum("tk,kyx->tyx", a, waves) + 0.1 * rng.standard_normal((states, 8, 10))
+    values[:, :2, :3] = np.nan
+    time = xr.date_range("2020-01-01", periods=states, freq="h")
+    coords = {"time": time, "lat": np.linspace(50, 57, 8), "lon": np.linspace(0, 9, 10)}
+    return xr.Dataset({"t": (("time", "lat", "lon"), values, {"units": "K"})}, coords)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return xsda.train(weather(), window=6, rehearsals=1, seed=3, **QUICK)
+
+
+def test_what_is_left_open_is_chosen_for_regional_fields():
+    """A day of hourly data, a network on a Gaussian, and geo; other data are trained as before."""
+    plan = planned(weather(480))
+    assert (plan.network, plan.window, plan.width, plan.anchored) == ("spacetime", 24, 16, True)
+    assert plan.layout.position
+    assert planned(weather()).window == 16
+    assert not planned(weather(), anchor=False).anchored
+    assert not planned(weather(), network="temporal").anchored
+    chain = planned(xsda.systems.Lorenz63().simulate(40, 4, seed=0))
+    assert (chain.network, chain.window, chain.anchored, chain.settings.steps) == ("temporal", 5, False, 10_000)
+
+
+def test_blocks_are_spread_over_the_record():
+    ds = weather(480)
+    training, left = leave_blocks(ds, Layout.of(ds), 24)
+    assert left.sizes["time"] == 96
+    assert training.sizes["time"] == 384
+    assert not np.isin(left.time, training.time).any()
+    middles = np.unique(left.time.values.astype("datetime64[h]").astype(int) // 120, return_counts=True)[1]
+    assert middles.tolist() == [24] * 4
+    with pytest.raises(ValueError, match=r"480 states .* too few to leave out 4 blocks of 70"):
+        leave_blocks(ds, Layout.of(ds), 70)
+
+
+def test_the_prior_is_stored_with_its_gaussian_and_says_what_to_expect(trained, tmp_path):
+    assert isinstance(trained.denoiser, Anchored)
+    assert 0.3 < trained.info["spread over error"] < 3
+    assert "spread over error" in repr(trained)
+    again = xsda.load_model(trained.save(tmp_path / "p.safetensors"))
+    assert again.hash == trained.hash
+    x = torch.randn(2, 6, 1, 8, 10, generator=torch.Generator().manual_seed(0))
+    context = again.bind(weather().isel(time=slice(0, 6))).context()
+    t = trained.schedule.time(torch.tensor(0.5))
+    torch.testing.assert_close(again.denoiser.conditioned(context)(x, t), trained.denoiser.conditioned(context)(x, t))
+    with pytest.raises(ValueError, match="exactly 6 states"):
+        again.bind(weather().isel(time=slice(0, 7)))
+
+
+def test_a_shut_gate_gives_the_posterior_of_the_gaussian(trained):
+    """Members of the network with its gate shut are those of the Gaussian, which was fitted to the whole record."""
+    grid = weather().isel(time=slice(0, 6))
+    obs = grid.isel(lat=slice(None, None, 3), lon=slice(None, None, 3))
+    gate = trained.denoiser.gate.clone()
+    gaussian = xsda.GaussianPrior.fit(weather(), length=6)
+    try:
+        trained.denoiser.gate.zero_()
+        found = grid.sda.assimilate(obs, trained, sigma=0.2, members=4, progress=False)
+    finally:
+        trained.denoiser.gate.copy_(gate)
+    expected = grid.sda.assimilate(obs, gaussian, sigma=0.2, members=4, progress=False)
+    assert found.t.isnull().equals(expected.t.isnull())
+    assert float(abs(found.t - expected.t).mean()) < 0.15 * float(grid.t.std())
+
+
+def test_minutes_set_the_steps(tmp_path):
+    one = xsda.train(weather(), window=6, rehearsals=0, minutes=0.1, **{**QUICK, "steps": 9999})
+    assert 1 <= one.info["training_steps"] < 2000
+    with pytest.raises(ValueError, match="too short for a single step"):
+        xsda.train(weather(), window=6, rehearsals=0, minutes=1e-6, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"anchor": "yes"}, "must be True, False or 'auto'"),
+        ({"anchor": True, "scaling": "variable"}, "whose points have their own mean"),
+        ({"balance": 8}, "not anchored"),
+        ({"schedule": xsda.diffusion.VE()}, "schedule of its Gaussian"),
+        ({"rehearsals": -1}, "rehearsals=-1 must be"),
+        ({"minutes": "long"}, "minutes="),
+    ],
+)
+def test_errors(options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        xsda.train(weather(), window=6, **QUICK, **options)
