@@ -337,6 +337,7 @@ def test_fields_with_context_and_dates():
     prior = xsda.train(
         data,
         window=3,
+        network="temporal",
         context=["mask"],
         time_features=["hour_of_day"],
         width=16,
@@ -632,7 +633,15 @@ def coast(states=60):
     return xr.Dataset({"sst": (("time", "lat", "lon"), values, {"units": "K"})}, coords)
 
 
-LITTLE = {"window": 4, "steps": 3, "batch_size": 4, "width": 8, "progress": False, "validate_every": 3}
+LITTLE = {
+    "network": "temporal",
+    "window": 4,
+    "steps": 3,
+    "batch_size": 4,
+    "width": 8,
+    "progress": False,
+    "validate_every": 3,
+}
 
 
 def test_land_and_gaps_do_not_teach():

@@ -284,7 +284,7 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
     elif kind["kind"] == "Anchored":
         base = _exact(kind["base"], _part(state, "base."), schedule, meta, layout)
         own = ErrorCurve(state["levels"], state["rms"])
-        denoiser = Anchored(build_network(kind["network"]), base, own, state["gate"], masked)
+        denoiser = Anchored(build_network(kind["network"]), base, own, state["gate"], state["root"], masked)
         denoiser.load_state_dict(state)
     else:
         denoiser = _exact(kind["kind"], state, schedule, meta, layout)

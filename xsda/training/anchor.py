@@ -2,8 +2,8 @@
 
 The Gaussian (``GaussianPrior.fit``) and the network learn from four fifths of the record. The rest, in blocks that are
 spread over it, so that they hold different weather, decides when the training stops, how much the network may change,
-and by how much the variances of the Gaussian grow until the spread of ensembles matches their error. At the end the
-Gaussian is fitted again to the whole record.
+and by how much all variances grow until the spread of ensembles matches their error. At the end the Gaussian is fitted
+again to the whole record.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from xsda.assimilation import assimilate
 from xsda.diffusion.anchored import Anchored, measure_gate
 from xsda.diffusion.error import ErrorCurve
 from xsda.labels.layout import SAMPLE_DIMS, Layout
-from xsda.priors.eof import EofDenoiser
 from xsda.priors.eof_fit import fit_eof
 from xsda.priors.gaussian import error_curve
 from xsda.priors.prior import Prior
@@ -130,28 +129,24 @@ def rehearse(prior: Prior, ds: xr.Dataset, count: int, *, progress: bool) -> flo
     return float(np.sqrt(np.mean(spread) / np.mean(error)))
 
 
-def widened(prior: Prior, ds: xr.Dataset, count: int, *, progress: bool) -> float:
-    """Multiply the variances of the Gaussian so that the spread matches the error on data left out; return the factor.
+def widened(prior: Prior, ds: xr.Dataset, count: int, *, progress: bool) -> None:
+    """Widen the prior so that the spread of ensembles matches their error on data left out.
 
-    The spread over error that is then measured on the same data is noted in ``info``. The factor is from 1 to MOST.
+    Its variances are multiplied by a factor from 1 to MOST. The spread over error that is then measured on the same
+    data is noted in ``info``.
     """
     denoiser = prior.denoiser
     assert isinstance(denoiser, Anchored)
-    assert isinstance(denoiser.base, EofDenoiser)
     ratio = rehearse(prior, ds, count, progress=progress)
     factor = min(max(ratio**-2, 1.0), MOST)
     if factor > 1:
-        prior.denoiser = denoiser.with_base(denoiser.base.times(factor))
+        prior.denoiser = denoiser.times(factor)
         ratio = rehearse(prior, ds, count, progress=progress)
     prior.info |= {"inflation": round(factor, 2), "spread over error": round(ratio, 2)}
-    return factor
 
 
-def refitted(
-    denoiser: Anchored, ds: xr.Dataset, layout: Layout, window: int, factor: float
-) -> tuple[Anchored, ErrorCurve]:
+def refitted(denoiser: Anchored, ds: xr.Dataset, layout: Layout, window: int) -> tuple[Anchored, ErrorCurve]:
     """Return the denoiser with its Gaussian fitted to the whole record, and the error of that Gaussian."""
     base, _ = fit_eof(ds, layout, window)
     base.schedule = denoiser.schedule
-    base = base.times(factor)
-    return denoiser.with_base(base), error_curve(base)
+    return denoiser.with_base(base), error_curve(base.times(float(denoiser.root) ** 2))

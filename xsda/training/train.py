@@ -123,7 +123,7 @@ def train(
         wavenumber (see ``xsda.balance``). Only for fields that are periodic along all space axes.
     rehearsals
         Number of windows of the data left out for which ensembles are drawn at the end, from values at a few points.
-        ``info`` of the prior then has the spread over the error to expect. If anchored, the Gaussian is first widened
+        ``info`` of the prior then has the spread over the error to expect. If anchored, the prior is first widened
         where the spread is smaller than the error. Default: 4 if anchored, otherwise none.
     minutes
         Time for the training, from which the number of steps follows. It includes all that comes before and after the
@@ -206,13 +206,12 @@ def train(
         if isinstance(trainer.average, Anchored):
             summary["removed"] = opened(trainer.average, held_out)
         prior = _prior(trainer, layout, held_out, summary, window, name, shown)
-        factor = 1.0
         if plan.rehearsals and plan.anchored:
-            factor = widened(prior, validation, plan.rehearsals, progress=shown)
+            widened(prior, validation, plan.rehearsals, progress=shown)
         elif plan.rehearsals:
             prior.info["spread over error"] = round(rehearse(prior, validation, plan.rehearsals, progress=shown), 2)
         if isinstance(prior.denoiser, Anchored) and whole is not ds:
-            prior.denoiser, prior.error = refitted(prior.denoiser, whole, layout, window, factor)
+            prior.denoiser, prior.error = refitted(prior.denoiser, whole, layout, window)
         if not balance:
             return prior
         return balanced(
