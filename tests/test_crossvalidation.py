@@ -97,7 +97,9 @@ def test_the_true_prior_is_calibrated_and_beats_its_yardsticks(case):
         truth = xsda.sample(grid, prior, members=1, seed=100 + seed, progress=False).isel(member=0, drop=True)
         obs = truth.sda.observe(case[2], sigma=0.3, seed=seed)
         names = ("climatology", "interpolation", "gaussian")
-        found = xsda.crossvalidate(grid, obs, prior, members=24, seed=seed, yardsticks=names, progress=False).scores
+        found = xsda.crossvalidate(
+            grid, obs, prior, folds=4, members=24, seed=seed, yardsticks=names, progress=False
+        ).scores
         skill.append(found.spread_skill.sel(ensemble="model").item())
         errors.append(found.crps.squeeze("variable"))
     assert 0.85 < np.mean(skill) < 1.2

@@ -3,12 +3,11 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
+import fresh
 import netCDF4
 import numpy as np
 import pytest
@@ -17,13 +16,12 @@ from xsda import files
 from xsda.files import cached, locked, replacing, replacing_folder
 
 HOLD = """
-import sys, time
-from pathlib import Path
-from xsda.files import locked, replacing, replacing_folder
-with {how}(Path({path!r})) as part:
-    if part is not None and {how} is replacing_folder:
+import time
+from xsda import files
+with getattr(files, how)(path) as part:
+    if how == "replacing_folder":
         part.mkdir()
-    print("ready", flush=True)
+    pipe.send("ready")
     time.sleep(600)
 """
 
@@ -34,20 +32,19 @@ def other():
     running = []
 
     def start(how, path):
-        code = HOLD.format(how=how, path=str(path))
-        running.append(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True))
-        assert running[-1].stdout.readline() == "ready\n"
-        return running[-1]
+        process, pipe = fresh.start(HOLD, how=how, path=path)
+        running.append(process)
+        assert pipe.recv() == "ready"
+        return process
 
     yield start
     for process in running:
         process.kill()
-        process.wait()
-        process.stdout.close()
+        process.join()
 
 
 @pytest.fixture(autouse=True)
-def fresh():
+def forgetful():
     """As in a new process."""
     files._remove_stale_parts.cache_clear()
 
@@ -72,7 +69,7 @@ def test_a_lock_names_its_owner_and_ends_with_it(tmp_path, other, kind):
         pass
     assert time.monotonic() - start < 1  # it does not wait
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.join()
     with locked(path):
         with pytest.raises(RuntimeError, match=rf"process {os.getpid()} on"), locked(path):
             pass
@@ -116,7 +113,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path, other,
     path = tmp_path / "a.zarr"
     dead, alive = other(how, path), other(how, path)
     dead.kill()
-    dead.wait()
+    dead.join()
     foreign = tmp_path / f".a.zarr.0badcafe-{dead.pid}.abcdefgh.part"  # of another machine: it may be alive
     foreign.write_text("")
     mine = tmp_path / ".mine.part"
@@ -227,14 +224,17 @@ def test_processes_share_the_cache(cache, tmp_path):
     for path in (tmp_path / "things").glob("*.safetensors"):
         os.utime(path, (time.time() - 7200,) * 2)
     code = (
-        "from xsda import files; files.CACHE_BYTES = 350\n"
+        "import os\nfrom xsda import files\nos.environ['XSDA_CACHE'] = folder\nfiles.CACHE_BYTES = 350\n"
         "for i in range(70):\n"
         "    path = files.cached('things', f'{i % 10}.safetensors', lambda p: p.write_bytes(bytes(100)))\n"
         "    assert path.read_bytes() == bytes(100)\n"
+        "pipe.send('done')\n"
     )
-    running = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    errors = [process.communicate()[1] for process in running]
-    assert errors == [""] * 3
+    running = [fresh.start(code, folder=str(tmp_path)) for _ in range(3)]
+    assert [pipe.recv() for _, pipe in running] == ["done"] * 3  # an error would end the process without a word
+    for process, _ in running:
+        process.join()
+        assert process.exitcode == 0
     assert not parts(tmp_path / "things")
 
 

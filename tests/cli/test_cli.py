@@ -37,6 +37,8 @@ def test_simulate_assimilate_evaluate(files):
         4,
         "--steps",
         8,
+        "--redraw",
+        0,
         "--out",
         files / "post.nc",
         "--quiet",
@@ -45,20 +47,21 @@ def test_simulate_assimilate_evaluate(files):
     assert dict(post.sizes) == {"member": 4, "time": 29}
     call(
         "assimilate", files / "obs.nc", "--model", "lorenz63", "--grid", files / "truth.nc", "--members", 4, "--steps", 8,
-        "--out", files / "post.nc", "--quiet", "--overwrite",
+        "--redraw", 0, "--out", files / "post.nc", "--quiet", "--overwrite",
     )  # fmt: skip
     table = call("evaluate", files / "post.nc", files / "truth.nc", "--obs", files / "obs.nc")
     for word in ("rmse", "crps", "spread_skill", "chi_square"):
         assert word in table
     truth = xr.load_dataset(files / "truth.nc")
-    same = xsda.assimilate(truth, xr.load_dataset(files / "obs.nc"), "lorenz63", members=4, steps=8, progress=False)
+    options = {"members": 4, "steps": 8, "redraw": 0, "progress": False}
+    same = xsda.assimilate(truth, xr.load_dataset(files / "obs.nc"), "lorenz63", **options)
     np.testing.assert_allclose(xr.load_dataset(files / "post.nc").x, same.x, rtol=1e-4, atol=1e-3)
 
 
 def test_several_models_share_the_members(files):
     call(
         "assimilate", files / "obs.nc", "--model", "lorenz63", "--model", "lorenz63", "--members", 3, "--steps", 8,
-        "--out", files / "post.nc", "--quiet",
+        "--redraw", 0, "--out", files / "post.nc", "--quiet",
     )  # fmt: skip
     post = xr.load_dataset(files / "post.nc")
     assert post.prior.values.tolist() == ["lorenz63"] * 3
@@ -68,13 +71,13 @@ def test_several_models_share_the_members(files):
 def test_laws_and_backgrounds(files):
     call(
         "assimilate", files / "obs.nc", "--model", "lorenz63", "--grid", files / "truth.nc", "--members", 2, "--steps", 8,
-        "--likelihood", "huber", "--background", files / "truth.nc", "--background-sigma", "x=2", "--background-sigma", "y=3",
+        "--redraw", 0, "--likelihood", "huber", "--background", files / "truth.nc", "--background-sigma", "x=2", "--background-sigma", "y=3",
         "--background-sigma", "z=4", "--out", files / "huber.nc", "--quiet",
     )  # fmt: skip
     truth, obs = xr.load_dataset(files / "truth.nc"), xr.load_dataset(files / "obs.nc")
     same = xsda.assimilate(
         truth, obs, "lorenz63", likelihood="huber", background=truth, background_sigma={"x": 2, "y": 3, "z": 4}, members=2,
-        steps=8, progress=False,
+        steps=8, redraw=0, progress=False,
     )  # fmt: skip
     np.testing.assert_allclose(xr.load_dataset(files / "huber.nc").z, same.z, rtol=1e-4, atol=1e-3)
 
@@ -118,14 +121,30 @@ def test_models():
 
 def test_demo(tmp_path):
     start = time.perf_counter()
-    out = call("demo", "--members", 8, "--folder", tmp_path, "--quiet")
+    out = call("demo", "--members", 8, "--folder", tmp_path)
     assert time.perf_counter() - start < 60
+    assert "%|" not in out  # no bar in a log
     lines = {line[:18].strip(): line for line in out.splitlines()}
     assert {"prior", "posterior", "observations only"} <= set(lines)
     assert float(lines["posterior"].split()[1]) < float(lines["prior"].split()[1]) / 3
     assert (tmp_path / "posterior.png").stat().st_size > 20_000
     assert xr.load_dataset(tmp_path / "posterior.nc").sizes["member"] == 8
     assert "overwrite" in call("demo", "--folder", tmp_path, code=2)
+
+
+@pytest.mark.parametrize(("flags", "shown"), [([], False), (["--progress"], True), (["--quiet"], False)])
+def test_no_progress_bar_in_a_log(tmp_path, flags, shown):
+    short = ["sample", "--model", "lorenz63", "--length", 16, "--members", 2, "--steps", 2, "--out", tmp_path / "a.nc"]
+    assert ("step/s" in call(*short, *flags)) == shown
+
+
+@pytest.mark.parametrize("command", [
+    ["simulate", "lorenz96", "--trajectories", "2", "--length", "4", "--burn-in", "2", "--out", "{}/a.zarr"],
+    ["train", "{}/data.nc", "--steps", "2", "--width", "8", "--out", "{}/a.safetensors"],
+], ids=lambda c: c[0])  # fmt: skip
+def test_commands_are_silent_in_a_log(tmp_path, command):
+    xsda.systems.DampedSpring().simulate(60, 2, seed=0).to_netcdf(tmp_path / "data.nc")
+    assert "%|" not in call(*(word.format(tmp_path) for word in command))
 
 
 @pytest.mark.parametrize(

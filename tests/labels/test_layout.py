@@ -13,6 +13,7 @@ import xsda
 from xsda.labels.axes import find_axes
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Axis, Layout, Variable
+from xsda.labels.requirements import check_rings, check_spacing, check_time
 
 
 def fields(dims, sizes, names=("t", "u"), seed=0):
@@ -302,15 +303,15 @@ REFUSED = {
     ),
     "context over time": (lambda: Layout.of(globe(), context=["u"]), "expected .* a static field"),
     "step": (
-        lambda: Grid.match(Layout.of(globe()), globe().isel(time=slice(None, None, 2))).check_time(),
+        lambda: check_time(Grid.match(Layout.of(globe()), globe().isel(time=slice(None, None, 2)))),
         "time step of the grid is 43200 s, the prior was trained with 21600 s",
     ),
     "dates": (
-        lambda: Grid.match(Layout.of(globe()), globe().assign_coords(time=np.arange(5))).check_time(),
+        lambda: check_time(Grid.match(Layout.of(globe()), globe().assign_coords(time=np.arange(5)))),
         "'time' holds plain numbers, the prior's time axis holds dates",
     ),
     "numbers": (
-        lambda: Grid.match(Layout.of(series()), series().assign_coords(time=globe().time)).check_time(),
+        lambda: check_time(Grid.match(Layout.of(series()), series().assign_coords(time=globe().time))),
         "'time' holds dates, the prior's time axis holds plain numbers",
     ),
 }
@@ -338,21 +339,21 @@ def test_a_coordinate_is_no_variable():
 
 def test_other_spacings_are_noted():
     wide = ring().assign_coords(x=np.arange(6) * 2.0)
-    assert Grid.match(Layout.of(ring()), wide).check_spacing() == [
+    assert check_spacing(Grid.match(Layout.of(ring()), wide)) == [
         "spacing 2 along 'x' where the prior was trained with 1"
     ]
-    assert Grid.match(Layout.of(ring()), ring().isel(x=slice(0, 4))).check_spacing() == [
+    assert check_spacing(Grid.match(Layout.of(ring()), ring().isel(x=slice(0, 4)))) == [
         "4 points along 'x' where the prior was trained with 6"
     ]
-    assert Grid.match(Layout.of(ring()), ring()).check_spacing() == []
+    assert check_spacing(Grid.match(Layout.of(ring()), ring())) == []
 
 
 def test_a_part_of_a_ring_is_refused():
     grid = Grid.match(Layout.of(ring(), periodic=["x"]), ring().isel(x=slice(0, 4)))
     with pytest.raises(ValueError, match=r"'x' covers 4 of a ring of length 6"):
-        grid.check_rings()
+        check_rings(grid)
     for whole in (ring(), ring().assign_coords(x=np.arange(6) * 2.0), ring().drop_vars("x")):
-        Grid.match(Layout.of(ring(), periodic=["x"]), whole).check_rings()
+        check_rings(Grid.match(Layout.of(ring(), periodic=["x"]), whole))
 
 
 def test_a_static_field_has_no_time():

@@ -5,6 +5,7 @@ import pytest
 import xarray as xr
 
 from xsda.labels import Grid, Layout
+from xsda.labels.requirements import check_rings
 from xsda.labels.sphere import component_sign, find_poles
 
 
@@ -104,7 +105,7 @@ def test_a_repeated_meridian_is_refused(lon):
 
 def test_a_prior_of_the_globe_needs_the_globe():
     layout = Layout.of(globe(ON, AROUND))
-    Grid.match(layout, globe(ON[::-1], AROUND - 180)).check_rings()
+    check_rings(Grid.match(layout, globe(ON[::-1], AROUND - 180)))
     for lat in (ON[3:], BETWEEN):
         with pytest.raises(ValueError, match=rf"'lat' runs from {lat[0]:g} to {lat[-1]:g}.*on the poles"):
-            Grid.match(layout, globe(lat, AROUND)).check_rings()
+            check_rings(Grid.match(layout, globe(lat, AROUND)))

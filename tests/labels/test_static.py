@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 
 from xsda.labels import Grid, Layout
+from xsda.labels.requirements import check_region
 from xsda.labels.static import find_orography, positions
 from xsda.nn.extension import over_poles
 
@@ -122,8 +123,8 @@ def test_a_grid_without_the_position_is_refused():
 
 def test_a_plain_region_elsewhere_is_noted_if_the_position_is_read():
     moved = plane().assign_coords(y=plane().y + 100)
-    assert Grid.match(Layout.of(plane()), moved).check_region() == []
-    assert Grid.match(Layout.of(plane(), position=True), moved).check_region() == [
+    assert check_region(Grid.match(Layout.of(plane()), moved)) == []
+    assert check_region(Grid.match(Layout.of(plane(), position=True), moved)) == [
         "the grid has y 100 to 115, the prior 0 to 15 by 5"
     ]
 

@@ -304,3 +304,26 @@ def test_celsius_without_units():
     for units, said in (({}, "has no units and is taken to be in K"), ({"units": "K"}, "is given in K")):
         with pytest.warns(RuntimeWarning, match=f"'t' in obs {said}, but its median is"):
             compile_observations(prior.bind(ds.isel(time=slice(0, 4))), obs.assign(t=obs.t.assign_attrs(units)), 0.5)
+
+
+def test_small_patterns_have_the_variance_of_new_states():
+    """Patterns fit their own states too well. The model's variance of each group is nearly that of other states."""
+    rng = np.random.default_rng(4)
+    y, x = np.mgrid[0:8, 0:12]
+    spectrum = 1 / (1 + np.arange(96.0))
+    vectors = np.linalg.qr(rng.standard_normal((96, 96)))[0]
+    values = (rng.standard_normal((1200, 96)) * np.sqrt(spectrum)) @ vectors.T
+    ds = xr.Dataset({"v": (("time", "y", "x"), values.reshape(-1, 8, 12))}, {"time": np.arange(1200.0)})
+    ds = ds.assign_coords(y=y[:, 0] * 1.0, x=x[0] * 1.0)
+    old, new = ds.isel(time=slice(0, 200)), ds.isel(time=slice(200, None))
+    layout = fit_normals(old, Layout.of(old))
+    found = {}
+    for taper in (None, "auto"):
+        denoiser = fit_eof(old, layout, 2, modes=60, taper=taper)[0]
+        z = Grid.match(layout, new).standardise(new.v.values[None, :, None]).flatten(3)[0, :, 0]
+        along = (z @ denoiser.patterns.T).square().mean(0)
+        rest = (z.square().sum(1).mean() - along.sum()) / 36
+        found[taper] = [float(along[27:40].sum() / denoiser.variance[27:40].sum()), float(rest / denoiser.rest)]
+    assert found[None][1] > 2  # the remainder
+    assert max(found["auto"]) < 1.2
+    assert min(found["auto"]) > 0.8

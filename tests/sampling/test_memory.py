@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.mark.filterwarnings("ignore:.*do not fit:RuntimeWarning")
-def test_a_hundred_calls_leave_no_memory_behind(lorenz):
+def test_forty_calls_leave_no_memory_behind(lorenz):
     """Without the garbage collector, which would hide reference cycles that hold activations."""
     truth, obs = lorenz
 
@@ -20,8 +20,8 @@ def test_a_hundred_calls_leave_no_memory_behind(lorenz):
     gc.disable()
     try:
         before = psutil.Process().memory_info().rss
-        for _ in range(100):
+        for _ in range(40):
             call()
-        assert psutil.Process().memory_info().rss - before < 20e6
+        assert psutil.Process().memory_info().rss - before < 8e6
     finally:
         gc.enable()

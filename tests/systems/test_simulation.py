@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import fresh
 import numpy as np
 import pytest
 import scipy.linalg
@@ -40,6 +41,12 @@ class Fragile(MarkovChain):
 
 
 @pytest.fixture
+def quick(monkeypatch):
+    """Workers are forks of an interpreter that has imported torch. The test of a killed run starts them from nothing."""
+    monkeypatch.setattr("multiprocessing.get_context", lambda method: fresh.CONTEXT)
+
+
+@pytest.fixture
 def broken(monkeypatch):
     """Makes trajectories fail from the ``after``-th on."""
 
@@ -69,9 +76,10 @@ def test_a_trajectory_does_not_depend_on_how_many_there_are(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["27.nc", "57.nc", "58.nc"]
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_flow_is_the_same_on_two_workers(tmp_path):
     pytest.importorskip("jax_cfd")
-    system = KolmogorovFlow(resolution=32)
+    system = KolmogorovFlow(resolution=16)
     options = {"trajectories": 2, "length": 2, "burn_in": 2, "coarsen": 4, "seed": 1}
     one, two = (load(small(tmp_path / f"{w}.zarr", system, workers=w, **options)) for w in (1, 2))
     xr.testing.assert_equal(one, two)
@@ -287,6 +295,7 @@ def test_one_run_at_a_time(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a.nc"]
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_trajectory_that_is_not_finite_is_named(tmp_path, workers):
     starts = torch.stack([Fragile().initial_of(i, 0) for i in range(12)]).flatten()

@@ -337,6 +337,7 @@ def test_fields_with_context_and_dates():
     prior = xsda.train(
         data,
         window=3,
+        network="temporal",
         context=["mask"],
         time_features=["hour_of_day"],
         width=16,
@@ -441,51 +442,43 @@ def test_segments_are_cut_from_windows_without_loss():
     assert static[:, 0, 0].tolist() == [0, 0, 0, 21, 21, 21]
 
 
-def test_two_processes_do_what_one_does_with_the_doubled_batch(tmp_path):
-    """torchrun with gloo, two processes with batches of 8 and one with 16: the same losses, and the same prior."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        """
-import sys, xsda
-ds = xsda.systems.DampedSpring().simulate(40, 20, seed=0).rename(member="trajectory")
-prior = xsda.train(ds, window=8, width=8, steps=12, accumulate=2, shortest=4, warmup=2, validate_every=4, validation_batches=3,
-    batch_size=int(sys.argv[2]), progress=False, log=sys.argv[1] + ".csv", checkpoint=sys.argv[1] + ".checkpoint")
-import os
-if os.environ.get("RANK", "0") == "0":
-    prior.save(sys.argv[1] + ".safetensors")
+TRAIN = """
+import os, xsda
+def spring(seed):
+    return xsda.systems.DampedSpring().simulate(40, 20, seed=seed).rename(member="trajectory")
+def train(name, batch):
+    return xsda.train(spring(0), window=8, width=8, steps=12, accumulate=2, shortest=4, warmup=2, validate_every=4,
+        validation_batches=3, batch_size=batch, progress=False, log=f"{name}.csv", checkpoint=f"{name}.checkpoint")
 """
+
+
+def test_two_processes_do_what_one_does_with_the_doubled_batch(tmp_path, monkeypatch):
+    """torchrun with gloo, two processes with batches of 8 and one with 16: the same losses, and the same prior.
+
+    Then the two have different data. Each would learn its own channels: say so instead of averaging them.
+    """
+    monkeypatch.chdir(tmp_path)
+    Path("script.py").write_text(
+        f"{TRAIN}\nrank = int(os.environ['RANK'])\nprior = train('two', 8)\n"
+        "if rank == 0:\n    prior.save('two.safetensors')\n"
+        "xsda.train(spring(rank), window=8, width=8, steps=1, batch_size=8, progress=False)\n"
     )
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    one = subprocess.Popen([sys.executable, script, tmp_path / "one", "16"], env=env)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*launcher, script, tmp_path / "two", "8"], env=env, check=True, capture_output=True, timeout=240)
-    assert one.wait(240) == 0
-    logs = [list(csv.DictReader((tmp_path / f"{name}.csv").open())) for name in ("one", "two")]
+    root = str(Path(xsda.__file__).parents[1])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    done = subprocess.run([*launcher, "script.py"], env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode != 0
+    assert "different data" in done.stderr
+    here = {}
+    exec(TRAIN, here)
+    one_prior, two_prior = here["train"]("one", 16), xsda.load_model("two.safetensors")
+    logs = [list(csv.DictReader(Path(f"{name}.csv").read_text().splitlines())) for name in ("one", "two")]
     assert [r["step"] for r in logs[1]] == ["4", "8", "12"]
     for column in ("loss", "validation_loss"):
         losses = [[float(r[column]) for r in log] for log in logs]
         np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    one_prior, two_prior = (xsda.load_model(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
     for a, b in zip(one_prior.denoiser.parameters(), two_prior.denoiser.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-5)
-
-
-def test_processes_with_different_data_are_refused(tmp_path):
-    """Each would learn its own channels: say so instead of averaging them."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        """
-import os, xsda
-ds = xsda.systems.DampedSpring().simulate(40, 20, seed=int(os.environ["RANK"])).rename(member="trajectory")
-xsda.train(ds, window=8, width=8, steps=1, batch_size=8, progress=False)
-"""
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "different data" in done.stderr
 
 
 def test_the_order_of_the_variables_is_of_no_consequence(spring):
@@ -557,7 +550,7 @@ def waves():
 
 def test_a_balanced_prior_has_the_spectrum_of_its_data(waves, tmp_path):
     """The same weights, nearer samples; trained so or balanced later, kept in the file, and undone by ``unbalanced`` alone."""
-    options = {**QUICK, "window": 4, "network": "spacetime", "width": 8, "periodic": ["y", "x"], "steps": 120,
+    options = {**QUICK, "window": 4, "network": "spacetime", "width": 8, "periodic": ["y", "x"], "steps": 60,
                "learning_rate": 5e-3, "validate_every": 60}  # fmt: skip
     plain, trained = (xsda.train(waves, balance=n, **options) for n in (0, 24))
     training = waves.isel(trajectory=slice(0, 32))
@@ -640,7 +633,15 @@ def coast(states=60):
     return xr.Dataset({"sst": (("time", "lat", "lon"), values, {"units": "K"})}, coords)
 
 
-LITTLE = {"window": 4, "steps": 3, "batch_size": 4, "width": 8, "progress": False, "validate_every": 3}
+LITTLE = {
+    "network": "temporal",
+    "window": 4,
+    "steps": 3,
+    "batch_size": 4,
+    "width": 8,
+    "progress": False,
+    "validate_every": 3,
+}
 
 
 def test_land_and_gaps_do_not_teach():

@@ -129,11 +129,9 @@ def _expected(default: Any) -> tuple[str, type]:
     "--scaling", default="auto", show_default=True, type=Name(SCALINGS),
     help="Mean and spread of each grid point, or of each variable.",
 )  # fmt: skip
-@click.option("--steps", default=None, type=int, help="Optimiser steps [default: 10000; 600 for regional fields].")
+@click.option("--steps", default=None, type=int, help="Optimiser steps [default: 10000; 1000 for regional fields].")
 @click.option("--minutes", default=None, type=float, help="Time for the training, in place of --steps.")
-@click.option(
-    "--batch-size", default=None, type=int, help="Windows in a step [default: 64; 4 for regional fields]."
-)
+@click.option("--batch-size", default=None, type=int, help="Windows in a step [default: 64; 4 for regional fields].")
 @click.option(
     "--learning-rate", default=None, type=float,
     help="Largest learning rate [default: 0.001; 0.01 for regional fields, with another optimiser].",

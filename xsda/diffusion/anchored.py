@@ -39,6 +39,8 @@ class Anchored(Preconditioned):
         The error of the base.
     gate
         g at the noise levels of ``error``, (level,) (default: one everywhere).
+    root
+        Factor of all states: the denoiser is that of ``root`` times the states that base and network know.
     masked
         As for ``Preconditioned``.
     """
@@ -47,16 +49,19 @@ class Anchored(Preconditioned):
     levels: Tensor
     rms: Tensor
     gate: Tensor
+    root: Tensor
 
     def __init__(
-        self, network: nn.Module, base: Denoiser, error: ErrorCurve, gate: Tensor | None = None, masked: bool = False
-    ):
+        self, network: nn.Module, base: Denoiser, error: ErrorCurve, gate: Tensor | None = None,
+        root: Tensor | None = None, masked: bool = False,
+    ):  # fmt: skip
         super().__init__(network, base.schedule, masked=masked)
         self.base = base
         for name, value in (
             ("levels", error.levels),
             ("rms", error.rms),
             ("gate", torch.ones(len(error.levels)) if gate is None else gate),
+            ("root", torch.ones(()) if root is None else root),
         ):
             self.register_buffer(name, value.float().clone())
 
@@ -64,6 +69,12 @@ class Anchored(Preconditioned):
         """Return the same network on another base with the same schedule and the same error."""
         other = copy.copy(self)
         other._modules = {**self._modules, "base": base}
+        return other
+
+    def times(self, factor: float) -> Anchored:
+        """Return the denoiser of states whose variances are larger by a factor. It needs alpha = 1, as VE has."""
+        other = copy.copy(self)
+        other._buffers = {**self._buffers, "root": self.root * factor**0.5}
         return other
 
     def conditioned(self, context: Tensor | None) -> Anchored:
@@ -76,14 +87,22 @@ class Anchored(Preconditioned):
         return torch.exp(self._at(self.rms.log(), t))
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        x_t, t = self._inner(x_t, t)
         base = self.based(x_t, t)
-        return base + self.correction(x_t, t, base)
+        return self.root * (base + self.correction(x_t, t, base))
 
     def linearised(self, x_t: Tensor, t: Tensor) -> Tensor:
+        x_t, t = self._inner(x_t, t)
         base = self.based(x_t, t)
         with torch.no_grad():
             correction = self.correction(x_t, t, base)
-        return base + correction
+        return self.root * (base + correction)
+
+    def _inner(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the state that base and network know, and the time at which it has as much noise."""
+        if float(self.root) == 1:
+            return x_t, t
+        return x_t / self.root, self.schedule.time(self.schedule.noise_level(t) / self.root.to(t.dtype))
 
     def based(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the estimate of the base."""

@@ -17,25 +17,14 @@ import xarray as xr
 from torch import Tensor
 
 from xsda.arguments import choose
-from xsda.labels.axes import (
-    axis_numbers,
-    check_calendar,
-    check_sorted,
-    find_axes,
-    is_datelike,
-    own_period,
-    time_feature_waves,
-    uniform_step,
-)
-from xsda.labels.cf import is_latitude, is_longitude
+from xsda.labels.axes import find_axes, is_datelike, own_period, time_feature_waves
 from xsda.labels.climatology import Normals, StateScaling
-from xsda.labels.curvilinear import curvilinear
-from xsda.labels.layout import SAMPLE_DIMS, Axis, Layout, Variable
-from xsda.labels.sphere import check_meridians, find_poles
+from xsda.labels.layout import SAMPLE_DIMS, Layout, Variable
+from xsda.labels.points import Points
+from xsda.labels.requirements import check_positions, places
+from xsda.labels.sphere import check_meridians
 from xsda.labels.static import read_position, read_static
-from xsda.labels.steps import step_numbers
 
-SAME = 1e-2  # points closer than this, in units of the spacing, are the same
 RESOLVED = 1e-3  # single precision is enough if its steps are smaller than this, in standard deviations
 
 
@@ -76,7 +65,7 @@ def _dtype(source: xr.DataArray | None, v: Variable) -> np.dtype:
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class Grid(Points):
     """A layout matched with a user's Dataset.
 
     Parameters
@@ -102,9 +91,6 @@ class Grid:
     ((3, 1, 4, 5), torch.Size([4, 3, 1, 4, 5]))
     """
 
-    layout: Layout
-    template: xr.Dataset
-    dims: Mapping[str, str]
     names: Mapping[str, str]
     converted: tuple[str, ...] = ()
     normals: Normals | None = None
@@ -135,8 +121,9 @@ class Grid:
         ]
         grid = cls(own, ds, dims, names, tuple(converted))
         if own.normals is not None:
-            grid = replace(grid, normals=own.normals.part(grid.places()))
-            grid.check_positions()
+            normals = own.normals.part(places(grid))
+            check_positions(grid, normals.position)
+            grid = replace(grid, normals=normals)
         for name in grid.core_dims:
             check_meridians(ds, name)
             grid.numbers(name)  # raises if the coordinate cannot be used
@@ -146,55 +133,10 @@ class Grid:
         return grid
 
     @property
-    def core_dims(self) -> tuple[str, ...]:
-        """The user's names of the dimensions (time, *space)."""
-        return tuple(self.dims.values())
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one trajectory, (time, channel, *space)."""
         time, *space = self.core_dims
         return (self.template.sizes[time], self.layout.channels, *(self.template.sizes[d] for d in space))
-
-    def numbers(self, dim: str) -> np.ndarray:
-        """Return a coordinate of the user as ascending numbers (dates: seconds since the first)."""
-        values = self._raw_numbers(dim)
-        return values[::-1] if self.descends(dim) else values
-
-    def _raw_numbers(self, dim: str) -> np.ndarray:
-        if dim not in self.template.coords:
-            spacing = {d: a.spacing for d, a in zip(self.core_dims[1:], self.layout.space, strict=True)}
-            return np.arange(self.template.sizes[dim]) * spacing.get(dim, self.layout.dt or 1.0)
-        values = axis_numbers(self.template[dim], self.origin if dim == self.core_dims[0] else None)
-        check_sorted(values, dim)
-        if dim == self.core_dims[0] and len(values) > 1 and values[1] < values[0]:
-            raise ValueError(f"the time axis {dim!r} runs backwards; use .sortby({dim!r})")
-        return values
-
-    @property
-    def origin(self) -> Any:
-        """The first date of the time axis, from which dates are counted in seconds."""
-        time = self.template[self.core_dims[0]]
-        return time.values[0] if is_datelike(time) else None
-
-    def descends(self, dim: str) -> bool:
-        """Whether the user's coordinate descends."""
-        if dim not in self.template.coords or self.template.sizes[dim] < 2:
-            return False
-        values = self._raw_numbers(dim)
-        return bool(values[1] < values[0])
-
-    def period(self, dim: str) -> float | None:
-        """The length of the ring along a space axis of the user's grid; None if the axis is not periodic."""
-        axis = self.layout.space[self.core_dims[1:].index(dim)]
-        if axis.period is None or self.template.sizes[dim] < 2:
-            return axis.period
-        spacing = self._spacing(dim)
-        return own_period(self.template, dim, spacing) or spacing * self.template.sizes[dim]
-
-    def _spacing(self, dim: str) -> float:
-        """The median distance between grid points."""
-        return float(np.median(np.diff(self.numbers(dim))))
 
     def stack(self, ds: xr.Dataset) -> np.ndarray:
         """Stack the variables into one array (..., time, channel, *space), in their units and in double precision."""
@@ -243,51 +185,6 @@ class Grid:
         """Where states have values, (channel, *space); None if everywhere."""
         return self.normals.valid if self.normals is not None and self.normals.masked else None
 
-    def positions(self) -> np.ndarray | None:
-        """Return two-dimensional latitudes and longitudes, (2, *space); None if the grid has none."""
-        space = self.core_dims[1:]
-        pair = curvilinear(self.template, space) if len(space) == 2 else None
-        if pair is None:
-            return None
-        return np.stack([np.asarray(self.orient(c).transpose(*space).values, dtype=float) for c in pair])
-
-    def check_positions(self) -> None:
-        """Raise if the points of a grid with two-dimensional coordinates are not those of the climatology."""
-        theirs = None if self.normals is None else self.normals.position
-        if theirs is None:
-            return
-        own = self.positions()
-        if own is None:
-            raise ValueError("the climatology of this prior has two-dimensional latitudes and longitudes; add them")
-        turned = (own[1] - theirs[1] + 180) % 360 - 180
-        apart = np.hypot(own[0] - theirs[0], turned * np.cos(np.radians(theirs[0])))
-        spacing = np.nanmedian(np.abs(np.diff(theirs[0], axis=0))) + np.nanmedian(np.abs(np.diff(theirs[0], axis=1)))
-        if np.nanmax(apart) > 0.1 * spacing:
-            raise ValueError(
-                f"the points of the grid are up to {np.nanmax(apart):.3g} degrees away from those of the prior, whose "
-                "climatology holds at its points; use its grid, in the same order"
-            )
-
-    def places(self) -> list[np.ndarray]:
-        """Return, for each space axis, the position of the user's points among those of the prior."""
-        found = []
-        for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
-            own, size = np.asarray(axis.points), self.template.sizes[dim]
-            if not len(own) or dim not in self.template.coords:
-                if size != axis.size:
-                    raise ValueError(
-                        f"{dim!r} has {size} points and no coordinate that both know; the prior has {axis.size}"
-                    )
-                found.append(np.arange(size))
-                continue
-            apart = self._apart(axis, dim)
-            if (apart.min(1) > SAME * axis.spacing).any():
-                raise ValueError(
-                    f"{self._region(axis, dim)}; its climatology holds at its points, so put the grid on them"
-                )
-            found.append(apart.argmin(1))
-        return found
-
     def context(self) -> Tensor | None:
         """Return static fields, positions, time features and the mask for the network.
 
@@ -314,11 +211,6 @@ class Grid:
         if not parts:
             return None
         return torch.as_tensor(np.concatenate(parts, axis=1)[None], dtype=torch.float32)
-
-    def orient(self, da: xr.DataArray) -> xr.DataArray:
-        """Reverse descending space axes; applied twice it gives back the original."""
-        flips = {d: slice(None, None, -1) for d in self.core_dims[1:] if self.descends(d) and d in da.dims}
-        return da.isel(flips) if flips else da
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -368,93 +260,9 @@ class Grid:
                 del coord.attrs["bounds"]
         return out
 
-    def _apart(self, axis: Axis, dim: str) -> np.ndarray:
-        """Distances of the user's points from those of the prior along one axis, (point, point of the prior)."""
-        apart = self.numbers(dim)[:, None] - np.asarray(axis.points)
-        return np.abs((apart + 180) % 360 - 180 if is_longitude(self.template[dim]) else apart)
-
-    def _region(self, axis: Axis, dim: str) -> str:
-        """Describe where the grid and the prior lie along one axis."""
-        x, own = self.numbers(dim), axis.points
-        return f"the grid has {dim} {x[0]:g} to {x[-1]:g}, the prior {own[0]:g} to {own[-1]:g} by {axis.spacing:g}"
-
-    def check_region(self) -> list[str]:
-        """Describe where the grid leaves the region of a prior that knows its latitudes, longitudes or positions."""
-        notes, read = [], {v.name for v in self.layout.position}
-        for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
-            known = axis.points and dim in self.template.coords
-            if known and (axis.name in read or is_latitude(self.template[dim]) or is_longitude(self.template[dim])):
-                own = np.asarray(axis.points)
-                near = np.diff(own).max() if len(own) > 1 else axis.spacing
-                if (self._apart(axis, dim).min(1) > near).any():
-                    notes.append(self._region(axis, dim))
-        return notes
-
     def part(self, times: slice) -> Grid:
         """Return the grid at some of its times."""
         return replace(self, template=self.template.isel({self.core_dims[0]: times}))
-
-    def check_spacing(self) -> list[str]:
-        """Describe differences from the training grid that may make the network inaccurate."""
-        notes = []
-        for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
-            size = self.template.sizes[dim]
-            spacing = self._spacing(dim) if size > 1 else axis.spacing
-            if dim in self.template.coords and abs(spacing - axis.spacing) > 1e-3 * abs(axis.spacing):
-                notes.append(f"spacing {spacing:g} along {dim!r} where the prior was trained with {axis.spacing:g}")
-            if size != axis.size:
-                notes.append(f"{size} points along {dim!r} where the prior was trained with {axis.size}")
-        return notes
-
-    def check_rings(self) -> None:
-        """Raise if the grid covers only part of a ring: the network would join its ends."""
-        for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
-            if axis.period is None or dim not in self.template.coords or self.template.sizes[dim] < 2:
-                continue
-            spacing = self._spacing(dim)
-            covered = spacing * self.template.sizes[dim]
-            period = own_period(self.template, dim, spacing) or axis.period
-            if covered < period - 0.5 * spacing:
-                raise ValueError(
-                    f"{dim!r} covers {covered:.4g} of a ring of length {period:.4g}, but this prior needs the whole "
-                    "ring; sample or assimilate on all of it (observations may lie anywhere), and select a part of "
-                    "the result"
-                )
-        self._check_poles()
-
-    def _check_poles(self) -> None:
-        """Raise if a prior of the globe meets rows that do not reach the poles as those of its training did."""
-        for axis, dim in zip(self.layout.space, self.core_dims[1:], strict=True):
-            if axis.poles is None or dim not in self.template.coords:
-                continue
-            other = next(d for d in self.core_dims[1:] if d != dim)
-            if other in self.template.coords and find_poles(self.template, dim, other) != axis.poles:
-                rows = self.numbers(dim)
-                where = "on the poles" if axis.poles == "on_poles" else "about half a spacing before the poles"
-                raise ValueError(
-                    f"{dim!r} runs from {rows[0]:g} to {rows[-1]:g}, but this prior needs the whole globe, with an "
-                    f"even number of longitudes and the first and last latitude {where}; sample or assimilate on "
-                    "such a grid, and select a part of the result"
-                )
-
-    def check_time(self) -> None:
-        """Raise unless the grid has the time step of the prior, and dates if the prior needs them."""
-        dim = self.core_dims[0]
-        time = self.template[dim]
-        if self.layout.time_features and not (dim in self.template.coords and is_datelike(time)):
-            raise ValueError(
-                f"this prior reads the date ({', '.join(self.layout.time_features)}), so {dim!r} must hold dates"
-            )
-        if self.layout.dt is None or self.template.sizes[dim] < 2 or dim not in self.template.coords:
-            return
-        check_calendar(time, self.layout.dates, "the prior's time axis")
-        step = uniform_step(step_numbers(time), dim)
-        if abs(step - self.layout.dt) > 1e-3 * self.layout.dt:
-            unit = " s" if self.layout.dates else ""
-            raise ValueError(
-                f"the time step of the grid is {step:g}{unit}, the prior was trained with {self.layout.dt:g}{unit}; "
-                "use that step (observations may lie at any time)"
-            )
 
 
 def _match_variable(v: Variable, ds: xr.Dataset) -> str:

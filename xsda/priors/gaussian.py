@@ -14,7 +14,9 @@ from xsda.diffusion.error import ErrorCurve, measure_error
 from xsda.diffusion.schedules import Schedule
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
+from xsda.labels.requirements import check_time
 from xsda.labels.steps import step_numbers, stretches, tell_of_gaps
+from xsda.priors.covariances import check_cov, space_factors, tensor_order
 from xsda.priors.eof import EofDenoiser
 from xsda.priors.eof_fit import fit_eof
 from xsda.priors.exact import EXACT_SCHEDULE, ExactDenoiser, GaussianDenoiser, MixtureDenoiser
@@ -74,9 +76,9 @@ class GaussianMixturePrior(Prior):
                     )
             _check_mean(other, layout)
         grid = Grid.match(layout, means[0])
-        grid.check_time()
-        order = _tensor_order(grid)
-        arrays = [_check_cov(cov, len(order), "the covariance", "the mean has {} numbers") for cov in covs]
+        check_time(grid)
+        order = tensor_order(grid)
+        arrays = [check_cov(cov, len(order), "the covariance", "the mean has {} numbers") for cov in covs]
         flat = [_ravel(m, layout) for m in means]
         channel = np.tile(np.arange(layout.channels)[:, None], (grid.shape[0], 1, int(np.prod(grid.shape[2:])))).ravel()
         center = sum(w * m for w, m in zip(p, flat, strict=True))[order]
@@ -181,7 +183,7 @@ class GaussianPrior(GaussianMixturePrior):
         layout = Layout.of(mean, periodic=periodic)
         _check_mean(mean, layout)
         grid = Grid.match(layout, mean)
-        grid.check_time()
+        check_time(grid)
         values = grid.stack(mean)
         if values.shape != grid.shape:
             raise ValueError(
@@ -189,9 +191,9 @@ class GaussianPrior(GaussianMixturePrior):
             )
         channel_cov = np.eye(layout.channels) if channel_cov is None else channel_cov
         factors = [
-            _check_cov(time_cov, values.shape[0], "time_cov", f"{layout.time!r} has {{}} states"),
-            _check_cov(channel_cov, values.shape[1], "channel_cov", "the mean has {} channels"),
-            *_space_factors(grid, y_cov, x_cov),
+            check_cov(time_cov, values.shape[0], "time_cov", f"{layout.time!r} has {{}} states"),
+            check_cov(channel_cov, values.shape[1], "channel_cov", "the mean has {} channels"),
+            *space_factors(grid, y_cov, x_cov),
         ]
         return _separable(layout, values, factors, schedule, name)
 
@@ -339,22 +341,6 @@ def _separable(
     return Prior(denoiser, layout, length=denoiser.shape[0], error=error_curve(denoiser), info=info, name=name)
 
 
-def _space_factors(grid: Grid, y_cov: np.ndarray | None, x_cov: np.ndarray | None) -> list[np.ndarray]:
-    """Return the covariances of the space axes, reversed where an axis descends."""
-    dims = grid.core_dims[1:]
-    given = {n: cov for n, cov in (("y_cov", y_cov), ("x_cov", x_cov)) if cov is not None}
-    if len(given) != len(dims):
-        raise ValueError(
-            f"got {list(given) or 'no covariance'} for the space dimensions {list(dims)}; need "
-            + ("neither y_cov nor x_cov", f"y_cov or x_cov for {dims[:1]}", f"y_cov and x_cov for {dims}")[len(dims)]
-        )
-    factors = []
-    for dim, (name, cov) in zip(dims, given.items(), strict=True):
-        cov = _check_cov(cov, grid.template.sizes[dim], name, f"{dim!r} has {{}} points")
-        factors.append(cov[::-1, ::-1].copy() if grid.descends(dim) else cov)
-    return factors
-
-
 def _check_mean(mean: xr.Dataset, layout: Layout) -> None:
     for v in layout.names:
         if not np.isfinite(mean[v].values).all():
@@ -363,31 +349,6 @@ def _check_mean(mean: xr.Dataset, layout: Layout) -> None:
 
 def _ravel(ds: xr.Dataset, layout: Layout) -> np.ndarray:
     return np.concatenate([np.asarray(ds[v].values, dtype=np.float64).ravel() for v in layout.names])
-
-
-def _tensor_order(grid: Grid) -> np.ndarray:
-    """For each number of a state tensor, its position among the ravelled variables."""
-    numbered, start = {}, 0
-    for v in grid.layout.names:
-        da = grid.template[v]
-        numbered[v] = da.copy(data=np.arange(start, start + da.size, dtype=np.float64).reshape(da.shape))
-        start += da.size
-    return grid.stack(xr.Dataset(numbered)).ravel().astype(int)
-
-
-def _check_cov(cov: np.ndarray, n: int, name: str, sizes: str) -> np.ndarray:
-    """Check a covariance of ``n`` numbers; ``name`` and ``sizes`` (which explains ``n``) appear in the error."""
-    cov = np.asarray(cov, dtype=np.float64)
-    if cov.shape != (n, n):
-        raise ValueError(f"{name} has the shape {cov.shape}, {sizes.format(n)}; expected ({n}, {n})")
-    if not np.isfinite(cov).all():
-        raise ValueError(f"{name} holds NaN or infinite values")
-    if not np.allclose(cov, cov.T, atol=1e-8 * np.abs(cov).max()):
-        raise ValueError(f"{name} is not symmetric; use (cov + cov.T) / 2")
-    smallest = np.linalg.eigvalsh(cov)[0]
-    if smallest < -1e-8 * np.abs(cov).max():
-        raise ValueError(f"{name} is not positive semi-definite: its smallest eigenvalue is {smallest:g}")
-    return cov
 
 
 def error_curve(denoiser: ExactDenoiser) -> ErrorCurve:

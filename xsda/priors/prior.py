@@ -25,6 +25,7 @@ from xsda.diffusion.schedules import SCHEDULES, Schedule
 from xsda.files import replacing
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
+from xsda.labels.requirements import check_region, check_rings, check_spacing, check_time
 from xsda.nn import WindowMLP, build_network, network_config, network_identity
 from xsda.priors.eof import EofDenoiser
 from xsda.priors.exact import ExactDenoiser, GaussianDenoiser, MixtureDenoiser
@@ -124,8 +125,8 @@ class Prior:
     def bind(self, ds: xr.Dataset) -> Grid:
         """Match a Dataset with this prior; raise if they do not fit."""
         grid = Grid.match(self.layout, ds)
-        grid.check_time()
-        grid.check_rings()
+        check_time(grid)
+        check_rings(grid)
         grid.context()
         length = grid.shape[0]
         if self.length is not None and length != self.length:
@@ -137,12 +138,12 @@ class Prior:
                 f"the grid has {length} states along {grid.core_dims[0]!r}, fewer than the window of this prior "
                 f"({self.window}); extend the time axis"
             )
-        elsewhere = "; ".join(grid.check_region())
+        elsewhere = "; ".join(check_region(grid))
         if elsewhere and self.length is not None:
             raise ValueError(f"{elsewhere}; this prior describes its own region: select it on the grid")
         if elsewhere:
             warn(f"{elsewhere}; the prior was not trained there", UserWarning)
-        notes = "; ".join(grid.check_spacing())
+        notes = "; ".join(check_spacing(grid))
         if notes and not self.any_size:
             raise ValueError(f"the grid does not fit the prior: {notes}. Put the grid on the prior's points")
         if notes:
@@ -283,7 +284,7 @@ def _build(meta: dict[str, Any], tensors: dict[str, Tensor]) -> Prior:
     elif kind["kind"] == "Anchored":
         base = _exact(kind["base"], _part(state, "base."), schedule, meta, layout)
         own = ErrorCurve(state["levels"], state["rms"])
-        denoiser = Anchored(build_network(kind["network"]), base, own, state["gate"], masked)
+        denoiser = Anchored(build_network(kind["network"]), base, own, state["gate"], state["root"], masked)
         denoiser.load_state_dict(state)
     else:
         denoiser = _exact(kind["kind"], state, schedule, meta, layout)

@@ -23,7 +23,7 @@ from xsda.priors.pool import Pool
 from xsda.priors.prior import Prior, read_prior
 from xsda.systems import MarkovChain
 
-EMBEDDED = ("lorenz63", "lorenz96", "kolmogorov")
+EMBEDDED = ("lorenz63", "lorenz96", "kolmogorov", "uk-t2m")
 
 
 def registered() -> dict[str, dict[str, str]]:

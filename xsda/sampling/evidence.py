@@ -18,6 +18,7 @@ import math
 import torch
 from torch import Tensor
 
+from xsda.diffusion.anchored import Anchored
 from xsda.likelihood import Likelihood, Normal
 from xsda.priors.eof import EofDenoiser
 from xsda.priors.prior import Prior
@@ -29,7 +30,8 @@ FACTORS = torch.linspace(math.log(0.2), math.log(10), 200, dtype=torch.float64).
 
 def variance_factor(prior: Prior, likelihood: Likelihood, shape: tuple[int, ...]) -> float:
     """Return the factor of the prior's variances at the maximum of its posterior; 1 for priors that know theirs."""
-    denoiser = getattr(prior.denoiser, "base", prior.denoiser)
+    own = prior.denoiser
+    denoiser, larger = (own.base, float(own.root) ** 2) if isinstance(own, Anchored) else (own, 1.0)
     gaussian = (
         likelihood.linear and likelihood.whitening is None and all(type(g.law) is Normal for g in likelihood.groups)
     )
@@ -41,7 +43,7 @@ def variance_factor(prior: Prior, likelihood: Likelihood, shape: tuple[int, ...]
     std = likelihood.std[pick].double()
     z = (likelihood.y[pick].double() - offset.double()) / std
     with torch.no_grad():
-        cov = rows.flatten(1).double() @ denoiser.covariance(rows).flatten(1).double().T
+        cov = larger * rows.flatten(1).double() @ denoiser.covariance(rows).flatten(1).double().T
     values, vectors = torch.linalg.eigh((cov + cov.T) / 2 / (std[:, None] * std))
     along = (vectors.T @ z) ** 2
     total = FACTORS[:, None] * values.clamp(min=0) + 1

@@ -129,9 +129,7 @@ class Run:
         device = pick_device(task.device)
         dtype = torch.float64 if task.precision == "float64" else torch.float32
         own = prior.denoiser
-        if isinstance(own, Anchored) and isinstance(own.base, EofDenoiser):
-            own = own.with_base(own.base.times(task.factor))
-        elif isinstance(own, EofDenoiser):
+        if isinstance(own, EofDenoiser | Anchored) and task.factor != 1.0:
             own = own.times(task.factor)
         placed = place(own, context, device, dtype)
         denoiser = in_pieces(placed, task.shape, context, MEMORY >> task.shared.halved)

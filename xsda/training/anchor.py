@@ -2,7 +2,8 @@
 
 The Gaussian (``GaussianPrior.fit``) and the network learn from four fifths of the record. The rest, in blocks that are
 spread over it, so that they hold different weather, decides when the training stops, how much the network may change,
-and which spread to expect. At the end the Gaussian is fitted again to the whole record.
+and by how much all variances grow until the spread of ensembles matches their error. At the end the Gaussian is fitted
+again to the whole record.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from xsda.training.windows import Windows
 
 BLOCKS, SHARE = 4, 5  # one state in SHARE is left out, in BLOCKS blocks
 WINDOWS = 16  # of the data left out, from which the gate is measured
+MOST = 2.0  # factor of all variances
 SEEN, NOISE, MEMBERS = 0.02, 0.2, 8  # of a rehearsal: share of points that are observed, their error, members
 
 
@@ -127,8 +129,24 @@ def rehearse(prior: Prior, ds: xr.Dataset, count: int, *, progress: bool) -> flo
     return float(np.sqrt(np.mean(spread) / np.mean(error)))
 
 
+def widened(prior: Prior, ds: xr.Dataset, count: int, *, progress: bool) -> None:
+    """Widen the prior so that the spread of ensembles matches their error on data left out.
+
+    Its variances are multiplied by a factor from 1 to MOST. The spread over error that is then measured on the same
+    data is noted in ``info``.
+    """
+    denoiser = prior.denoiser
+    assert isinstance(denoiser, Anchored)
+    ratio = rehearse(prior, ds, count, progress=progress)
+    factor = min(max(ratio**-2, 1.0), MOST)
+    if factor > 1:
+        prior.denoiser = denoiser.times(factor)
+        ratio = rehearse(prior, ds, count, progress=progress)
+    prior.info |= {"inflation": round(factor, 2), "spread over error": round(ratio, 2)}
+
+
 def refitted(denoiser: Anchored, ds: xr.Dataset, layout: Layout, window: int) -> tuple[Anchored, ErrorCurve]:
     """Return the denoiser with its Gaussian fitted to the whole record, and the error of that Gaussian."""
     base, _ = fit_eof(ds, layout, window)
     base.schedule = denoiser.schedule
-    return denoiser.with_base(base), error_curve(base)
+    return denoiser.with_base(base), error_curve(base.times(float(denoiser.root) ** 2))

@@ -30,7 +30,7 @@ from xsda.priors.exact import ExactDenoiser
 from xsda.priors.gaussian import error_curve
 from xsda.priors.normals import chosen_cycles, fit_normals, point_scaling
 from xsda.priors.prior import Prior
-from xsda.training.anchor import anchored, leave_blocks, opened, refitted, rehearse
+from xsda.training.anchor import anchored, leave_blocks, opened, refitted, rehearse, widened
 from xsda.training.balancing import balance as balanced
 from xsda.training.loop import Callback, Trainer, run
 from xsda.training.networks import make_network
@@ -123,7 +123,8 @@ def train(
         wavenumber (see ``xsda.balance``). Only for fields that are periodic along all space axes.
     rehearsals
         Number of windows of the data left out for which ensembles are drawn at the end, from values at a few points.
-        ``info`` of the prior then has the spread over the error to expect. Default: 4 if anchored, otherwise none.
+        ``info`` of the prior then has the spread over the error to expect. If anchored, the prior is first widened
+        where the spread is smaller than the error. Default: 4 if anchored, otherwise none.
     minutes
         Time for the training, from which the number of steps follows. It includes all that comes before and after the
         steps, roughly. Default: ``steps`` decide.
@@ -205,9 +206,10 @@ def train(
         if isinstance(trainer.average, Anchored):
             summary["removed"] = opened(trainer.average, held_out)
         prior = _prior(trainer, layout, held_out, summary, window, name, shown)
-        if plan.rehearsals:
-            ratio = rehearse(prior, validation, plan.rehearsals, progress=shown)
-            prior.info["spread over error"] = round(ratio, 2)
+        if plan.rehearsals and plan.anchored:
+            widened(prior, validation, plan.rehearsals, progress=shown)
+        elif plan.rehearsals:
+            prior.info["spread over error"] = round(rehearse(prior, validation, plan.rehearsals, progress=shown), 2)
         if isinstance(prior.denoiser, Anchored) and whole is not ds:
             prior.denoiser, prior.error = refitted(prior.denoiser, whole, layout, window)
         if not balance:

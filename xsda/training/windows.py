@@ -18,6 +18,7 @@ from torch import Tensor
 
 from xsda.labels.grid import Grid
 from xsda.labels.layout import SAMPLE_DIMS, Layout, sample_dim
+from xsda.labels.requirements import check_time
 from xsda.labels.steps import step_numbers, stretches
 
 
@@ -95,7 +96,7 @@ class Windows:
         if time in self.ds.coords and step is not None:
             parts = stretches(step_numbers(self.ds[time]), step)
         for part in parts:
-            self.grid.part(part).check_time()
+            check_time(self.grid.part(part))
         if all(p.stop - p.start < self.window for p in parts):
             raise ValueError(
                 f"the record has {len(parts) - 1} gaps, and no stretch between them has window={self.window} states; "
