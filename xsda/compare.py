@@ -134,6 +134,8 @@ def compare(
     tables = []
     for label, ds in sets.items():
         try:
+            if "member" not in ds.dims:
+                raise ValueError("it has no dimension 'member'; give a best estimate one with .expand_dims('member')")
             scores = evaluate(ds, truth[names], obs=obs, sigma=sigma, derived=derived, dim=dim).sel(variable=names)
         except (KeyError, TypeError, ValueError) as error:
             error.add_note(f"This is about the ensemble {label!r}.")

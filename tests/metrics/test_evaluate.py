@@ -31,3 +31,13 @@ def test_the_table_holds_the_weighted_scores(globe):
             np.testing.assert_allclose(table[name].sel(variable="q"), score.q)
         assert "units" not in table.rmse.attrs
         assert table.attrs["variable_units"] == "t: K, q: kg kg-1"
+
+
+def test_a_trajectory_has_the_scores_of_all_members_alike(globe):
+    """Its mean absolute error is their CRPS."""
+    ens, truth = globe
+    best = ens.isel(member=0, drop=True)
+    single, alike = best.sda.evaluate(truth), xr.concat([best] * 3, "member").sda.evaluate(truth)
+    assert set(single) == {"rmse", "bias", "mae"}
+    assert single.rmse.attrs["long_name"] == "root mean square error"
+    xr.testing.assert_allclose(single.rename(mae="crps"), alike[["rmse", "bias", "crps"]])

@@ -11,7 +11,7 @@ import xarray as xr
 from xsda.metrics.departures import observation_chi_square
 from xsda.metrics.ensemble import crps, spread, spread_skill
 from xsda.metrics.pairs import Dim, Weights, pair
-from xsda.metrics.scores import bias, rmse
+from xsda.metrics.scores import bias, mae, rmse
 
 
 def evaluate(
@@ -29,12 +29,13 @@ def evaluate(
 ) -> xr.Dataset:
     """Evaluate an ensemble: RMSE, bias, fair CRPS, spread and spread/skill of each variable.
 
-    A single member, such as a best estimate, has RMSE and bias only. Its other scores are NaN.
+    A trajectory without members, such as a best estimate, has RMSE, bias and mean absolute error. The latter is its
+    CRPS. A single member has RMSE and bias; its other scores are NaN.
 
     Parameters
     ----------
     ensemble
-        Ensemble with the dimension ``member``.
+        Ensemble with the dimension ``member``, or a trajectory.
     truth
         Trajectory on the same coordinates.
     obs, sigma, derived
@@ -60,11 +61,15 @@ def evaluate(
     >>> float(table.crps.sel(variable="a")), table.crps.units
     (0.5, 'K')
     """
+    single = "member" not in ensemble.dims
+    ensemble = ensemble.expand_dims("member") if single else ensemble
     scores = {
         "rmse": rmse(ensemble, truth, dim, weights=weights),
         "bias": bias(ensemble, truth, dim, weights=weights),
     }
-    if ensemble.sizes.get("member") == 1:
+    if single:
+        scores["mae"] = mae(ensemble, truth, dim, weights=weights)
+    elif ensemble.sizes["member"] == 1:
         scores |= dict.fromkeys(("crps", "spread", "spread_skill"), scores["rmse"] * np.nan)
     else:
         scores["crps"] = crps(ensemble, truth, dim, weights=weights)
@@ -82,12 +87,13 @@ def evaluate(
         out[score] = xr.concat(
             columns, xr.DataArray(names, dims="variable", name="variable"), coords="minimal", compat="override"
         )
-        out[score].attrs = {"long_name": LONG_NAMES[score]}
+        out[score].attrs = {"long_name": LONG_NAMES[score].removesuffix(" of the ensemble mean" if single else "")}
         if score in ("spread_skill", "chi_square"):
             out[score].attrs["units"] = "1"
         elif len(set(units.values())) == 1 and units[names[0]]:
             out[score].attrs["units"] = units[names[0]]
-    out.attrs["members"] = ensemble.sizes["member"]
+    if not single:
+        out.attrs["members"] = ensemble.sizes["member"]
     if any(units.values()):
         out.attrs["variable_units"] = ", ".join(f"{v}: {u or '?'}" for v, u in units.items())
     return out
@@ -96,6 +102,7 @@ def evaluate(
 LONG_NAMES = {
     "rmse": "root mean square error of the ensemble mean",
     "bias": "bias of the ensemble mean",
+    "mae": "mean absolute error",
     "crps": "fair continuous ranked probability score",
     "spread": "ensemble spread",
     "spread_skill": "ratio of spread to error",
