@@ -39,6 +39,19 @@ def test_few_products_a_step(rotation):
     assert guided.products <= 4 * 32
 
 
+def test_the_first_solve_takes_what_it_needs_and_the_others_start_from_it():
+    """Many accurate observations of patterns whose variances differ by a factor of a million."""
+    n = 240
+    basis = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+    cov = ((basis * torch.logspace(3, -3, n, dtype=torch.float64)) @ basis.T).float()
+    denoiser = GaussianDenoiser.of(torch.zeros(1, n), cov[None], torch.ones(1), (n, 1))
+    likelihood = Likelihood(lambda x: x.flatten(1), torch.ones(n), torch.full((n,), 0.05))
+    for options in ({}, {"iterations": 100}):
+        guided = MMPS(**options).guide(denoiser, likelihood, None)
+        DPMpp2M(steps=24).sample(guided, MemberNoise(0, range(2), (n, 1)))
+        assert (guided.complaint() is None) == (not options)
+
+
 @pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"iterations": 0}])
 def test_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):

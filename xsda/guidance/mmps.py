@@ -5,7 +5,9 @@ r"""Moment matching posterior sampling (Rozet et al. 2024, arXiv 2405.13712).
 
 This is exact for a Gaussian prior and linear H. The system (R + H V H') u = y - H x0hat is solved iteratively. Each
 iteration takes one product with V, which is a backward pass through the denoiser. Each solve starts from the solution
-of the previous step, so that few iterations are needed.
+of the previous step, so that few iterations are needed. The first solve starts from zero, and accurate observations at
+many points take hundreds of iterations: at the largest noise V is the covariance of the prior, and the variances of its
+patterns differ most. If the first solve stops early, the following ones do not converge either.
 
 The Jacobian of a network is only an approximation to the covariance, and it need not be symmetric. Where a solve does
 not converge, the iterate with the smallest residual is used.
@@ -24,6 +26,7 @@ from xsda.guidance.guided import Guidance, GuidedDenoiser
 from xsda.guidance.solvers import conjugate_gradients, gmres
 from xsda.likelihood.likelihood import Likelihood
 
+FIRST, LATER = 1000, 100  # products in the first solve, which starts from zero, and in later ones
 SOLVERS = {"cg": conjugate_gradients, "gmres": gmres}
 
 
@@ -36,7 +39,8 @@ class MMPS(Guidance):
     tolerance
         Relative residual at which a solve stops.
     iterations
-        Maximum number of products with V_t in one solve. The warm start costs one more.
+        Maximum number of products with V_t in one solve. The warm start costs one more. Default: 100, and 1000 in the
+        first solve by conjugate gradients.
     solver
         "cg" (conjugate gradients) or "gmres". GMRES also solves systems with an asymmetric Jacobian, and it keeps one
         state per iteration in memory.
@@ -44,16 +48,17 @@ class MMPS(Guidance):
     Examples
     --------
     >>> print(xsda.guidance.MMPS(tolerance=0.01))
-    MMPS(tolerance=0.01, iterations=100, solver='cg')
+    MMPS(tolerance=0.01, iterations=None, solver='cg')
     """
 
     tolerance: float = 0.03
-    iterations: int = 100
+    iterations: int | None = None
     solver: str = "cg"
 
     def __post_init__(self) -> None:
         real_number("tolerance", self.tolerance, "lie between 0 and 1: it is a relative residual", above=0, most=1)
-        whole_number("iterations", self.iterations, least=1)
+        if self.iterations is not None:
+            whole_number("iterations", self.iterations, least=1)
         if self.solver not in SOLVERS:
             raise ValueError(f"solver={self.solver!r} is unknown; choose one of {tuple(SOLVERS)}")
 
@@ -83,13 +88,14 @@ class MomentMatching(GuidedDenoiser):
         self.options = options
         self.solution: Tensor | None = None
         self.products = 0
+        self.limit = 0  # of the solves that stopped early
 
     def complaint(self) -> str | None:
         if self.residual <= self.options.tolerance:
             return None
         return (
             f"the solves of MMPS stopped at a relative residual of up to {self.residual:.2g}, above tolerance="
-            f"{self.options.tolerance:g}, after at most iterations={self.options.iterations} products; use more. If "
+            f"{self.options.tolerance:g}, after at most iterations={self.limit} products; use more. If "
             "the prior is a network, its Jacobian may not be a covariance: guidance='calibrated' does not rely on it"
         )
 
@@ -109,7 +115,10 @@ class MomentMatching(GuidedDenoiser):
 
         start = None if self.solution is None else self.solution * scale
         solve, target = SOLVERS[options.solver], innovation / scale
-        found = solve(covariance, target, start, tolerance=options.tolerance, iterations=options.iterations)
+        limit = options.iterations or (FIRST if start is None and options.solver == "cg" else LATER)
+        found = solve(covariance, target, start, tolerance=options.tolerance, iterations=limit)
+        if float(found.residual.max()) > options.tolerance:
+            self.limit = max(self.limit, limit)
         self.solution = found.u / scale
         self.note(found)
         return found.image
