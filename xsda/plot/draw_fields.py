@@ -40,7 +40,8 @@ def fields(
     """Draw truth, ensemble mean, some members, spread and error as fields; one row per variable.
 
     Two space dimensions make maps at one time. One space dimension makes diagrams of time and space. A trajectory
-    without members is one panel. The error is the mean, or the trajectory, minus the truth.
+    without members is one panel. The error is the mean, or the trajectory, minus the truth. Panels of a domain that is
+    more than five times as wide as high lie one below the other.
 
     Latitudes and longitudes are drawn with cartopy in a projection that fits the domain, also two-dimensional ones
     (rotated pole, ROMS): each cell lies where it is on the Earth. Without cartopy the map is stretched by

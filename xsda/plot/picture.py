@@ -24,13 +24,14 @@ RING = {
     "edgecolors": "white", "linewidths": 0.9,
     "zorder": 5, "path_effects": [withStroke(linewidth=2.2, foreground="#1c1c1c")],
 }  # fmt: skip
+WIDE = 0.2  # height over width of a domain; the panels of wider ones lie one below the other
 Column = str | int  # an integer is the position of a member
 Values = Mapping[Column, np.ndarray]
 
 
 @dataclass(eq=False)
 class Picture:
-    """Panels of fields, one row per variable, whose values and marks can be replaced."""
+    """Panels of fields, whose values and marks can be replaced; one row per variable, or one column if ``stacked``."""
 
     figure: Figure
     axes: np.ndarray
@@ -40,6 +41,7 @@ class Picture:
     columns: Sequence[Column]
     names: Sequence[str]
     dims: tuple[str, ...]
+    stacked: bool = False
     looks: Mapping[str, Mapping[Column, dict[str, Any]]] = field(default_factory=dict)
     meshes: dict[tuple[str, Column], Any] = field(default_factory=dict)
     marks: list[Artist] = field(default_factory=list)
@@ -51,6 +53,11 @@ class Picture:
     ) -> Picture:  # fmt: skip
         """Empty panels in the shape of the domain."""
         plane = choose_plane(drawn_coords(post, dims), dims == find_drawn_axes(post)[1], ax, projection, coastlines)
+        stacked = ax is None and plane.shape is not None and plane.shape < WIDE
+        if stacked:
+            size = _stacked_size(plane, len(names), columns)
+            figure, axes = panels(len(columns), len(names), None, figsize=size, **plane.options)
+            return cls(figure, axes.T, plane, post, truth, columns, names, dims, stacked)
         size = _figure_size(plane, len(names), len(columns))
         figure, axes = panels(len(names), len(columns), ax, figsize=size, **plane.options)
         return cls(figure, axes, plane, post, truth, columns, names, dims)
@@ -72,10 +79,14 @@ class Picture:
                     continue
                 self.plane.draw_mask(panel, masks[column])
                 self.meshes[name, column] = self.plane.draw_cells(panel, shown[name][column], **looks[name][column])
-                self.plane.dress(panel, left=column == self.columns[0], bottom=name == self.names[-1])
+                left, bottom = column == self.columns[0], name == self.names[-1]
+                if self.stacked:
+                    left, bottom = name == self.names[0], column == self.columns[-1]
+                self.plane.dress(panel, left=left, bottom=bottom)
             self._add_bars(name, row)
-        for panel, column in zip(self.axes[0], self.columns, strict=True):
-            panel.set_title(self._title(column))
+        for row in self.axes if self.stacked else self.axes[:1]:
+            for panel, column in zip(row, self.columns, strict=True):
+                panel.set_title(self._title(column))
 
     def update(self, shown: Mapping[str, Values]) -> None:
         """Other values in the same panels."""
@@ -131,11 +142,21 @@ class Picture:
         units = label[label.index(" [") :] if " [" in label else ""
         alone = {"spread": f"spread{units}", "error": f"error{units}"}
         groups = [states] + [[column] for column in drawn if column in alone]
+        bars = "bottom" if self.stacked else self.plane.bars
         for group in groups:
+            wide = 2 if self.stacked else len(group) if bars == "bottom" else 1
             self.figure.colorbar(
-                self.meshes[name, group[-1]], ax=[row[column] for column in group], location=self.plane.bars,
-                aspect=20 * (len(group) if self.plane.bars == "bottom" else 1), label=alone.get(str(group[0]), label),
+                self.meshes[name, group[-1]], ax=[row[column] for column in group], location=bars,
+                aspect=20 * wide, label=alone.get(str(group[0]), label),
             )  # fmt: skip
+
+
+def _stacked_size(plane: Plane, names: int, columns: Sequence[Column]) -> tuple[float, float]:
+    """Width and height of a figure in inches, whose wide panels lie one below the other."""
+    width = 7.0 if names == 1 else 5.0
+    bars = 1 + len({"spread", "error"} & {*columns})
+    panel = float(np.clip(width * (plane.shape or 1.0), 0.4, 5.0))
+    return (width + 0.2) * names + 0.4, (panel + 0.35) * len(columns) + 0.6 * bars + 0.8
 
 
 def _figure_size(plane: Plane, rows: int, columns: int) -> tuple[float, float]:
