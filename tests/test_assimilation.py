@@ -355,7 +355,10 @@ GRID_ERRORS = {
     "nan": (lambda g: g.assign_coords(time=np.where(np.arange(32) == 3, np.nan, np.arange(32.0))), "NaN"),
     "step": (lambda g: g.assign_coords(time=np.arange(32) * 2.0), "time step of the grid is 2"),
     "dates": (lambda g: g.assign_coords(time=np.datetime64("2020-01-01", "ns") + np.arange(32)), "holds dates"),
-    "short": (lambda g: g.isel(time=slice(9)), "exactly 32 states"),
+    "short": (
+        lambda g: g.isel(time=slice(9)),
+        r"exactly 32 states, the grid has 9; select 32 states \(.isel\), or fit one with length=9",
+    ),
     "variables": (lambda g: g.rename(u="uu"), "'u' is not in the Dataset"),
 }
 

@@ -1,6 +1,7 @@
 """Maps: what lies where, in which projection, with which coast, and that nothing is downloaded."""
 
 import importlib.util
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -428,14 +429,14 @@ def test_fields_can_be_called_by_name(weather):
 def test_panels_of_a_wide_domain_lie_one_below_the_other():
     """In the order of the row of others, each as wide as nearly the whole figure."""
     wide, others = (field(np.arange(-4, 5.0, 2), np.linspace(240, east, 10)) for east in (330, 260))
-    pictures = []
+    figures = []
     for truth in (wide, others):
         post = xr.concat([truth, truth + 1], "member")
-        figure = post.sda.plot(truth=truth, coastlines=False)
-        figure.canvas.draw()
-        pictures.append((figure.axes[:5], [panel.get_position() for panel in figure.axes[:5]]))
-    (stacked, places), (row, _) = pictures
-    assert {panel.get_title() for panel in stacked} == {panel.get_title() for panel in row}
+        figures.append(post.sda.plot(truth=truth, coastlines=False))
+    figures[0].canvas.draw()
+    stacked, row = (figure.axes[:5] for figure in figures)
+    places = [panel.get_position() for panel in stacked]
+    assert [panel.get_title() for panel in stacked] == [panel.get_title() for panel in row]
     assert min(place.width for place in places) > 0.8
-    assert [places[i].y0 >= places[i + 1].y1 for i in range(4)] == [True] * 4
-    assert stacked[0].get_subplotspec().get_gridspec().ncols == 1 == row[0].get_subplotspec().get_gridspec().nrows
+    assert all(upper.y0 >= lower.y1 for upper, lower in itertools.pairwise(places))
+    assert row[0].get_subplotspec().get_gridspec().nrows == 1

@@ -130,9 +130,10 @@ class Prior:
         grid.context()
         length = grid.shape[0]
         if self.length is not None and length != self.length:
+            other = f"fit one with length={length}" if self.exact else f"train one with window={length}"
             raise ValueError(
                 f"this prior describes trajectories of exactly {self.length} states, the grid has {length}; select "
-                f"{self.length} states of the grid, or fit the prior with length={length}"
+                f"{self.length} states (.isel), or {other}"
             )
         if length < self.window:
             raise ValueError(
