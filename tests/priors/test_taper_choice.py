@@ -22,3 +22,14 @@ def test_a_short_record_of_small_scales_gets_a_short_taper(monkeypatch):
     assert choose_taper(data, places[:, None], 199.0, 2).length <= 20
     monkeypatch.setattr("xsda.priors.taper_choice.WORK", 24 * 200 * 5)
     assert choose_taper(data, places[:, None], 199.0, 2).length >= 0.15 * 199
+
+
+def test_masks_of_a_record_that_is_not_kept_in_memory_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr("xsda.priors.anomalies.HELD_NUMBERS", 0)
+    values = np.random.default_rng(0).standard_normal((24, 5))
+    values[3, 2] = np.nan
+    ds = xr.Dataset({"t": (("time", "x"), values)}, {"time": np.arange(24.0), "x": np.arange(5.0)})
+    data = Anomalies(ds, fit_normals(ds, Layout.of(ds)))
+    assert sum(len(z[0]) for _ in range(2) for _, z in data) == 48
+    assert data.gaps
+    assert not data.missing

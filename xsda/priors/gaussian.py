@@ -249,7 +249,9 @@ class GaussianPrior(GaussianMixturePrior):
             True where there are values, over the space dimensions (default: where the data have some).
         taper
             Length of the localisation, in km for latitudes and longitudes, otherwise in the units of the axes. "auto"
-            measures it; None omits it, and the inflation too.
+            measures it, which takes seconds; None omits it, and the inflation too. On a map the cost of the fit grows
+            with 1 / length^2. "auto" does not try lengths below 15 % of the width of the region if the fit would take
+            more than some minutes on one core.
         periodic
             Periodic space dimensions.
         schedule

@@ -42,8 +42,8 @@ class Equations:
 
 
 @dataclass(frozen=True)
-class Field:
-    """Mean and covariance of the coefficients over the points, and the mean variance of the residuals."""
+class Spread:
+    """How the coefficients differ between points: mean and covariance, and the mean variance of the residuals."""
 
     mean: np.ndarray
     cov: np.ndarray
@@ -65,27 +65,27 @@ class Field:
 
 def shrink(every: Equations, few: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the coefficients (point, wave) and the variances of the residuals at the points where ``few`` is True."""
-    field = _fit(every.part(slice(None, None, -(-len(every.count) // POINTS))).without_mean())
+    spread = _fit(every.part(slice(None, None, -(-len(every.count) // POINTS))).without_mean())
     some = every.part(few)
-    own, variance = some.without_mean(), np.full(few.sum(), field.residual)
+    own, variance = some.without_mean(), np.full(few.sum(), spread.residual)
     for _ in range(3):
-        beta, _, left = field.posterior(own, variance)
-        variance = field.variance(left, own.count)
+        beta, _, left = spread.posterior(own, variance)
+        variance = spread.variance(left, own.count)
     mean = (some.wx[:, 0] - (some.ww[:, 0, 1:] * beta).sum(1)) / some.count
     return np.column_stack([mean, beta]), variance
 
 
-def _fit(own: Equations) -> Field:
+def _fit(own: Equations) -> Spread:
     """Fit mean and covariance of the coefficients; the first guess is that all points have the same."""
     residual = float(own.square.sum() / own.count.sum()) or 1.0
     mean = np.linalg.lstsq(own.ww.sum(0), own.wx.sum(0), rcond=1e-9)[0]
-    field, variance = Field(mean, residual * np.eye(len(mean)), residual), np.full(len(own.count), residual)
+    spread, variance = Spread(mean, residual * np.eye(len(mean)), residual), np.full(len(own.count), residual)
     for _ in range(STEPS):
-        beta, cov, left = field.posterior(own, variance)
+        beta, cov, left = spread.posterior(own, variance)
         mean = beta.mean(0)
-        field = Field(mean, (beta - mean).T @ (beta - mean) / len(beta) + cov.mean(0), left.sum() / own.count.sum())
-        variance = field.variance(left, own.count)
-    return field
+        spread = Spread(mean, (beta - mean).T @ (beta - mean) / len(beta) + cov.mean(0), left.sum() / own.count.sum())
+        variance = spread.variance(left, own.count)
+    return spread
 
 
 def _times(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
