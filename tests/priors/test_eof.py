@@ -12,8 +12,9 @@ from xsda.labels import Layout
 from xsda.labels.climatology import waves
 from xsda.labels.grid import Grid
 from xsda.observations import compile_observations
+from xsda.priors.anomalies import Anomalies
 from xsda.priors.eof import EofDenoiser, time_factors
-from xsda.priors.eof_fit import Anomalies, fit_eof, leading
+from xsda.priors.eof_fit import fit_eof, leading
 from xsda.priors.exact import GaussianDenoiser
 from xsda.priors.normals import fit_normals, point_scaling
 from xsda.priors.taper import positions, taper_functions

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from xsda.labels import Layout
+from xsda.labels.climatology import waves
 from xsda.priors.normals import chosen_cycles, fit_normals
 
 
@@ -77,3 +78,31 @@ def test_a_mask_holds_true_or_false():
     assert normals_of(ds, mask=sea.astype(float)).valid.sum() == sea.sum()
     with pytest.raises(ValueError, match=r"mask must be True or False .* use .notnull"):
         normals_of(ds, mask=ds.t[0])
+
+
+def test_points_with_few_values_have_nearly_the_optimal_cycles():
+    """As with the posterior mean that knows how cycles differ between points; points without gaps keep least squares."""
+    rng, noise = np.random.default_rng(0), 0.8
+    time = pd.date_range("2001-01-16", periods=36, freq="MS")
+    ds = xr.Dataset({"t": (("time", "lat", "lon"), np.zeros((36, 12, 20)))}, {"time": time, "lat": np.arange(12.0)})
+    w, mean, spread = waves(ds.time, ("day_of_year",)), np.array([4, -2, 1, 0.5]), np.eye(4) * 0.5**2
+    cycles = rng.multivariate_normal(mean, spread, (12, 20))
+    ds.t.values[:] = 290 + np.einsum("tk,yxk->tyx", w[:, 1:], cycles) + noise * rng.standard_normal(ds.t.shape)
+    whole = rng.random((12, 20)) < 0.1
+    kept = xr.DataArray(rng.random(ds.t.shape) < 0.15, dims=ds.t.dims) | (ds.time.dt.month == 1)
+    gappy = ds.where(kept | xr.DataArray(whole, dims=("lat", "lon")))
+    fitted = fit_normals(gappy, Layout.of(gappy), ("day_of_year",))
+    found = np.moveaxis(fitted.normals.mean[1:, 0] * fitted.std[0], 0, -1)
+    best, squares = np.empty_like(found), np.empty_like(found)
+    for place in np.ndindex(12, 20):
+        x = gappy.t.values[:, *place]
+        some = w[np.isfinite(x)]
+        squares[place] = np.linalg.lstsq(some, x[np.isfinite(x)], rcond=None)[0][1:]
+        precision = some.T @ some / noise**2 + np.diag([1e-9, *1 / np.diag(spread)])
+        prior = np.array([0, *mean / np.diag(spread)])
+        best[place] = np.linalg.solve(precision, some.T @ x[np.isfinite(x)] / noise**2 + prior)[1:]
+    assert fitted.normals.valid.all()
+    np.testing.assert_allclose(found[whole], squares[whole], atol=1e-5)
+    errors = [np.sqrt(np.square(c - cycles)[~whole].mean()) for c in (found, best)]
+    assert errors[0] < 1.05 * errors[1] < 0.9 * spread[0, 0] ** 0.5
+    assert fitted.normals.std[0][~whole].mean() * fitted.std[0] == pytest.approx(noise, rel=0.1)

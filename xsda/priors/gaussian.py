@@ -242,7 +242,9 @@ class GaussianPrior(GaussianMixturePrior):
             is not correlated in space.
         climatology
             Regular cycles of each grid point: any of "hour_of_day" and "day_of_year". "auto" takes those that the dates
-            resolve and cover; None takes none.
+            resolve and cover; None takes none. Where gaps leave fewer than ten values for each coefficient of the
+            cycles, these are shrunk towards their mean over all points. Three values at a point are therefore enough:
+            it has nearly the common cycle around its own mean.
         mask
             True where there are values, over the space dimensions (default: where the data have some).
         taper

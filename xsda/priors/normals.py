@@ -3,6 +3,9 @@ r"""Fits the climatology of each grid point in one pass through the data: mean, 
 The coefficients m of the waves w solve the normal equations over the states that have a value,
 
 .. math:: \sum_t w(t) w(t)^\top m = \sum_t w(t)\, x(t), \qquad s^2 = \frac{1}{n} \sum_t (x(t) - w(t)^\top m)^2 .
+
+Where gaps leave few values, the cycles are shrunk towards their mean over all points (``shrink``). So a point with few
+values has nearly the common cycle around its own mean, and a point with many values has its own.
 """
 
 from __future__ import annotations
@@ -23,8 +26,10 @@ from xsda.labels.fills import find_fill_value
 from xsda.labels.layout import Layout
 from xsda.labels.steps import duration
 from xsda.priors.moments import Blocks
+from xsda.priors.shrink import Equations, shrink
 
-LEAST = 0.05  # points with a smaller share of the states are masked
+LEAST, FEWEST = 0.05, 3  # points with a smaller share of the states, or fewer values, are masked
+MANY = 10  # values for each wave, from which on nothing is shrunk
 RIDGE = 1e-9  # added to the normal equations, relative to the number of states
 FLAT = 1e-3  # smallest standard deviation of a point, in those of its channel
 DAY, YEAR = 86400.0, 365.25 * 86400.0
@@ -154,7 +159,7 @@ def fit_normals(ds: xr.Dataset, layout: Layout, cycles: Sequence[str] = (), mask
         sums = sums or Sums.start(x, all_waves.shape[1])
         sums.add(x, all_waves[start : start + x.shape[1]])
     assert sums is not None
-    least = max(LEAST * sums.count.max(), 2 * all_waves.shape[1])
+    least = max(LEAST * sums.count.max(), FEWEST)
     valid = sums.count >= least
     if mask is not None:
         valid &= _given_mask(mask, blocks, valid)
@@ -231,6 +236,7 @@ def _layout(layout: Layout, sums: Sums, valid: np.ndarray, cycles: tuple[str, ..
     wx = sums.wx.reshape(size, -1).T
     mean = np.linalg.solve(ww, wx[..., None])[..., 0]
     variance = (sums.square.ravel() - (mean * wx).sum(1)) / sums.count.ravel().clip(1)
+    _shrink_few(Equations(ww, wx, sums.square.ravel(), sums.count.ravel()), valid, mean, variance)
     mean = mean.T.reshape(sums.wx.shape)
     mean[0] += sums.shift
     std = np.sqrt(variance.clip(0)).reshape(valid.shape)
@@ -250,6 +256,17 @@ def _layout(layout: Layout, sums: Sums, valid: np.ndarray, cycles: tuple[str, ..
     std = np.where(valid, np.maximum(std / scale, FLAT), 1.0)
     normals = Normals(mean.astype(np.float32), std.astype(np.float32), valid, cycles)
     return replace(layout.scaled(np.ravel(centers).tolist(), np.ravel(scales).tolist()), normals=normals)
+
+
+def _shrink_few(sums: Equations, valid: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> None:
+    """Shrink the cycles, in place, at points where gaps leave few values for each wave."""
+    size = sums.wx.shape[1]
+    for points in np.arange(valid.size).reshape(len(valid), -1):
+        points = points[valid.ravel()[points]]
+        own = sums.part(points)
+        few = own.count < max(2 * size, min(MANY * size, own.count.max()))
+        if size > 1 and few.any():
+            mean[points[few]], variance[points[few]] = shrink(own, few)
 
 
 def _channel_names(layout: Layout) -> list[str]:

@@ -131,7 +131,8 @@ class Prior:
         length = grid.shape[0]
         if self.length is not None and length != self.length:
             raise ValueError(
-                f"this prior describes trajectories of exactly {self.length} states, the grid has {length}"
+                f"this prior describes trajectories of exactly {self.length} states, the grid has {length}; select "
+                f"{self.length} states of the grid, or fit the prior with length={length}"
             )
         if length < self.window:
             raise ValueError(
