@@ -8,8 +8,12 @@ import xarray as xr
 import xsda
 from xsda.diffusion.anchored import Anchored
 from xsda.labels import Layout
-from xsda.training.anchor import leave_blocks
+from xsda.priors.eof_fit import fit_eof
+from xsda.priors.normals import fit_normals
+from xsda.training.anchor import anchored, leave_blocks
+from xsda.training.networks import make_network
 from xsda.training.plan import planned
+from xsda.training.windows import Windows
 
 QUICK = {"steps": 4, "warmup": 1, "validate_every": 4, "validation_batches": 1, "progress": False, "width": 4}
 
@@ -88,8 +92,32 @@ def test_a_shut_gate_gives_the_posterior_of_the_gaussian(trained):
     assert float(abs(found.t - expected.t).mean()) < 0.15 * float(grid.t.std())
 
 
+def test_the_network_learns_from_gaussians_that_did_not_see_the_data():
+    """Batches of each part of the data in turn, from any batch on, and a Gaussian of the other parts for each."""
+    ds = weather().drop_isel(time=range(100, 104))  # a gap, as blocks left out make
+    layout = fit_normals(ds, Layout.of(ds))
+    network = make_network("spacetime", layout, 3, 4, extra=1)
+    denoiser, folds = anchored(network, ds, layout, 3, layout.normals.masked)
+    assert len(denoiser.others) == len(folds.parts) == 4
+    quarter = ds.isel(time=slice(59, 118))
+    other = fit_eof(ds.drop_isel(time=range(59, 118)), layout, 3)[0]
+    x = other.draw(2, torch.Generator().manual_seed(0))
+    other.schedule = denoiser.schedule
+    t = denoiser.schedule.time(torch.tensor(0.5))
+    denoiser.turn(5)
+    torch.testing.assert_close(denoiser.based(x, t), other(x, t), rtol=1e-4, atol=1e-5)
+    batches = folds.batches(3, seed=0)
+    first = [next(batches)[0] for _ in range(8)]
+    later = folds.batches(3, seed=0, skip=5)
+    for n in (5, 6, 7):
+        assert torch.equal(next(later)[0].nan_to_num(), first[n].nan_to_num())
+    inside = Windows(quarter, layout, 1)
+    states = torch.cat([inside.read(p).flatten(0, 1) for p in inside.pieces]).nan_to_num()
+    assert all((states == s.nan_to_num()).flatten(1).all(1).any() for s in first[5][0])
+
+
 def test_minutes_set_the_steps(tmp_path):
-    one = xsda.train(weather(), window=6, rehearsals=0, minutes=0.1, **{**QUICK, "steps": 9999})
+    one = xsda.train(weather(), window=6, rehearsals=0, minutes=0.2, **{**QUICK, "steps": 9999})
     assert 1 <= one.info["training_steps"] < 2000
     with pytest.raises(ValueError, match="too short for a single step"):
         xsda.train(weather(), window=6, rehearsals=0, minutes=1e-6, **QUICK)

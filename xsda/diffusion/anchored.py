@@ -13,7 +13,7 @@ is zero and the samples are those of the base.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,8 @@ class Anchored(Preconditioned):
     ):  # fmt: skip
         super().__init__(network, base.schedule, masked=masked)
         self.base = base
+        self.others: Sequence[Denoiser] = ()  # bases for the training, each fitted without one part of the data
+        self.turned: int | None = None
         for name, value in (
             ("levels", error.levels),
             ("rms", error.rms),
@@ -64,6 +66,10 @@ class Anchored(Preconditioned):
             ("root", torch.ones(()) if root is None else root),
         ):
             self.register_buffer(name, value.float().clone())
+
+    def turn(self, step: int) -> None:
+        """For batch number ``step`` of the training, use the base that was fitted without the data of this batch."""
+        self.turned = step % len(self.others) if self.others else None
 
     def with_base(self, base: Denoiser) -> Anchored:
         """Return the same network on another base with the same schedule and the same error."""
@@ -107,7 +113,8 @@ class Anchored(Preconditioned):
     def based(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the estimate of the base."""
         with torch.autocast(x_t.device.type, enabled=False):
-            return self.base(x_t, t)
+            base = self.base if self.turned is None else self.others[self.turned]
+            return base(x_t, t)
 
     def correction(self, x_t: Tensor, t: Tensor, base: Tensor) -> Tensor:
         """Return what the network adds to the estimate of the base."""

@@ -21,7 +21,7 @@ from xsda.priors.anomalies import Anomalies
 from xsda.priors.taper import MOST, taper_functions
 
 POINTS, SEEN, GUESSED, STATES = 160, 12, 12, 24  # of the search for taper and inflation
-DENSE = SEEN * STATES  # seen numbers of the search for the taper; short windows have more seen points at the same cost
+DENSE = 144  # seen numbers of the search for the taper, if windows are so short that this takes more points than SEEN
 FOLDS, WINDOWS, NOISE = 6, 4, 0.2
 TAPERS = (np.inf, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15)  # lengths, relative to the width of the region
 FINE = (0.1, 0.07, 0.05)  # tried too, if the taper has few functions: the cost of the fit grows with their number
@@ -61,7 +61,7 @@ def choose_taper(data: Anomalies, places: np.ndarray, width: float, length: int)
 
     fine = (share for share in FINE if _affordable(data, places, share * width))
     lengths = [share * width for share in (*TAPERS, *fine)] if width > 0 else [np.inf]
-    best = min(lengths, key=lambda length: scores(length, DENSE // states).mean(0).min())
+    best = min(lengths, key=lambda length: scores(length, max(SEEN, DENSE // states)).mean(0).min())
     found = scores(best, SEEN)
     each = np.log(INFLATIONS)[found.argmin(1)]
     return Choice(best, INFLATIONS[found.mean(0).argmin()], float(each.std()))

@@ -30,8 +30,8 @@ FACTORS = torch.linspace(math.log(0.2), math.log(10), 200, dtype=torch.float64).
 
 def variance_factor(prior: Prior, likelihood: Likelihood, shape: tuple[int, ...]) -> float:
     """Return the factor of the prior's variances at the maximum of its posterior; 1 for priors that know theirs."""
-    own = prior.denoiser
-    denoiser, larger = (own.base, float(own.root) ** 2) if isinstance(own, Anchored) else (own, 1.0)
+    # a prior that was widened stays so: the factor is that of its Gaussian as fitted
+    denoiser = prior.denoiser.base if isinstance(prior.denoiser, Anchored) else prior.denoiser
     gaussian = (
         likelihood.linear and likelihood.whitening is None and all(type(g.law) is Normal for g in likelihood.groups)
     )
@@ -43,7 +43,7 @@ def variance_factor(prior: Prior, likelihood: Likelihood, shape: tuple[int, ...]
     std = likelihood.std[pick].double()
     z = (likelihood.y[pick].double() - offset.double()) / std
     with torch.no_grad():
-        cov = larger * rows.flatten(1).double() @ denoiser.covariance(rows).flatten(1).double().T
+        cov = rows.flatten(1).double() @ denoiser.covariance(rows).flatten(1).double().T
     values, vectors = torch.linalg.eigh((cov + cov.T) / 2 / (std[:, None] * std))
     along = (vectors.T @ z) ** 2
     total = FACTORS[:, None] * values.clamp(min=0) + 1

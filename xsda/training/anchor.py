@@ -9,6 +9,7 @@ again to the whole record.
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import xarray as xr
@@ -22,8 +23,9 @@ from xsda.labels.layout import SAMPLE_DIMS, Layout
 from xsda.priors.eof_fit import fit_eof
 from xsda.priors.gaussian import error_curve
 from xsda.priors.prior import Prior
-from xsda.training.windows import Windows
+from xsda.training.windows import Folds, Windows
 
+PARTS = 4  # of the data for training; a Gaussian is fitted without each
 BLOCKS, SHARE = 4, 5  # one state in SHARE is left out, in BLOCKS blocks
 WINDOWS = 16  # of the data left out, from which the gate is measured
 MOST = 2.0  # factor of all variances
@@ -63,10 +65,30 @@ def leave_blocks(ds: xr.Dataset, layout: Layout, window: int) -> tuple[xr.Datase
     return ds.isel({dim: np.flatnonzero(~out)}), ds.isel({dim: np.flatnonzero(out)})
 
 
-def anchored(network: nn.Module, ds: xr.Dataset, layout: Layout, window: int, masked: bool) -> Anchored:
-    """Return the network on a Gaussian that is fitted to these data."""
+def anchored(
+    network: nn.Module, ds: xr.Dataset, layout: Layout, window: int, masked: bool
+) -> tuple[Anchored, Windows | Folds]:
+    """Return the network on a Gaussian that is fitted to these data, and the windows of its training.
+
+    A Gaussian describes the states that it was fitted to better than new ones. So the network corrects, in each part of
+    the data, a Gaussian that was fitted to the others.
+    """
     base, _ = fit_eof(ds, layout, window)
-    return Anchored(network, base, error_curve(base), masked=masked)
+    denoiser = Anchored(network, base, error_curve(base), masked=masked)
+    dim = next((d for d in SAMPLE_DIMS if ds.sizes.get(d, 0) >= 10), layout.time)
+    edges = np.linspace(0, ds.sizes[dim], PARTS + 1).astype(int)
+    parts, others = [], []
+    for a, b in pairwise(edges.tolist()):
+        inside = np.isin(np.arange(ds.sizes[dim]), np.arange(a, b))
+        try:
+            parts.append(Windows(ds.isel({dim: inside}), layout, window))
+        except ValueError:  # too short for a window
+            return denoiser, Windows(ds, layout, window)
+        other, _ = fit_eof(ds.isel({dim: ~inside}), layout, window)
+        other.schedule = base.schedule
+        others.append(other)
+    denoiser.others = others
+    return denoiser, Folds(parts)
 
 
 def opened(denoiser: Anchored, left_out: Windows) -> float:
@@ -80,6 +102,7 @@ def opened(denoiser: Anchored, left_out: Windows) -> float:
         pairs.append((denoiser.conditioned(None if context is None else context.to(device)), x0.to(device)))
     gate, share = measure_gate(denoiser, pairs)
     denoiser.gate.copy_(gate)
+    denoiser.others = ()
     return share
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from xsda.diffusion.anchored import Anchored
 from xsda.diffusion.denoisers import Preconditioned
 from xsda.diffusion.loss import training_times
 from xsda.files import replacing
@@ -32,7 +33,7 @@ from xsda.training.objective import Objective, Sample
 from xsda.training.parallel import Team
 from xsda.training.prefetch import Prefetched
 from xsda.training.training_options import OPTIMIZERS, TrainingOptions
-from xsda.training.windows import Windows
+from xsda.training.windows import Folds, Windows
 
 Callback = Callable[[int, dict[str, float]], None]
 COLUMNS = ("loss", "validation_loss", "learning_rate", "seconds", "waiting")  # of the log, after the step
@@ -136,7 +137,7 @@ class Trainer:
             )
         self.running = meta["running"]
 
-    def limit(self, seconds: float, windows: Windows, checkpoint: str | os.PathLike[str] | None) -> None:
+    def limit(self, seconds: float, windows: Windows | Folds, checkpoint: str | os.PathLike[str] | None) -> None:
         """Set the number of steps that take about this time, or that an earlier run of the checkpoint set."""
         if self.team.size > 1:
             raise ValueError("minutes is for one process; give steps to several")
@@ -154,7 +155,7 @@ class Trainer:
             raise ValueError("minutes is too short for a single step; use more minutes, or a smaller network")
         self.options = replace(self.options, steps=steps)
 
-    def samples(self, windows: Windows) -> Iterator[Sample]:
+    def samples(self, windows: Windows | Folds) -> Iterator[Sample]:
         """Yield the samples of all steps from the current one.
 
         This process's share of the windows, times and noises.
@@ -224,6 +225,8 @@ class Trainer:
         total = torch.zeros((), device=self.team.device)
         for k, batch in enumerate(batches):
             last = k == len(batches) - 1 or self.team.size == 1
+            if isinstance(self.denoiser, Anchored):
+                self.denoiser.turn(self.step * self.options.accumulate + k)
             with contextlib.nullcontext() if last else self.objective.no_sync():  # type: ignore[operator]
                 for share, part in batch.parts(self.parts):
                     loss = self.objective(*part.to(self.team.device)) * share / len(batches)
@@ -290,7 +293,7 @@ class Trainer:
 
 def run(
     trainer: Trainer,
-    training: Windows,
+    training: Windows | Folds,
     validation: Windows,
     *,
     checkpoint: Path | None,

@@ -37,7 +37,7 @@ from xsda.training.networks import make_network
 from xsda.training.parallel import Team, leads
 from xsda.training.plan import Plan, planned
 from xsda.training.training_options import TrainingOptions
-from xsda.training.windows import Windows, fit_scaling, split
+from xsda.training.windows import Folds, Windows, fit_scaling, split
 
 
 def train(
@@ -188,9 +188,9 @@ def train(
         elif validation is None:
             ds, validation, _ = split(ds, layout, window)
         layout = fit_layout(ds, layout, scaling, climatology, mask)
-        denoiser = _untrained(plan, ds, layout, schedule, parameterization)
+        denoiser, training = _untrained(plan, ds, layout, schedule, parameterization)
         trainer = _trainer(denoiser, layout, settings, Team.join(device), window, _areas(ds, layout))
-        training, held_out = Windows(ds, layout, window), Windows(validation, layout, window)
+        held_out = Windows(validation, layout, window)
         if minutes is not None:
             trainer.limit(60 * minutes - (time.perf_counter() - began), training, checkpoint)
         summary = run(
@@ -226,7 +226,7 @@ def train(
 
 def _untrained(
     plan: Plan, ds: xr.Dataset, layout: Layout, schedule: Schedule | None, parameterization: str
-) -> Preconditioned:
+) -> tuple[Preconditioned, Windows | Folds]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.settings.seed)  # initial weights
         extra = layout.channels if plan.anchored else 0  # the network also reads the estimate of the Gaussian
@@ -234,7 +234,8 @@ def _untrained(
     masked = layout.normals is not None and layout.normals.masked
     if plan.anchored:
         return anchored(net, ds, layout, plan.window, masked)
-    return Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization, masked=masked)
+    plain = Preconditioned(net, schedule or VE(sigma_min=2e-3, sigma_max=80.0), parameterization, masked=masked)
+    return plain, Windows(ds, layout, plan.window)
 
 
 def _areas(ds: xr.Dataset, layout: Layout) -> Tensor | None:

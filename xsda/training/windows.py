@@ -7,9 +7,11 @@ exactly.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -205,6 +207,26 @@ class Windows:
             if context is not None:
                 contexts.append(context[start : start + self.window] if self.dated else context)
         return torch.stack(states), torch.stack(contexts) if contexts else None
+
+
+class Folds:
+    """Windows of several parts of the data in turn, with the interface of ``Windows``.
+
+    Parameters
+    ----------
+    parts
+        The windows of each part.
+    """
+
+    def __init__(self, parts: Sequence[Windows]):
+        self.parts = parts
+
+    def batches(self, size: int, seed: int, skip: int = 0, **options: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield batches without end, of one part after another."""
+        count = len(self.parts)
+        each = [p.batches(size, seed, (skip + count - 1 - k) // count, **options) for k, p in enumerate(self.parts)]
+        for number in itertools.count(skip):
+            yield next(each[number % count])
 
 
 def fit_scaling(ds: xr.Dataset, layout: Layout) -> Layout:
