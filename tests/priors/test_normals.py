@@ -62,6 +62,9 @@ def test_cycles_that_the_dates_do_not_resolve():
     with pytest.raises(ValueError, match=r"day_of_year' needs about a year of data, but the record spans 49\.88 days"):
         normals_of(ds, ("hour_of_day", "day_of_year"))
     assert normals_of(daily, "day_of_year").cycles == ("day_of_year",)
+    one = daily.isel(lat=[0], lon=[0]).where(daily.time.dt.day_of_year % 40 == 9)  # 9 values for 5 coefficients
+    with pytest.raises(ValueError, match="'t' has 9 values, too few for its climatology, which needs 10; use"):
+        normals_of(one.isel(time=slice(None, 350)), "day_of_year")
 
 
 def test_a_fill_value_late_in_the_record(monkeypatch):

@@ -169,9 +169,20 @@ def fit_normals(ds: xr.Dataset, layout: Layout, cycles: Sequence[str] = (), mask
     empty = [n for n, s in layout.slices().items() if not valid[s].any()]
     if empty:
         raise ValueError(f"the variables {empty} have no values (all NaN, or masked); drop them")
+    _check_enough(layout, np.where(valid, sums.count, 0), 2 * all_waves.shape[1])
     fitted = _layout(layout, sums, valid, tuple(cycles))
     assert fitted.normals is not None
     return replace(fitted, normals=replace(fitted.normals, position=blocks.grid.positions()))
+
+
+def _check_enough(layout: Layout, count: np.ndarray, least: int) -> None:
+    """Raise if all points of a variable together have too few values for a cycle."""
+    for name, number in zip(_channel_names(layout), count.reshape(len(count), -1).sum(1), strict=True):
+        if number < least:
+            raise ValueError(
+                f"the variable {name!r} has {number:.0f} values, too few for its climatology, which needs {least}; use "
+                "climatology=None, or a longer record"
+            )
 
 
 def _tell_of_few_values(points: int, least: float) -> None:
