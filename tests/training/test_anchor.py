@@ -1,5 +1,7 @@
 """Regional fields: a network on a Gaussian, judged on blocks that are left out."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from xsda.diffusion.anchored import Anchored
 from xsda.labels import Layout
 from xsda.priors.eof_fit import fit_eof
 from xsda.priors.normals import fit_normals
-from xsda.training.anchor import anchored, leave_blocks
+from xsda.training.anchor import anchored, leave_blocks, rehearse, widened
+from xsda.training.checkpoint import save_checkpoint
 from xsda.training.networks import make_network
 from xsda.training.plan import planned
 from xsda.training.windows import Windows
@@ -74,6 +77,8 @@ def test_the_prior_is_stored_with_its_gaussian_and_says_what_to_expect(trained, 
     torch.testing.assert_close(again.denoiser.conditioned(context)(x, t), trained.denoiser.conditioned(context)(x, t))
     with pytest.raises(ValueError, match="exactly 6 states"):
         again.bind(weather().isel(time=slice(0, 7)))
+    with pytest.raises(ValueError, match="train it with anchor=False to balance it"):
+        xsda.balance(trained, weather())
 
 
 def test_a_shut_gate_gives_the_posterior_of_the_gaussian(trained):
@@ -116,11 +121,38 @@ def test_the_network_learns_from_gaussians_that_did_not_see_the_data():
     assert all((states == s.nan_to_num()).flatten(1).all(1).any() for s in first[5][0])
 
 
+def test_a_rehearsal_counts_points_with_values_only():
+    """Independent numbers: the error is the spread. A window always has an observation, or it is passed over."""
+    variance = np.where(np.arange(16) < 8, 1.0, 100.0)
+    values = np.random.default_rng(0).standard_normal((12, 16)) * np.sqrt(variance)
+    values[:, 8:] = values[3] = np.nan
+    ds = xr.Dataset({"t": (("time", "x"), values)}, {"time": np.arange(12.0), "x": np.arange(16.0)})
+    prior = xsda.GaussianPrior(ds.isel(time=slice(0, 1)).fillna(0) * 0, np.diag(variance))
+    assert rehearse(prior, ds, 12, progress=False) == pytest.approx(1, abs=0.25)
+
+
+def test_a_prior_that_is_widened_has_a_larger_error(trained, monkeypatch):
+    """Also without a Gaussian that is fitted again, as when the validation data are given."""
+    monkeypatch.setattr("xsda.training.anchor.rehearse", lambda *a, **k: 0.8)
+    prior = copy.copy(trained)
+    prior.info, before = {}, float(trained.denoiser.root)
+    widened(prior, weather(), 1, progress=False)
+    assert float(prior.denoiser.root) == pytest.approx(before / 0.8)
+    gaussian = prior.denoiser.base.times(float(prior.denoiser.root) ** 2)
+    expected = gaussian.mean_square(torch.tensor(1.0)).sqrt()
+    torch.testing.assert_close(prior.error(torch.tensor(1.0)), expected, rtol=1e-2, atol=0)
+
+
 def test_minutes_set_the_steps(tmp_path):
-    one = xsda.train(weather(), window=6, rehearsals=0, minutes=0.2, **{**QUICK, "steps": 9999})
+    options = {**QUICK, "window": 6, "anchor": False}
+    one = xsda.train(weather(), minutes=0.05, **{**options, "steps": 9999})
     assert 1 <= one.info["training_steps"] < 2000
     with pytest.raises(ValueError, match="too short for a single step"):
-        xsda.train(weather(), window=6, rehearsals=0, minutes=1e-6, **QUICK)
+        xsda.train(weather(), minutes=1e-6, **options)
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, {}, {})
+    with pytest.raises(ValueError, match="is not a checkpoint of a training"):
+        xsda.train(weather(), minutes=1, checkpoint=other, **options)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +160,9 @@ def test_minutes_set_the_steps(tmp_path):
     [
         ({"anchor": "yes"}, "must be True, False or 'auto'"),
         ({"anchor": True, "scaling": "variable"}, "whose points have their own mean"),
-        ({"balance": 8}, "not anchored"),
+        ({"balance": 8}, "balance is for networks that are not anchored"),
+        ({"shortest": 2}, "shortest is for networks that are not anchored"),
+        ({"parameterization": "v"}, "parameterization is for networks that are not anchored"),
         ({"schedule": xsda.diffusion.VE()}, "schedule of its Gaussian"),
         ({"rehearsals": -1}, "rehearsals=-1 must be"),
         ({"minutes": "long"}, "minutes="),

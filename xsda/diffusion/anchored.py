@@ -13,7 +13,7 @@ is zero and the samples are those of the base.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,12 @@ class Anchored(Preconditioned):
             ("root", torch.ones(()) if root is None else root),
         ):
             self.register_buffer(name, value.float().clone())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Anchored:
+        for other in self.others:  # no modules, because they are not stored; they follow to another device
+            other._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     def turn(self, step: int) -> None:
         """For batch number ``step`` of the training, use the base that was fitted without the data of this batch."""
@@ -164,6 +170,7 @@ def measure_gate(
     schedule, parts = denoiser.schedule, []
     times = schedule.time(LEVELS.double()).float()
     for seen, x0 in batches:
+        sums = []
         known, filled = torch.isfinite(x0), x0.nan_to_num(nan=0.0)
         for t in times.to(x0.device):
             noise = torch.randn(x0.shape, generator=generator).to(x0.device)
@@ -172,8 +179,9 @@ def measure_gate(
             scale = seen.expected(t).reshape(1, 1, -1, *(1,) * (x0.ndim - 3))
             error = torch.where(known, (filled - base) / scale, 0.0).double().flatten(1)
             change = torch.where(known, seen.correction(x_t, t, base) / scale, 0.0).double().flatten(1)
-            parts.append(torch.stack([(error * change).sum(1), change.square().sum(1), error.square().sum(1)]).cpu())
-    both, own, left = torch.cat([p[None] for p in parts]).unflatten(0, (-1, len(times))).permute(2, 1, 3, 0).flatten(2)
+            sums.append(torch.stack([(error * change).sum(1), change.square().sum(1), error.square().sum(1)]))
+        parts.append(torch.stack(sums, 1).cpu())  # (3, level, batch)
+    both, own, left = torch.cat(parts, 2)
     total = own.sum(1).clamp(min=1e-30)
     slope = both.sum(1) / total
     deviation = (both - slope[:, None] * own).square().sum(1).sqrt() / total

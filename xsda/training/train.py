@@ -202,14 +202,15 @@ def train(
             progress=progress,
             callback=callback,
         )
-        shown = progress and trainer.team.leads
+        shown, on = progress and trainer.team.leads, str(trainer.team.device)
         if isinstance(trainer.average, Anchored):
             summary["removed"] = opened(trainer.average, held_out)
         prior = _prior(trainer, layout, held_out, summary, window, name, shown)
         if plan.rehearsals and plan.anchored:
-            widened(prior, validation, plan.rehearsals, progress=shown)
+            widened(prior, validation, plan.rehearsals, device=on, progress=shown)
         elif plan.rehearsals:
-            prior.info["spread over error"] = round(rehearse(prior, validation, plan.rehearsals, progress=shown), 2)
+            ratio = rehearse(prior, validation, plan.rehearsals, device=on, progress=shown)
+            prior.info["spread over error"] = round(ratio, 2)
         if isinstance(prior.denoiser, Anchored) and whole is not ds:
             prior.denoiser, prior.error = refitted(prior.denoiser, whole, layout, window)
         if not balance:
@@ -218,7 +219,7 @@ def train(
             prior,
             ds,
             members=balance,
-            device=str(trainer.team.device),
+            device=on,
             precision=settings.precision,
             progress=shown,
         )
@@ -270,13 +271,14 @@ def _prior(
     """The averaged network as a prior, with its error on the validation data."""
     final, team, settings = trainer.average, trainer.team, trainer.options
     network, length = final.network, None
+    if not isinstance(final, Anchored):
+        error = measure_error(final, _batches(final, held_out, team.device, progress))
+    final = final.cpu()
     if isinstance(final, Anchored):
         assert isinstance(final.base, ExactDenoiser)
         error, length = error_curve(final.base), window
-    else:
-        error = measure_error(final, _batches(final, held_out, team.device, progress))
     return Prior(
-        final.cpu(),
+        final,
         layout,
         window=window if isinstance(network, MarkovNet) else window // (window // (settings.shortest or window)),
         length=length,
