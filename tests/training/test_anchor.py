@@ -61,6 +61,8 @@ def test_blocks_are_spread_over_the_record():
     assert not np.isin(left.time, training.time).any()
     middles = np.unique(left.time.values.astype("datetime64[h]").astype(int) // 120, return_counts=True)[1]
     assert middles.tolist() == [24] * 4
+    for part in leave_blocks(ds.drop_vars("time"), Layout.of(ds.drop_vars("time")), 24):  # seams are gaps
+        assert len(Windows(part, Layout.of(part), 24)) == len(part.time) - 23 * (4 + (len(part.time) > 96))
     with pytest.raises(ValueError, match=r"480 states .* too few to leave out 4 blocks of 70"):
         leave_blocks(ds, Layout.of(ds), 70)
 

@@ -63,6 +63,8 @@ def leave_blocks(ds: xr.Dataset, layout: Layout, window: int) -> tuple[xr.Datase
     for k in range(BLOCKS):
         first = (2 * k + 1) * n // (2 * BLOCKS) - size // 2
         out[first : first + size] = True
+    if dim not in ds.coords:  # numbers, which show where blocks are left out
+        ds = ds.assign_coords({dim: np.arange(n)})
     return ds.isel({dim: np.flatnonzero(~out)}), ds.isel({dim: np.flatnonzero(out)})
 
 
