@@ -1,7 +1,7 @@
 r"""A network that corrects a denoiser in closed form, by as much as it proved right on data that it did not see.
 
-A network that was trained on few data knows them too well: its samples agree with each other more than with new data.
-With a base denoiser b in closed form (a Gaussian whose spread was checked on data left out) the network F adds
+A network that was trained on few data overfits: its samples agree with each other more than with new data. So it starts
+from a denoiser b in closed form, the base (a Gaussian whose spread was checked on data left out). The network F adds
 
 .. math:: E[x_0 | x_t] = b(x_t) + g(s)\, r(s)\, F(x_t, b(x_t), s) ,
 
@@ -27,7 +27,7 @@ LEVELS = torch.logspace(-2, 2, 17)  # noise levels at which the gate is measured
 class Anchored(Preconditioned):
     """A denoiser in closed form with a network that corrects it.
 
-    Guidance takes the covariance of the base, which needs no gradient of the network.
+    Guidance uses the covariance of the base, which needs no gradient of the network.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def measure_gate(
 ) -> tuple[Tensor, float]:
     """Measure the gate on data that neither the base nor the network saw.
 
-    It is one standard error below the regression, so that a network that learned nothing is shut out.
+    It is one standard error below the regression, so that it stays zero for a network that learned nothing.
 
     Parameters
     ----------

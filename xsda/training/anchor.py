@@ -127,7 +127,7 @@ def rehearse(prior: Prior, ds: xr.Dataset, count: int, *, device: str = "auto", 
     Returns
     -------
     float
-        Spread over error, at all points that have values; 1 is honest.
+        Spread over error, at all points that have values; 1 if they match.
     """
     windows = Windows(ds, prior.layout, prior.length or prior.window)
     states = windows.window

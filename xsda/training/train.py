@@ -99,8 +99,9 @@ def train(
         Names of the periodic dimensions. Names of the space dimensions, needed if their attributes do not mark them.
     context
         Variables of ``ds`` without time that the network reads but does not predict (soil type, land mask). "geo"
-        stands for what the data have of: the position on the globe or along axes that are not periodic, the hour and
-        the season, as far as the dates resolve and cover them, and the orography. Both: ``("geo", "soil_type")``.
+        stands for those of these that the data have: the position on the globe or along axes that are not periodic, the
+        hour and the season, if the dates resolve and cover them, and the orography. Both: ``("geo", "soil_type")``.
+        Default: "geo" if anchored, otherwise none.
     time_features
         Any of "hour_of_day" and "day_of_year": the network reads them too. The data must have dates.
     scaling
@@ -126,8 +127,8 @@ def train(
         ``info`` of the prior then has the spread over the error to expect. If anchored, the prior is first widened
         where the spread is smaller than the error. Default: 4 if anchored, otherwise none.
     minutes
-        Time for the training, from which the number of steps follows. It includes all that comes before and after the
-        steps, roughly. Default: ``steps`` decide.
+        Approximate time for the whole training, from which the number of steps follows. Only for a single process.
+        Default: ``steps`` decides.
     checkpoint
         File for checkpoints. If it exists, training resumes from it, and the result is the same as without the
         interruption. Only one training at a time can use a checkpoint.
