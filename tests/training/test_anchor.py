@@ -12,6 +12,7 @@ from xsda.diffusion.anchored import Anchored
 from xsda.labels import Layout
 from xsda.priors.eof_fit import fit_eof
 from xsda.priors.normals import fit_normals
+from xsda.priors.taper_choice import Choice
 from xsda.training.anchor import anchored, leave_blocks, rehearse, widened
 from xsda.training.checkpoint import save_checkpoint
 from xsda.training.networks import make_network
@@ -39,6 +40,12 @@ def weather(states=240):
 @pytest.fixture(scope="module")
 def trained():
     return xsda.train(weather(), window=6, rehearsals=1, seed=3, **QUICK)
+
+
+@pytest.fixture
+def no_search(monkeypatch):
+    """The search for the taper takes most of the time of a fit."""
+    monkeypatch.setattr("xsda.priors.eof_fit.choose_taper", lambda *a: Choice())
 
 
 def test_what_is_left_open_is_chosen_for_regional_fields():
@@ -99,6 +106,7 @@ def test_a_shut_gate_gives_the_posterior_of_the_gaussian(trained):
     assert float(abs(found.t - expected.t).mean()) < 0.15 * float(grid.t.std())
 
 
+@pytest.mark.usefixtures("no_search")
 def test_the_network_learns_from_gaussians_that_did_not_see_the_data():
     """Batches of each part of the data in turn, from any batch on, and a Gaussian of the other parts for each."""
     ds = weather().drop_isel(time=range(100, 104))  # a gap, as blocks left out make
@@ -143,6 +151,23 @@ def test_a_prior_that_is_widened_has_a_larger_error(trained, monkeypatch):
     gaussian = prior.denoiser.base.times(float(prior.denoiser.root) ** 2)
     expected = gaussian.mean_square(torch.tensor(1.0)).sqrt()
     torch.testing.assert_close(prior.error(torch.tensor(1.0)), expected, rtol=1e-2, atol=0)
+
+
+@pytest.mark.usefixtures("no_search")
+def test_a_training_that_is_resumed_gives_the_same_prior(tmp_path, monkeypatch):
+    """To the last bit: each step takes the Gaussian of its own part of the data again."""
+    monkeypatch.setattr("xsda.training.train.opened", lambda *a: 0.0)
+    ds = weather(64).isel(lat=slice(0, 4), lon=slice(0, 4))
+    options = {**QUICK, "steps": 2, "validate_every": 1, "checkpoint_every": 1, "window": 2, "rehearsals": 0}
+
+    def stop(step, values):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    whole = xsda.train(ds, **options)
+    with pytest.raises(KeyboardInterrupt):
+        xsda.train(ds, checkpoint=tmp_path / "c", callback=stop, **options)
+    assert xsda.train(ds, checkpoint=tmp_path / "c", **options).hash == whole.hash
 
 
 def test_minutes_set_the_steps(tmp_path):
