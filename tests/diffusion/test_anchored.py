@@ -50,7 +50,7 @@ def pair():
 
 def batches(denoiser, best, count=4):
     g = torch.Generator().manual_seed(0)
-    return [(denoiser, best.draw(200, g)) for _ in range(count)]
+    return [(denoiser, best.draw(200 - 10 * k, g)) for k in range(count)]  # the last batch of a record may be smaller
 
 
 def test_the_gate_opens_for_what_holds_and_shuts_for_what_does_not(pair):
@@ -94,6 +94,17 @@ def test_the_denoiser_of_larger_states(pair):
     found, expected = (torch.autograd.grad((d.linearised(x, t) * probe).sum(), x)[0] for d in (shut, larger))
     torch.testing.assert_close(shut(x, t), larger(x, t), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gaussians_of_the_training_follow_to_another_precision_or_device(pair):
+    base, _, error = pair
+    denoiser = Anchored(nn.Identity(), base, error)
+    denoiser.others = [gaussian(2.0)]
+    before = [b.dtype for b in denoiser.others[0].buffers()]
+    denoiser.double()
+    after = [b.dtype for b in denoiser.others[0].buffers()]
+    assert torch.float32 in before
+    assert torch.float32 not in after
 
 
 def test_the_loss_is_relative_to_the_error_of_the_base(pair):

@@ -15,9 +15,11 @@ from scipy.stats import multivariate_normal
 
 import xsda
 from xsda.diffusion import VE, ErrorCurve, Preconditioned
+from xsda.diffusion.anchored import Anchored
 from xsda.diffusion.balance import Balance, Balanced
 from xsda.labels.layout import Layout
 from xsda.nn import MarkovNet, TemporalNet, WindowMLP
+from xsda.priors.exact import GaussianDenoiser
 
 
 def small_prior(truth, network=None):
@@ -224,6 +226,33 @@ def test_an_error_or_a_correction_of_another_shape_is_refused(tmp_path, change, 
         refused(path, message)
     else:
         assert xsda.load_model(path).error.rms.shape == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "shapes", "message"),
+    [
+        ({}, {}, ""),
+        ({"denoiser.base": NEVER}, {}, "denoiser lacks 'base'"),
+        ({"denoiser.base": ["GaussianDenoiser"]}, {}, r"denoiser\.base is .*expected text"),
+        ({"denoiser.base": "EofDenoiser"}, {}, "it lacks 'patterns'"),
+        ({}, {"levels": (1,)}, r"'denoiser.levels' has the shape \(1,\), expected one axis of 2 or more"),
+        ({}, {"rms": (4, 2)}, r"'denoiser.rms' has the shape \(4, 2\), its layout needs \(4, 1\)"),
+        ({}, {"gate": (3,)}, r"'denoiser.gate' has the shape \(3,\), its layout needs \(4,\)"),
+        ({}, {"root": (4,)}, r"'denoiser.root' has the shape \(4,\), its layout needs \(\)"),
+    ],
+)
+def test_an_anchored_network_of_another_form_is_refused(tmp_path, change, shapes, message):
+    rows = {k: torch.rand(shapes.get(k, v)) + 0.5 for k, v in {"levels": (4,), "rms": (4, 1), "gate": (4,)}.items()}
+    base = GaussianDenoiser.of(torch.zeros(1, 32), torch.eye(32)[None], torch.ones(1), (4, 1, 8))
+    network = TemporalNet(1, width=4, boundaries=("periodic",))
+    error, root = ErrorCurve(rows["levels"], rows["rms"]), torch.ones(shapes.get("root", ()))
+    ring = xr.Dataset({"u": (("time", "x"), np.zeros((4, 8)))}, {"time": np.arange(4.0), "x": np.arange(8.0)})
+    prior = xsda.Prior(Anchored(network, base, error, rows["gate"], root), Layout.of(ring), length=4)
+    path = forged(prior.save(tmp_path / "prior.safetensors"), change)
+    if message:
+        refused(path, message)
+    else:
+        assert xsda.load_model(path).hash == prior.hash
 
 
 def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path):

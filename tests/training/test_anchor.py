@@ -1,5 +1,7 @@
 """Regional fields: a network on a Gaussian, judged on blocks that are left out."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from xsda.diffusion.anchored import Anchored
 from xsda.labels import Layout
 from xsda.priors.eof_fit import fit_eof
 from xsda.priors.normals import fit_normals
-from xsda.training.anchor import anchored, leave_blocks
+from xsda.priors.taper_choice import Choice
+from xsda.training.anchor import anchored, leave_blocks, rehearse, widened
+from xsda.training.checkpoint import save_checkpoint
 from xsda.training.networks import make_network
 from xsda.training.plan import planned
 from xsda.training.windows import Windows
@@ -38,6 +42,12 @@ def trained():
     return xsda.train(weather(), window=6, rehearsals=1, seed=3, **QUICK)
 
 
+@pytest.fixture
+def no_search(monkeypatch):
+    """The search for the taper takes most of the time of a fit."""
+    monkeypatch.setattr("xsda.priors.eof_fit.choose_taper", lambda *a: Choice())
+
+
 def test_what_is_left_open_is_chosen_for_regional_fields():
     """A day of hourly data, a network on a Gaussian, and geo; other data are trained as before."""
     plan = planned(weather(480))
@@ -58,6 +68,8 @@ def test_blocks_are_spread_over_the_record():
     assert not np.isin(left.time, training.time).any()
     middles = np.unique(left.time.values.astype("datetime64[h]").astype(int) // 120, return_counts=True)[1]
     assert middles.tolist() == [24] * 4
+    for part in leave_blocks(ds.drop_vars("time"), Layout.of(ds.drop_vars("time")), 24):  # seams are gaps
+        assert len(Windows(part, Layout.of(part), 24)) == len(part.time) - 23 * (4 + (len(part.time) > 96))
     with pytest.raises(ValueError, match=r"480 states .* too few to leave out 4 blocks of 70"):
         leave_blocks(ds, Layout.of(ds), 70)
 
@@ -74,6 +86,8 @@ def test_the_prior_is_stored_with_its_gaussian_and_says_what_to_expect(trained, 
     torch.testing.assert_close(again.denoiser.conditioned(context)(x, t), trained.denoiser.conditioned(context)(x, t))
     with pytest.raises(ValueError, match="exactly 6 states"):
         again.bind(weather().isel(time=slice(0, 7)))
+    with pytest.raises(ValueError, match="train it with anchor=False to balance it"):
+        xsda.balance(trained, weather())
 
 
 def test_a_shut_gate_gives_the_posterior_of_the_gaussian(trained):
@@ -92,6 +106,7 @@ def test_a_shut_gate_gives_the_posterior_of_the_gaussian(trained):
     assert float(abs(found.t - expected.t).mean()) < 0.15 * float(grid.t.std())
 
 
+@pytest.mark.usefixtures("no_search")
 def test_the_network_learns_from_gaussians_that_did_not_see_the_data():
     """Batches of each part of the data in turn, from any batch on, and a Gaussian of the other parts for each."""
     ds = weather().drop_isel(time=range(100, 104))  # a gap, as blocks left out make
@@ -116,11 +131,55 @@ def test_the_network_learns_from_gaussians_that_did_not_see_the_data():
     assert all((states == s.nan_to_num()).flatten(1).all(1).any() for s in first[5][0])
 
 
+def test_a_rehearsal_counts_points_with_values_only():
+    """Independent numbers: the error is the spread. A window always has an observation, or it is passed over."""
+    variance = np.where(np.arange(16) < 8, 1.0, 100.0)
+    values = np.random.default_rng(0).standard_normal((12, 16)) * np.sqrt(variance)
+    values[:, 8:] = values[3] = np.nan
+    ds = xr.Dataset({"t": (("time", "x"), values)}, {"time": np.arange(12.0), "x": np.arange(16.0)})
+    prior = xsda.GaussianPrior(ds.isel(time=slice(0, 1)).fillna(0) * 0, np.diag(variance))
+    assert rehearse(prior, ds, 12, progress=False) == pytest.approx(1, abs=0.25)
+
+
+def test_a_prior_that_is_widened_has_a_larger_error(trained, monkeypatch):
+    """Also without a Gaussian that is fitted again, as when the validation data are given."""
+    monkeypatch.setattr("xsda.training.anchor.rehearse", lambda *a, **k: 0.8)
+    prior = copy.copy(trained)
+    prior.info, before = {}, float(trained.denoiser.root)
+    widened(prior, weather(), 1, progress=False)
+    assert float(prior.denoiser.root) == pytest.approx(before / 0.8)
+    gaussian = prior.denoiser.base.times(float(prior.denoiser.root) ** 2)
+    expected = gaussian.mean_square(torch.tensor(1.0)).sqrt()
+    torch.testing.assert_close(prior.error(torch.tensor(1.0)), expected, rtol=1e-2, atol=0)
+
+
+@pytest.mark.usefixtures("no_search")
+def test_a_training_that_is_resumed_gives_the_same_prior(tmp_path, monkeypatch):
+    """To the last bit: each step takes the Gaussian of its own part of the data again."""
+    monkeypatch.setattr("xsda.training.anchor.measure_gate", lambda denoiser, batches: (denoiser.gate, 0.0))
+    ds = weather(64).isel(lat=slice(0, 4), lon=slice(0, 4))
+    options = {**QUICK, "steps": 2, "validate_every": 1, "checkpoint_every": 1, "window": 2, "rehearsals": 0}
+
+    def stop(step, values):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    whole = xsda.train(ds, **options)
+    with pytest.raises(KeyboardInterrupt):
+        xsda.train(ds, checkpoint=tmp_path / "c", callback=stop, **options)
+    assert xsda.train(ds, checkpoint=tmp_path / "c", **options).hash == whole.hash
+
+
 def test_minutes_set_the_steps(tmp_path):
-    one = xsda.train(weather(), window=6, rehearsals=0, minutes=0.2, **{**QUICK, "steps": 9999})
+    options = {**QUICK, "window": 6, "anchor": False}
+    one = xsda.train(weather(), minutes=0.05, **{**options, "steps": 9999})
     assert 1 <= one.info["training_steps"] < 2000
     with pytest.raises(ValueError, match="too short for a single step"):
-        xsda.train(weather(), window=6, rehearsals=0, minutes=1e-6, **QUICK)
+        xsda.train(weather(), minutes=1e-6, **options)
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, {}, {})
+    with pytest.raises(ValueError, match="is not a checkpoint of a training"):
+        xsda.train(weather(), minutes=1, checkpoint=other, **options)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +187,9 @@ def test_minutes_set_the_steps(tmp_path):
     [
         ({"anchor": "yes"}, "must be True, False or 'auto'"),
         ({"anchor": True, "scaling": "variable"}, "whose points have their own mean"),
-        ({"balance": 8}, "not anchored"),
+        ({"balance": 8}, "balance is for networks that are not anchored"),
+        ({"shortest": 2}, "shortest is for networks that are not anchored"),
+        ({"parameterization": "v"}, "parameterization is for networks that are not anchored"),
         ({"schedule": xsda.diffusion.VE()}, "schedule of its Gaussian"),
         ({"rehearsals": -1}, "rehearsals=-1 must be"),
         ({"minutes": "long"}, "minutes="),

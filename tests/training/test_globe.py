@@ -13,6 +13,7 @@ from xsda.priors.header import check_header
 from xsda.training import Recipe
 from xsda.training.geo import training_layout
 from xsda.training.networks import make_network
+from xsda.training.plan import planned
 from xsda.training.windows import Windows, fit_scaling
 
 QUICK = {
@@ -154,7 +155,10 @@ def test_geo_stands_for_what_the_data_have():
     assert [v.name for v in both.context] == ["soil", "orog"]
     ring = xr.Dataset({"t": (("time", "x"), np.zeros((5, 4)))}, {"time": np.arange(5.0), "x": np.arange(4.0)})
     with pytest.raises(ValueError, match="context='geo' finds nothing in these data"):
-        training_layout(ring, context=["geo"], periodic=["x"])
+        planned(ring, context=["geo"], periodic=["x"])
+    masked = planned(ring.where(ring.x > 0), periodic=["x"])  # what is chosen unasked may find nothing
+    assert masked.anchored
+    assert not masked.layout.context
 
 
 def test_a_recipe_with_geo_keeps_the_orography(tmp_path):

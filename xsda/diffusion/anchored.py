@@ -1,7 +1,7 @@
 r"""A network that corrects a denoiser in closed form, by as much as it proved right on data that it did not see.
 
-A network that was trained on few data knows them too well: its samples agree with each other more than with new data.
-With a base denoiser b in closed form (a Gaussian whose spread was checked on data left out) the network F adds
+A network that was trained on few data overfits: its samples agree with each other more than with new data. So it starts
+from a denoiser b in closed form, the base (a Gaussian whose spread was checked on data left out). The network F adds
 
 .. math:: E[x_0 | x_t] = b(x_t) + g(s)\, r(s)\, F(x_t, b(x_t), s) ,
 
@@ -13,7 +13,7 @@ is zero and the samples are those of the base.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ LEVELS = torch.logspace(-2, 2, 17)  # noise levels at which the gate is measured
 class Anchored(Preconditioned):
     """A denoiser in closed form with a network that corrects it.
 
-    Guidance takes the covariance of the base, which needs no gradient of the network.
+    Guidance uses the covariance of the base, which needs no gradient of the network.
 
     Parameters
     ----------
@@ -66,6 +66,12 @@ class Anchored(Preconditioned):
             ("root", torch.ones(()) if root is None else root),
         ):
             self.register_buffer(name, value.float().clone())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Anchored:
+        for other in self.others:  # no modules, because they are not stored; they follow to another device
+            other._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     def turn(self, step: int) -> None:
         """For batch number ``step`` of the training, use the base that was fitted without the data of this batch."""
@@ -144,7 +150,7 @@ def measure_gate(
 ) -> tuple[Tensor, float]:
     """Measure the gate on data that neither the base nor the network saw.
 
-    It is one standard error below the regression, so that a network that learned nothing is shut out.
+    It is one standard error below the regression, so that it stays zero for a network that learned nothing.
 
     Parameters
     ----------
@@ -164,6 +170,7 @@ def measure_gate(
     schedule, parts = denoiser.schedule, []
     times = schedule.time(LEVELS.double()).float()
     for seen, x0 in batches:
+        sums = []
         known, filled = torch.isfinite(x0), x0.nan_to_num(nan=0.0)
         for t in times.to(x0.device):
             noise = torch.randn(x0.shape, generator=generator).to(x0.device)
@@ -172,8 +179,9 @@ def measure_gate(
             scale = seen.expected(t).reshape(1, 1, -1, *(1,) * (x0.ndim - 3))
             error = torch.where(known, (filled - base) / scale, 0.0).double().flatten(1)
             change = torch.where(known, seen.correction(x_t, t, base) / scale, 0.0).double().flatten(1)
-            parts.append(torch.stack([(error * change).sum(1), change.square().sum(1), error.square().sum(1)]).cpu())
-    both, own, left = torch.cat([p[None] for p in parts]).unflatten(0, (-1, len(times))).permute(2, 1, 3, 0).flatten(2)
+            sums.append(torch.stack([(error * change).sum(1), change.square().sum(1), error.square().sum(1)]))
+        parts.append(torch.stack(sums, 1).cpu())  # (3, level, batch)
+    both, own, left = torch.cat(parts, 2)
     total = own.sum(1).clamp(min=1e-30)
     slope = both.sum(1) / total
     deviation = (both - slope[:, None] * own).square().sum(1).sqrt() / total

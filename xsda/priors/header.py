@@ -72,6 +72,8 @@ def check_header(meta: Any) -> None:
     _check(meta, HEADER, "the description")
     if meta["denoiser"]["kind"] in NETWORKED:
         _check(meta["denoiser"], NETWORK, "denoiser")
+    if meta["denoiser"]["kind"] == "Anchored":
+        _check(meta["denoiser"], {"base": str}, "denoiser")
     _check(meta["layout"].get("position", []), [VARIABLE], "layout.position")
     for name in ("window", "length"):
         if meta[name] is not None and meta[name] < 1:

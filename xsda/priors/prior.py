@@ -317,14 +317,18 @@ def _exact(
 
 
 def _check_curves(shapes: Mapping[str, tuple[int, ...]], layout: Layout) -> None:
-    """Raise unless the measured error and the energy correction have the shapes that this layout needs."""
-    for name in ("error.levels", "balance.levels", "balance.wavenumbers"):
+    """Raise unless the curves over noise levels or wavenumbers have the shapes that this layout needs."""
+    names = ("error.levels", "denoiser.levels", "balance.levels", "balance.wavenumbers")
+    for name in names:
         if name in shapes and (len(shapes[name]) != 1 or shapes[name][0] < 2):
             raise ValueError(f"its tensor {name!r} has the shape {shapes[name]}, expected one axis of 2 or more values")
-    errors, rates, waves = (shapes.get(n, ()) for n in ("error.levels", "balance.levels", "balance.wavenumbers"))
+    errors, bases, rates, waves = (shapes.get(n, ()) for n in names)
     needed = {
         "error.rms": (*errors, layout.channels),
         "error.lag": (*errors, 1 + len(layout.space)),
+        "denoiser.rms": (*bases, layout.channels),
+        "denoiser.gate": bases,
+        "denoiser.root": (),
         "balance.rate": (*rates, layout.channels, *waves),
     }
     for name, shape in needed.items():

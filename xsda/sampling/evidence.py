@@ -29,8 +29,8 @@ FACTORS = torch.linspace(math.log(0.2), math.log(10), 200, dtype=torch.float64).
 
 
 def variance_factor(prior: Prior, likelihood: Likelihood, shape: tuple[int, ...]) -> float:
-    """Return the factor of the prior's variances at the maximum of its posterior; 1 for priors that know theirs."""
-    # a prior that was widened stays so: the factor is that of its Gaussian as fitted
+    """Return the factor of the prior's variances at the maximum of its posterior; 1 if they are not in doubt."""
+    # the factor of a prior that was widened is that of its Gaussian as fitted, so that it stays wider
     denoiser = prior.denoiser.base if isinstance(prior.denoiser, Anchored) else prior.denoiser
     gaussian = (
         likelihood.linear and likelihood.whitening is None and all(type(g.law) is Normal for g in likelihood.groups)

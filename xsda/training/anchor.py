@@ -20,6 +20,7 @@ from xsda.assimilation import assimilate
 from xsda.diffusion.anchored import Anchored, measure_gate
 from xsda.diffusion.error import ErrorCurve
 from xsda.labels.layout import SAMPLE_DIMS, Layout
+from xsda.priors.eof import EofDenoiser
 from xsda.priors.eof_fit import fit_eof
 from xsda.priors.gaussian import error_curve
 from xsda.priors.prior import Prior
@@ -62,6 +63,8 @@ def leave_blocks(ds: xr.Dataset, layout: Layout, window: int) -> tuple[xr.Datase
     for k in range(BLOCKS):
         first = (2 * k + 1) * n // (2 * BLOCKS) - size // 2
         out[first : first + size] = True
+    if dim not in ds.coords:  # numbers, which show where blocks are left out
+        ds = ds.assign_coords({dim: np.arange(n)})
     return ds.isel({dim: np.flatnonzero(~out)}), ds.isel({dim: np.flatnonzero(out)})
 
 
@@ -102,11 +105,10 @@ def opened(denoiser: Anchored, left_out: Windows) -> float:
         pairs.append((denoiser.conditioned(None if context is None else context.to(device)), x0.to(device)))
     gate, share = measure_gate(denoiser, pairs)
     denoiser.gate.copy_(gate)
-    denoiser.others = ()
     return share
 
 
-def rehearse(prior: Prior, ds: xr.Dataset, count: int, *, progress: bool) -> float:
+def rehearse(prior: Prior, ds: xr.Dataset, count: int, *, device: str = "auto", progress: bool) -> float:
     """Return the spread over the error of ensembles of data left out, from values at a few of their points.
 
     Parameters
@@ -117,13 +119,15 @@ def rehearse(prior: Prior, ds: xr.Dataset, count: int, *, progress: bool) -> flo
         The data left out.
     count
         Number of windows.
+    device
+        "auto", "cpu" or "cuda".
     progress
         Show a progress bar.
 
     Returns
     -------
     float
-        Spread over error, at all points; 1 is honest.
+        Spread over error, at all points that have values; 1 if they match.
     """
     windows = Windows(ds, prior.layout, prior.length or prior.window)
     states = windows.window
@@ -135,24 +139,30 @@ def rehearse(prior: Prior, ds: xr.Dataset, count: int, *, progress: bool) -> flo
         if windows.sample_dim:
             truth = truth.isel({windows.sample_dim: row}, drop=True)
         truth = truth[list(prior.layout.names)].load()
+        if not any(truth[name].notnull().any() for name in truth):
+            continue
         rng = np.random.default_rng(number)
         sigma = {v.name: NOISE * float(np.mean(v.std)) for v in prior.layout.variables}
         obs = truth.copy()
         for name, size in sigma.items():
-            seen = rng.random(truth[name].shape) < SEEN
+            order = np.where(truth[name].notnull(), rng.random(truth[name].shape), np.inf)
+            seen = order <= max(SEEN, order.min())  # at least one
             obs[name] = (truth[name] + size * rng.standard_normal(truth[name].shape)).where(
                 xr.DataArray(seen, dims=truth[name].dims)
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = assimilate(truth, obs, prior, sigma=sigma, members=MEMBERS, seed=number, progress=False)
+            found = assimilate(
+                truth, obs, prior, sigma=sigma, members=MEMBERS, seed=number, device=device, progress=False
+            )
         for name, size in sigma.items():
-            spread.append(float(found[name].var("member", ddof=1).mean()) * (1 + 1 / MEMBERS) / size**2)
+            variance = found[name].var("member", ddof=1).where(truth[name].notnull())
+            spread.append(float(variance.mean()) * (1 + 1 / MEMBERS) / size**2)
             error.append(float(((found[name].mean("member") - truth[name]) ** 2).mean()) / size**2)
-    return float(np.sqrt(np.mean(spread) / np.mean(error)))
+    return float(np.sqrt(np.nanmean(spread) / np.nanmean(error)))
 
 
-def widened(prior: Prior, ds: xr.Dataset, count: int, *, progress: bool) -> None:
+def widened(prior: Prior, ds: xr.Dataset, count: int, *, device: str = "auto", progress: bool) -> None:
     """Widen the prior so that the spread of ensembles matches their error on data left out.
 
     Its variances are multiplied by a factor from 1 to MOST. The spread over error that is then measured on the same
@@ -160,11 +170,12 @@ def widened(prior: Prior, ds: xr.Dataset, count: int, *, progress: bool) -> None
     """
     denoiser = prior.denoiser
     assert isinstance(denoiser, Anchored)
-    ratio = rehearse(prior, ds, count, progress=progress)
+    ratio = rehearse(prior, ds, count, device=device, progress=progress)
     factor = min(max(ratio**-2, 1.0), MOST)
     if factor > 1:
         prior.denoiser = denoiser.times(factor)
-        ratio = rehearse(prior, ds, count, progress=progress)
+        prior.error = _error(prior.denoiser)
+        ratio = rehearse(prior, ds, count, device=device, progress=progress)
     prior.info |= {"inflation": round(factor, 2), "spread over error": round(ratio, 2)}
 
 
@@ -172,4 +183,11 @@ def refitted(denoiser: Anchored, ds: xr.Dataset, layout: Layout, window: int) ->
     """Return the denoiser with its Gaussian fitted to the whole record, and the error of that Gaussian."""
     base, _ = fit_eof(ds, layout, window)
     base.schedule = denoiser.schedule
-    return denoiser.with_base(base), error_curve(base.times(float(denoiser.root) ** 2))
+    other = denoiser.with_base(base)
+    return other, _error(other)
+
+
+def _error(denoiser: Anchored) -> ErrorCurve:
+    """Return the error of the Gaussian, widened as the denoiser is."""
+    assert isinstance(denoiser.base, EofDenoiser)
+    return error_curve(denoiser.base.times(float(denoiser.root) ** 2))

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from xsda.arguments import choose, whole_number
+from xsda.diffusion.anchored import Anchored
 from xsda.diffusion.balance import Balance, Balanced, measure_balance, power
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.noise import MemberNoise
@@ -71,10 +72,12 @@ def balance(
     >>> truth = xsda.systems.Lorenz96().simulate(length=16, seed=0)
     >>> prior = xsda.balance(xsda.load_model("lorenz96"), truth, members=4, progress=False)  # doctest: +SKIP
     """
-    check_balance(prior.layout)
     plain = prior.unbalanced().denoiser
     if not isinstance(plain, Preconditioned):
         raise ValueError("a prior in closed form already has the correct spectrum; only trained priors are balanced")
+    if isinstance(plain, Anchored):
+        raise ValueError("an anchored prior has the spectrum of its Gaussian; train it with anchor=False to balance it")
+    check_balance(prior.layout)
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; {choose(precision, PRECISIONS)}")
     members, seed = whole_number("members", members, least=1), whole_number("seed", seed, least=0)

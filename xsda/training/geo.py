@@ -82,10 +82,4 @@ def training_layout(
     layout = Layout.of(ds, periodic=periodic, space=space, context=names, time_features=time_features, position=geo)
     if not geo:
         return layout
-    features = tuple(dict.fromkeys((*time_features, *chosen_cycles(ds, layout, "auto"))))
-    if not (layout.position or features or layout.context):
-        raise ValueError(
-            "context='geo' finds nothing in these data: no coordinates along an axis that is not periodic, no dates "
-            "that resolve a cycle, and no orography; omit it"
-        )
-    return replace(layout, time_features=features)
+    return replace(layout, time_features=tuple(dict.fromkeys((*time_features, *chosen_cycles(ds, layout, "auto")))))

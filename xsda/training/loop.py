@@ -81,6 +81,8 @@ class Trainer:
             Objective(self.denoiser, options, self.area)
         )  # all processes start from one network
         self.average = copy.deepcopy(self.denoiser).requires_grad_(False).eval()
+        if isinstance(self.average, Anchored):
+            self.average.others = ()  # for the training only
         if options.compile:  # once for each length of segments
             torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
             self.denoiser.network.compile(dynamic=False)
@@ -142,7 +144,8 @@ class Trainer:
         if self.team.size > 1:
             raise ValueError("minutes is for one process; give steps to several")
         if checkpoint is not None and Path(checkpoint).exists():
-            self.options = replace(self.options, steps=load_checkpoint(Path(checkpoint))[1]["options"]["steps"])
+            options = load_checkpoint(Path(checkpoint))[1].get("options", {})  # none: ``load`` says what is wrong
+            self.options = replace(self.options, steps=options.get("steps", self.options.steps))
             return
         batches, took = self.samples(windows), []
         for _ in range(3):

@@ -96,6 +96,11 @@ def planned(
     given: dict[str, Any] = {"periodic": periodic, "space": space, "time_features": time_features}
     static = static_names(ds, named if context is not None else (GEO,), space)
     layout = training_layout(ds, context=named or static, **given)
+    if GEO in named and not (layout.position or layout.time_features or layout.context):
+        raise ValueError(
+            "context='geo' finds nothing in these data: no coordinates along an axis that is not periodic, no dates "
+            "that resolve a cycle, and no orography; omit it"
+        )
     regional = bool(layout.space) and (mask is not None or point_scaling(ds, layout, scaling))
     automatic = isinstance(network, str) and network == "auto"
     anchored = regional and automatic if anchor == "auto" else bool(anchor)
@@ -104,8 +109,9 @@ def planned(
             "anchor=True is for fields whose points have their own mean: latitudes and longitudes, a mask, or "
             "scaling='point'"
         )
-    if anchored and balance:
-        raise ValueError("balance is for networks that are not anchored; omit it, or pass anchor=False")
+    plain = {"balance": balance, "shortest": options.get("shortest"), "parameterization": parameterization != "edm"}
+    for key in (k for k, used in plain.items() if anchored and used):
+        raise ValueError(f"{key} is for networks that are not anchored; omit it, or pass anchor=False")
     if context is None:
         layout = training_layout(ds, context=(GEO,) if anchored else (), **given)
     if balance:

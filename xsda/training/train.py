@@ -99,8 +99,9 @@ def train(
         Names of the periodic dimensions. Names of the space dimensions, needed if their attributes do not mark them.
     context
         Variables of ``ds`` without time that the network reads but does not predict (soil type, land mask). "geo"
-        stands for what the data have of: the position on the globe or along axes that are not periodic, the hour and
-        the season, as far as the dates resolve and cover them, and the orography. Both: ``("geo", "soil_type")``.
+        stands for those of these that the data have: the position on the globe or along axes that are not periodic, the
+        hour and the season, if the dates resolve and cover them, and the orography. Both: ``("geo", "soil_type")``.
+        Default: "geo" if anchored, otherwise none.
     time_features
         Any of "hour_of_day" and "day_of_year": the network reads them too. The data must have dates.
     scaling
@@ -126,8 +127,8 @@ def train(
         ``info`` of the prior then has the spread over the error to expect. If anchored, the prior is first widened
         where the spread is smaller than the error. Default: 4 if anchored, otherwise none.
     minutes
-        Time for the training, from which the number of steps follows. It includes all that comes before and after the
-        steps, roughly. Default: ``steps`` decide.
+        Approximate time for the whole training, from which the number of steps follows. Only for a single process.
+        Default: ``steps`` decides.
     checkpoint
         File for checkpoints. If it exists, training resumes from it, and the result is the same as without the
         interruption. Only one training at a time can use a checkpoint.
@@ -202,14 +203,15 @@ def train(
             progress=progress,
             callback=callback,
         )
-        shown = progress and trainer.team.leads
+        shown, on = progress and trainer.team.leads, str(trainer.team.device)
         if isinstance(trainer.average, Anchored):
             summary["removed"] = opened(trainer.average, held_out)
         prior = _prior(trainer, layout, held_out, summary, window, name, shown)
         if plan.rehearsals and plan.anchored:
-            widened(prior, validation, plan.rehearsals, progress=shown)
+            widened(prior, validation, plan.rehearsals, device=on, progress=shown)
         elif plan.rehearsals:
-            prior.info["spread over error"] = round(rehearse(prior, validation, plan.rehearsals, progress=shown), 2)
+            ratio = rehearse(prior, validation, plan.rehearsals, device=on, progress=shown)
+            prior.info["spread over error"] = round(ratio, 2)
         if isinstance(prior.denoiser, Anchored) and whole is not ds:
             prior.denoiser, prior.error = refitted(prior.denoiser, whole, layout, window)
         if not balance:
@@ -218,7 +220,7 @@ def train(
             prior,
             ds,
             members=balance,
-            device=str(trainer.team.device),
+            device=on,
             precision=settings.precision,
             progress=shown,
         )
@@ -270,13 +272,14 @@ def _prior(
     """The averaged network as a prior, with its error on the validation data."""
     final, team, settings = trainer.average, trainer.team, trainer.options
     network, length = final.network, None
+    if not isinstance(final, Anchored):
+        error = measure_error(final, _batches(final, held_out, team.device, progress))
+    final = final.cpu()
     if isinstance(final, Anchored):
         assert isinstance(final.base, ExactDenoiser)
         error, length = error_curve(final.base), window
-    else:
-        error = measure_error(final, _batches(final, held_out, team.device, progress))
     return Prior(
-        final.cpu(),
+        final,
         layout,
         window=window if isinstance(network, MarkovNet) else window // (window // (settings.shortest or window)),
         length=length,
