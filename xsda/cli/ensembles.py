@@ -128,4 +128,4 @@ def _longest(prior: Prior | Pool) -> Prior:
 
 def _finish(ensemble: xr.Dataset, out: Path, progress: bool | None) -> None:
     write(ensemble, out, progress=shows_progress(progress))
-    click.echo(f"wrote {out}: {dict(ensemble.sizes)}")
+    click.echo(f"wrote {out} ({', '.join(f'{d} {n}' for d, n in ensemble.sizes.items())})")
