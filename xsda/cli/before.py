@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 grid_option = click.option(
     "--grid", default=None, type=FILE,
-    help="File whose coordinates say what is estimated [default: the prior's time steps from the first to the last "
-    "observation].",
+    help="File whose coordinates say what is estimated [default: the points of the prior, and its time steps from the "
+    "first to the last observation].",
 )  # fmt: skip
 
 

@@ -80,8 +80,9 @@ def explain(
     Explanation
         ``.table`` is a pandas DataFrame with one row for each source and variable. Values outside the grid are counted
         and do not raise an error; a note says if an assimilation would. Duplicates are used values at the place and
-        time of another used value. Empty cells of a table are no values. With ``quality``, *rejected* counts the values whose flags are not accepted. With
-        ``superobs``, *averaged to* counts the averages that are used, and rules and sigma are those of the averages.
+        time of another used value. Empty cells of a table are not counted. With ``quality``, *rejected* counts the
+        values whose flags are not accepted. With ``superobs``, *averaged to* counts the averages that are used, and
+        rules and sigma are those of the averages.
 
     Examples
     --------
