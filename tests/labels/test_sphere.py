@@ -111,7 +111,7 @@ def test_longitudes_that_jump_are_refused_with_the_way_out(west):
     region = globe(ON, across)
     for lon in (jumping, np.sort(jumping)):
         for use in (Layout.of, lambda ds: Grid.match(Layout.of(region), ds)):
-            with pytest.raises(ValueError, match="jump between .* count them from") as error:
+            with pytest.raises(ValueError, match=r"jump between .* count them from") as error:
                 use(globe(ON, lon))
     ds = globe(ON, jumping)
     advice = str(error.value).split(": ")[-1]
