@@ -41,6 +41,8 @@ def own_grid(prior: Prior, length: int) -> xr.Dataset:
     layout = prior.layout
     if layout.dt is None:
         raise ValueError("this prior has no time step; give --grid, a file with the coordinates wanted")
+    if layout.time_features:
+        raise ValueError("this prior reads the date; give --grid, a file with dates and the coordinates wanted")
     _check_own_space(layout)
     return _on_own_space(layout, np.arange(whole_number("length", length, least=1)) * layout.dt)
 
