@@ -56,8 +56,9 @@ def test_tables(files):
 
 def test_options_arrive(files, monkeypatch):
     seen = []
+    found = xsda.observations.explain(*(xr.load_dataset(files / f) for f in ("truth.nc", "obs.nc")), "lorenz63")
     for name in ("explain", "check"):
-        monkeypatch.setattr(xsda.observations, name, lambda *_, **options: seen.append(options))
+        monkeypatch.setattr(xsda.observations, name, lambda *_, **options: seen.append(options) or found)
         grid = "--grid", files / "truth.nc", "--quality", "ok", "--quality", 1, "--outside", "drop", "--superobs", "2h"
         call(name, files / "obs.nc", "--model", "lorenz63", *grid)
     for options in seen:
@@ -73,3 +74,26 @@ def test_errors(files):
         "check", files / "obs.nc", files / "more.nc", "--model", "lorenz63", "--out", files / "good.nc", code=2
     )  # fmt: skip
     assert "--out writes one file, but there are 2 files of observations" in said
+
+
+def test_what_explain_advises_are_options(files):
+    truth, obs = (xr.load_dataset(files / f) for f in ("truth.nc", "obs.nc"))
+    del obs.x.attrs["error_std"]
+    obs.to_netcdf(files / "plain.nc")
+    truth.isel(time=slice(0, 16)).to_netcdf(files / "short.nc")
+    said = call("explain", files / "plain.nc", "--model", "lorenz63", "--grid", files / "short.nc")
+    assert "pass --sigma" in said
+    assert said.strip().endswith("lie outside the grid; pass --outside drop")
+    assert "sigma=" not in said
+
+
+def test_the_grid_is_the_priors_own(tmp_path):
+    """A prior that knows its points needs no --grid: the result is that on the same points."""
+    time = xr.date_range("2019-03-28", periods=24, freq="h")
+    table = xr.Dataset({"t2m": ("time", np.full(24, 280.0))}, {"time": time}).assign_coords(lat=54.1, lon=-2.3)
+    table.to_dataframe().to_csv(tmp_path / "stations.csv")
+    points = {"time": time, "latitude": np.linspace(58, 50, 33), "longitude": np.linspace(-10, 2, 49)}
+    xr.Dataset(coords=points).to_netcdf(tmp_path / "grid.nc")
+    options = tmp_path / "stations.csv", "--model", "uk-t2m", "--sigma", 0.5
+    assert call("explain", *options) == call("explain", *options, "--grid", tmp_path / "grid.nc")
+    assert "24 of 24 observed values are used" in call("explain", *options)

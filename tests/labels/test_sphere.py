@@ -103,6 +103,21 @@ def test_a_repeated_meridian_is_refused(lon):
     assert Layout.of(globe(ON, lon).drop_vars("lon")).space[1].period is None  # numbers of columns, not longitudes
 
 
+@pytest.mark.parametrize("west", [-10.0, 175.0])
+def test_longitudes_that_jump_are_refused_with_the_way_out(west):
+    """A region across the end of its convention, sorted or not; the advice gives the region in one piece."""
+    across = west + np.arange(0, 12.5, 2.5)
+    jumping = across % 360 if west < 0 else (across + 180) % 360 - 180
+    region = globe(ON, across)
+    for lon in (jumping, np.sort(jumping)):
+        for use in (Layout.of, lambda ds: Grid.match(Layout.of(region), ds)):
+            with pytest.raises(ValueError, match=r"jump between .* count them from") as error:
+                use(globe(ON, lon))
+    ds = globe(ON, jumping)
+    advice = str(error.value).split(": ")[-1]
+    np.testing.assert_allclose(eval(f"ds{advice}", {"ds": ds}).lon, across)
+
+
 def test_a_prior_of_the_globe_needs_the_globe():
     layout = Layout.of(globe(ON, AROUND))
     check_rings(Grid.match(layout, globe(ON[::-1], AROUND - 180)))

@@ -9,7 +9,7 @@ import xarray as xr
 
 import xsda
 from xsda.labels.climatology import Normals
-from xsda.observations import explain
+from xsda.observations import check, explain
 
 TIME = np.datetime64("2026-03-01", "ns") + np.arange(4) * np.timedelta64(6, "h")
 LAT, LON = np.linspace(50, 60, 6), np.linspace(-10, 0, 6)
@@ -94,6 +94,15 @@ def test_all_outside_and_longitudes_of_another_convention(case):
     assert row(explain(grid, stations([55.0], [355.0]), prior))["used"] == 4
     lost = stations([55.0, np.nan], [-5.0, -5.0])
     assert row(explain(grid, lost, prior))["outside"] == 4
+
+
+def test_swapped_latitude_and_longitude_are_named(case):
+    """Both before an assimilation; stations that are elsewhere in either order are not taken for swapped."""
+    grid, prior = case
+    for lat, lon, swapped in ((-4.0, 53.0, True), (-40.0, 53.0, False), (53.0, -4.0, False)):
+        obs = stations([lat], [lon])
+        notes = [*explain(grid, obs, prior, sigma=1.0).notes, check(obs, prior, grid=grid).table["note"].iloc[0]]
+        assert sum("latitude and longitude are swapped" in note for note in notes) == (2 if swapped else 0)
 
 
 def test_duplicates(case):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from xsda.cli.output import check_output, write
 from xsda.cli.reports import choice_options, choices, read_observations
 from xsda.cli.shared import FILE, models_option, overwrite_option, sigma_option
+from xsda.cli.spoken import spoken
 from xsda.cli.values import LAWS, Name, law, model_names, settings, standard_deviation
+
+if TYPE_CHECKING:
+    from xsda.observations import Explanation
 
 grid_option = click.option(
     "--grid", default=None, type=FILE,
-    help="File whose coordinates say what is estimated [default: the prior's time steps from the first to the last "
-    "observation].",
+    help="File whose coordinates say what is estimated [default: the points of the prior, and its time steps from the "
+    "first to the last observation].",
 )  # fmt: skip
 
 
@@ -53,7 +58,7 @@ def explain(
     }  # fmt: skip
     prior, sources = load_model(list(models)).priors[0], _sources(observations)
     target = read(grid) if grid else default_grid(prior, sources)
-    click.echo(repr(explanation(target, _given(sources), prior, **options)))
+    click.echo(repr(_as_command(explanation(target, _given(sources), prior, **options))))
 
 
 @click.command()
@@ -104,6 +109,14 @@ def check(
     if out is not None:
         write(next(iter(flags.accepted.values())), out, progress=False)
         click.echo(f"wrote {out}")
+
+
+def _as_command(found: Explanation) -> Explanation:
+    """The same explanation, with options of the command in place of Python arguments."""
+    command = click.get_current_context().command
+    advice = found.table["sigma from"].map(lambda text: spoken(text, command))
+    notes = tuple(spoken(note, command) for note in found.notes)
+    return replace(found, table=found.table.assign(**{"sigma from": advice}), notes=notes)
 
 
 def _sources(paths: tuple[Path, ...]) -> dict[str, Any]:

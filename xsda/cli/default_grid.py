@@ -13,7 +13,7 @@ from xsda.priors.prior import Prior
 
 
 def default_grid(prior: Prior, obs: Sources) -> xr.Dataset:
-    """Time steps of the prior from the first to the last observation, and its space axes counted from zero."""
+    """Time steps of the prior from the first to the last observation, and its space axes."""
     layout = prior.layout
     sources = as_sources(obs, [v.name for v in layout.variables])
     times = [ds[layout.time] for ds in sources.values() if layout.time in ds.coords]
@@ -37,17 +37,19 @@ def default_grid(prior: Prior, obs: Sources) -> xr.Dataset:
 
 
 def own_grid(prior: Prior, length: int) -> xr.Dataset:
-    """So many time steps of the prior from zero, and its space axes counted from zero."""
+    """So many time steps of the prior from zero, and its space axes."""
     layout = prior.layout
     if layout.dt is None:
         raise ValueError("this prior has no time step; give --grid, a file with the coordinates wanted")
+    if layout.time_features:
+        raise ValueError("this prior reads the date; give --grid, a file with dates and the coordinates wanted")
     _check_own_space(layout)
     return _on_own_space(layout, np.arange(whole_number("length", length, least=1)) * layout.dt)
 
 
 def _check_own_space(layout: Layout) -> None:
-    """Raise unless the prior alone says where its states lie: without space, or on rings, and without context."""
-    if any(a.period is None for a in layout.space):
+    """Raise unless the prior alone says where its states lie: without space, on points or on rings, without context."""
+    if any(a.period is None and not a.points for a in layout.space):
         raise ValueError("this prior has space dimensions; give --grid, a file with the coordinates wanted")
     if layout.context:
         fields = ", ".join(repr(v.name) for v in layout.context)
@@ -55,7 +57,9 @@ def _check_own_space(layout: Layout) -> None:
 
 
 def _on_own_space(layout: Layout, time: np.ndarray) -> xr.Dataset:
-    grid = xr.Dataset(coords={layout.time: time, **{a.name: np.arange(a.size) * a.spacing for a in layout.space}})
+    """The points of each axis, where the prior knows them; a ring without points is counted from zero."""
+    grid = xr.Dataset(coords={layout.time: time})
     for a in layout.space:
-        grid[a.name].attrs["period"] = a.period
+        attrs = {} if a.period is None else {"period": a.period}
+        grid[a.name] = a.name, np.array(a.points) if a.points else np.arange(a.size) * a.spacing, attrs
     return grid

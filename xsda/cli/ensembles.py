@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @models_option
 @click.option(
     "--grid", default=None, type=FILE,
-    help="File whose coordinates say what is estimated [default: the prior's time steps from the first to the last "
-    "observation].",
+    help="File whose coordinates say what is estimated [default: the points of the prior, and its time steps from the "
+    "first to the last observation].",
 )  # fmt: skip
 @sigma_option
 @click.option(
@@ -128,4 +128,4 @@ def _longest(prior: Prior | Pool) -> Prior:
 
 def _finish(ensemble: xr.Dataset, out: Path, progress: bool | None) -> None:
     write(ensemble, out, progress=shows_progress(progress))
-    click.echo(f"wrote {out}: {dict(ensemble.sizes)}")
+    click.echo(f"wrote {out} ({', '.join(f'{d} {n}' for d, n in ensemble.sizes.items())})")

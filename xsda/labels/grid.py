@@ -120,12 +120,13 @@ class Grid(Points):
             if a.attrs.get("units", b.attrs.get("units")) != b.attrs.get("units")
         ]
         grid = cls(own, ds, dims, names, tuple(converted))
+        for name in grid.core_dims:
+            check_meridians(ds, name)
         if own.normals is not None:
             normals = own.normals.part(places(grid))
             check_positions(grid, normals.position)
             grid = replace(grid, normals=normals)
         for name in grid.core_dims:
-            check_meridians(ds, name)
             grid.numbers(name)  # raises if the coordinate cannot be used
         for v in layout.variables:
             if names[v.name] in ds:

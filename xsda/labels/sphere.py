@@ -86,7 +86,7 @@ def component_sign(name: str, attrs: Mapping[str, str]) -> int:
 
 
 def check_meridians(ds: xr.Dataset, dim: str) -> None:
-    """Raise if longitudes hold one meridian twice, such as 0 and 360.
+    """Raise if longitudes hold one meridian twice, such as 0 and 360, or jump, such as from 2 to 350.
 
     Parameters
     ----------
@@ -108,4 +108,12 @@ def check_meridians(ds: xr.Dataset, dim: str) -> None:
         raise ValueError(
             f"the longitudes {dim!r} hold the same meridian twice, {first:g} and {last:g}; "
             f"use .isel({dim}=slice(None, -1))"
+        )
+    x = np.sort(x)
+    gap = int(np.diff(x).argmax())
+    if x[gap + 1] - x[gap] > 180:
+        start = x[gap + 1] - 360 * (x[gap + 1] > 180)
+        raise ValueError(
+            f"the longitudes {dim!r} jump between {x[gap]:g} and {x[gap + 1]:g}, so neighbours are far apart; count "
+            f"them from {start:g}: .assign_coords({dim}=(ds.{dim} {-start:+g}) % 360 {start:+g}).sortby({dim!r})"
         )

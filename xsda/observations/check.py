@@ -18,6 +18,7 @@ import xarray as xr
 
 from xsda.arguments import real_number, whole_number
 from xsda.labels.grid import Grid
+from xsda.observations.compile import swapped
 from xsda.observations.expected import anywhere, expected
 from xsda.observations.operator import Derived
 from xsda.observations.read import Observed, dims_of, read, units_of
@@ -207,6 +208,8 @@ def check(
         _, error = sigma_of(observed, sigma, sources)
         joint = np.sqrt(std**2 + (0.0 if error is None else error.ravel() ** 2))
         code, note = _codes(observed, sources[observed.source], surveyed, mean, joint, units, limit, repeats)
+        if not note and bound is not None and swapped(bound, observed.da):
+            note = "inside the grid if latitude and longitude are swapped"
         notes[observed.source, observed.name] = note
         values = np.asarray(observed.da.values, float).ravel()
         parts = {"flag": code, "expected": mean, "z": (values - mean) / joint}

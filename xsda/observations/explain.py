@@ -14,6 +14,7 @@ import xarray as xr
 from xsda.labels.cf import cell_method, find_scale, is_latitude, is_longitude
 from xsda.labels.grid import Grid
 from xsda.likelihood.laws import Normal
+from xsda.observations.compile import swapped
 from xsda.observations.operator import Derived, Gather
 from xsda.observations.read import Observed, dims_of, read, units_of
 from xsda.observations.selected import Selection
@@ -79,8 +80,9 @@ def explain(
     Explanation
         ``.table`` is a pandas DataFrame with one row for each source and variable. Values outside the grid are counted
         and do not raise an error; a note says if an assimilation would. Duplicates are used values at the place and
-        time of another used value. With ``quality``, *rejected* counts the values whose flags are not accepted. With
-        ``superobs``, *averaged to* counts the averages that are used, and rules and sigma are those of the averages.
+        time of another used value. Empty cells of a table are not counted. With ``quality``, *rejected* counts the
+        values whose flags are not accepted. With ``superobs``, *averaged to* counts the averages that are used, and
+        rules and sigma are those of the averages.
 
     Examples
     --------
@@ -94,9 +96,10 @@ def explain(
     sources = as_sources(obs, [*units_of(grid), *(derived or {})], dims_of(grid))
     selection = Selection(quality, outside, superobs)
     options: dict[str, Any] = {"likelihood": likelihood, "correlation": correlation, "derived": derived}
-    rows = {}
+    rows, exchanged = {}, False
     for observed in read(sources, units_of(grid), errors=False, quality=quality, **options):
         ds, found = sources[observed.source], survey(grid, observed)
+        exchanged |= bool(found.outside.any()) and swapped(grid, observed.da)
         origin, std = sigma_of(observed, sigma, sources)
         last = found if superobs is None else found.averaged(grid, selection, std)
         std = std if last is found else last.observed.std
@@ -112,7 +115,8 @@ def explain(
     index = pd.MultiIndex.from_tuples(list(rows), names=["source", "variable"])
     table = pd.DataFrame(list(rows.values()), index=index).fillna("")
     beyond = int(table["outside"].sum()) if outside == "raise" else 0
-    note = f"an assimilation raises an error, because {beyond} values lie outside the grid; pass outside='drop'"
+    hint = "some are inside if latitude and longitude are swapped" if exchanged else "pass outside='drop'"
+    note = f"an assimilation raises an error, because {beyond} values lie outside the grid; {hint}"
     return Explanation(table, (note,) if beyond else ())
 
 

@@ -245,8 +245,8 @@ def _check_units(grid: Grid, observed: Observed, y: np.ndarray) -> None:
         given = "is given" if "units" in observed.da.attrs else "has no units and is taken to be"
         warn(
             f"{observed.name!r} in {observed.source} {given} in {expected}, but its median is "
-            f"{abs(np.median(y)):.0f} standard deviations of the prior from the mean; set its attribute units (degC?), "
-            "and see xsda.observations.check"
+            f"{abs(np.median(y)):.0f} standard deviations of the prior from the mean; give its units (degC?) as an "
+            "attribute or a column units, and see xsda.observations.check"
         )
 
 
