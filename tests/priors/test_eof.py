@@ -328,3 +328,14 @@ def test_small_patterns_have_the_variance_of_new_states():
     assert found[None][1] > 2  # the remainder
     assert max(found["auto"]) < 1.2
     assert min(found["auto"]) > 0.8
+
+
+def test_a_ring_in_another_convention_is_refused():
+    """A Gaussian of one grid knows its points by their order; columns must not meet it in another."""
+    ds = weather(120, land=False).drop_vars("lon").assign_coords(lon=np.arange(8) * 45.0)
+    prior = xsda.GaussianPrior.fit(ds, length=4, taper=None)
+    turned = ds.assign_coords(lon=(ds.lon + 180) % 360 - 180).sortby("lon").isel(time=slice(0, 4))
+    with pytest.raises(ValueError, match=r"'lon' has the points of this prior in another order.*begins at 0 and ends"):
+        prior.bind(turned)
+    prior.bind(ds.isel(time=slice(0, 4)))
+    prior.bind(ds.isel(time=slice(0, 4), lat=slice(None, None, -1)))

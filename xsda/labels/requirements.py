@@ -35,6 +35,21 @@ def places(points: Points) -> list[np.ndarray]:
     return found
 
 
+def check_order(points: Points) -> None:
+    """Raise if the points along an axis are those of the prior in another order, as a ring in another convention is."""
+    for axis, dim in zip(points.layout.space, points.core_dims[1:], strict=True):
+        own, size = np.asarray(axis.points), points.template.sizes[dim]
+        if len(own) != size or dim not in points.template.coords:
+            continue
+        apart = _apart(points, axis, dim)
+        found = apart.argmin(1)
+        if (apart.min(1) <= SAME * axis.spacing).all() and not np.array_equal(found, np.arange(size)):
+            raise ValueError(
+                f"{dim!r} has the points of this prior in another order: the prior begins at {own[0]:g} and ends at "
+                f"{own[-1]:g}; write it so, with ds.assign_coords({dim}=...).sortby({dim!r})"
+            )
+
+
 def check_positions(points: Points, theirs: np.ndarray | None) -> None:
     """Raise if the points of a grid are not at the two-dimensional coordinates ``theirs`` of a climatology."""
     if theirs is None:

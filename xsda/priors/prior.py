@@ -25,7 +25,7 @@ from xsda.diffusion.schedules import SCHEDULES, Schedule
 from xsda.files import replacing
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
-from xsda.labels.requirements import check_region, check_rings, check_spacing, check_time
+from xsda.labels.requirements import check_order, check_region, check_rings, check_spacing, check_time
 from xsda.nn import WindowMLP, build_network, network_config, network_identity
 from xsda.priors.eof import EofDenoiser
 from xsda.priors.exact import ExactDenoiser, GaussianDenoiser, MixtureDenoiser
@@ -119,6 +119,8 @@ class Prior:
             lines.append(f"  space      {', '.join(f'{a.name}: {a.size}' for a in self.layout.space)}")
         if self.layout.dt is not None:
             lines.append(f"  time step  {self.layout.dt:g}{' s' if self.layout.dates else ''}")
+        if self.length is not None:
+            lines.append(f"  states     exactly {self.length}")
         lines.append(f"  denoiser   {type(getattr(self.denoiser, 'network', self.denoiser)).__name__}, {self.schedule}")
         return "\n".join(lines + [f"  {k:<10} {v}" for k, v in self.info.items()])
 
@@ -140,6 +142,8 @@ class Prior:
                 f"the grid has {length} states along {grid.core_dims[0]!r}, fewer than the window of this prior "
                 f"({self.window}); extend the time axis"
             )
+        if self.length is not None:
+            check_order(grid)
         elsewhere = "; ".join(check_region(grid))
         if elsewhere and self.length is not None:
             raise ValueError(f"{elsewhere}; this prior describes its own region: select it on the grid")
