@@ -330,6 +330,19 @@ def test_small_patterns_have_the_variance_of_new_states():
     assert min(found["auto"]) > 0.8
 
 
+def test_a_grid_with_values_in_the_mask_is_told():
+    """The mask of the prior differs from that of the grid: the points are counted, and missing in the result."""
+    ds = weather(120)
+    prior = xsda.GaussianPrior.fit(ds, length=4, taper=None)
+    dry = ds.isel(time=slice(0, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prior.bind(dry)
+        prior.bind(dry.where(dry.lat > 52))
+    with pytest.warns(UserWarning, match=r"values at 4 points where this prior has none .its mask"):
+        prior.bind(dry.fillna(280.0))
+
+
 def test_a_ring_in_another_convention_is_refused():
     """A Gaussian of one grid knows its points by their order; columns must not meet it in another."""
     ds = weather(120, land=False).drop_vars("lon").assign_coords(lon=np.arange(8) * 45.0)

@@ -186,6 +186,21 @@ class Grid(Points):
         """Where states have values, (channel, *space); None if everywhere."""
         return self.normals.valid if self.normals is not None and self.normals.masked else None
 
+    def beyond_mask(self) -> int:
+        """Return at how many points the Dataset has values where the climatology of the prior has none.
+
+        The first, the middle and the last state are looked at.
+        """
+        names, time = list(self.names.values()), self.core_dims[0]
+        if self.normals is None or not self.normals.masked:
+            return 0
+        if any(n not in self.template or not {*self.core_dims} <= {*self.template[n].dims} for n in names):
+            return 0
+        last = self.template.sizes[time] - 1
+        states = self.stack(self.template[names].isel({time: sorted({0, last // 2, last})}))
+        known = np.isfinite(states).reshape(-1, *states.shape[-1 - len(self.layout.space) :]).any(0)
+        return int((known & ~self.normals.valid).sum())
+
     def context(self) -> Tensor | None:
         """Return static fields, positions, time features and the mask for the network.
 

@@ -149,6 +149,12 @@ class Prior:
             raise ValueError(f"{elsewhere}; this prior describes its own region: select it on the grid")
         if elsewhere:
             warn(f"{elsewhere}; the prior was not trained there", UserWarning)
+        if beyond := grid.beyond_mask():
+            warn(
+                f"the grid has values at {beyond} points where this prior has none (its mask, such as land); they are "
+                "missing in the result",
+                UserWarning,
+            )
         notes = "; ".join(check_spacing(grid))
         if notes and not self.any_size:
             raise ValueError(f"the grid does not fit the prior: {notes}. Put the grid on the prior's points")
