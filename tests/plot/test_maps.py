@@ -259,7 +259,7 @@ def test_more_cells_than_pixels_are_averaged():
     np.testing.assert_allclose(mesh.get_coordinates()[0, [0, -1], 0], edges(lon)[[0, -1]])
 
 
-def test_masked_cells_are_grey(weather):
+def test_masked_cells_are_grey_and_hatched(weather):
     """Cells that never have a value are land; a gap at one time, or in one member, is not."""
     truth, post, _ = weather
     land = xr.zeros_like(truth.t[0], dtype=bool)
@@ -275,6 +275,8 @@ def test_masked_cells_are_grey(weather):
         found = ~np.ma.getmaskarray(np.ma.masked_invalid(grey[0].get_array()))
         np.testing.assert_array_equal(found, land)
         assert grey[0].get_cmap()(0.5)[:3] != (1, 1, 1)
+        (hatched,) = [a for a in panel.patches if a.get_hatch()]
+        assert len(hatched.get_path().to_polygons(closed_only=False)) == 6
     figure = post.sda.plot(truth=truth.where(~land), time=4)
     drawn = [any(c.get_label() == "masked" for c in panel.collections) for panel in figure.axes[:5]]
     assert drawn == [True, False, False, False, True]
@@ -386,7 +388,7 @@ def test_observations_masks_and_missing_coordinates():
     )
     panel = ds.sda.plot(obs=obs).axes[0]
     grey, mesh, marks = (
-        next(c for c in panel.collections if c.get_label() == k) for k in ("masked", "_child1", "observations")
+        next(c for c in panel.collections if c.get_label() == k) for k in ("masked", "_child2", "observations")
     )
     np.testing.assert_array_equal(np.isfinite(np.ma.filled(grey.get_array(), np.nan)), (ds.lat_rho > 52) & ~hole)
     drawn = np.ma.filled(mesh.get_array(), np.nan)

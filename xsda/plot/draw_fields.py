@@ -45,7 +45,7 @@ def fields(
 
     Latitudes and longitudes are drawn with cartopy in a projection that fits the domain, also two-dimensional ones
     (rotated pole, ROMS): each cell lies where it is on the Earth. Without cartopy the map is stretched by
-    1 / cos(latitude) at its centre. Cells without a value at any time and in any member are grey.
+    1 / cos(latitude) at its centre. Cells without a value at any time and in any member are hatched.
 
     Parameters
     ----------

@@ -12,12 +12,14 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 
 from xsda.labels.axes import axis_numbers, is_datelike
 from xsda.observations.mesh import unit_vectors
 from xsda.plot.coastlines import lines_within
 from xsda.plot.panels import label_time
-from xsda.plot.style import COAST, MASKED, aspect_of, axis_values
+from xsda.plot.style import COAST, HATCHED, MASKED, aspect_of, axis_values
 
 
 class Plane:
@@ -60,10 +62,21 @@ class Plane:
         return values
 
     def draw_mask(self, panel: Axes, mask: np.ndarray) -> None:
-        """Grey cells where there never is a value."""
-        if mask.any():
-            grey = ListedColormap([MASKED])
-            self.draw_cells(panel, np.where(mask, 1.0, np.nan), cmap=grey, zorder=0.9).set_label("masked")
+        """Grey, hatched cells where there never is a value."""
+        if not mask.any():
+            return
+        grey = self.draw_cells(panel, np.where(mask, 1.0, np.nan), cmap=ListedColormap([MASKED]), zorder=0.9)
+        grey.set_label("masked")
+        corners = np.asarray(grey.get_coordinates(), float)
+        up, across = np.nonzero(
+            np.isfinite(np.ma.filled(grey.get_array(), np.nan)).reshape(np.array(corners.shape[:2]) - 1)
+        )
+        cells = np.stack([corners[up + a, across + b] for a, b in ((0, 0), (0, 1), (1, 1), (1, 0))], axis=1)
+        cells = cells[np.isfinite(cells).all((1, 2))]
+        if len(cells):  # all cells are one patch, because a mesh has no hatching
+            outline = Path.make_compound_path_from_polys(cells)
+            look = {"facecolor": "none", "edgecolor": HATCHED, "hatch": "////", "linewidth": 0, "zorder": 0.95}
+            panel.add_artist(PathPatch(outline, transform=grey.get_transform(), **look))
 
     def draw_points(self, panel: Axes, points: xr.Dataset, **look: Any) -> Artist:
         """Circles at observations, as ``observed_points`` gives them."""

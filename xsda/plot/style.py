@@ -13,7 +13,7 @@ from xsda.labels.cf import is_latitude, is_longitude
 
 TRUTH, ENSEMBLE, OBSERVED = "#222222", "#2a6fbb", "#d1495b"
 SEQUENTIAL, DIVERGING, SPREAD = "viridis", "RdBu_r", "magma"
-MASKED, COAST = "#d4d1ca", "#1c1c1c"
+MASKED, HATCHED, COAST = "#d4d1ca", "#b3afa6", "#1c1c1c"
 SHORT = {"degrees_north": "°N", "degrees_east": "°E", "degrees": "°", "degree": "°", "um": "µm"}
 CELSIUS = ("degC", "celsius", "Celsius", "degree_Celsius", "degrees_Celsius", "degrees_celsius")
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
