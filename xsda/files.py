@@ -209,9 +209,9 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file or folder; raise at once if another run holds it, and name that run.
 
     The operating system releases the lock when a process ends, however it ends. There is no lock where none is
-    possible, such as in a folder that cannot be written.
+    possible, such as in a folder that cannot be written. The lock of a Zarr store lies beside it.
     """
-    folder, name = (path, ".") if path.is_dir() else (path.parent, f".{path.name}.")
+    folder, name = (path, ".") if path.is_dir() and path.suffix != ".zarr" else (path.parent, f".{path.name}.")
     place, owner = folder / f"{name}lock", folder / f"{name}owner"
     lock = FileLock(place, timeout=0)
     try:
