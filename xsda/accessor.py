@@ -77,12 +77,15 @@ class SdaAccessor:
         quality: Any = None,
         outside: str = "raise",
         superobs: Any = None,
+        out: str | Path | None = None,
+        overwrite: bool = False,
     ) -> xr.Dataset:
         return assimilate(
             self._ds, obs, model, members=members, sigma=sigma, guidance=guidance, sampler=sampler, steps=steps,
             likelihood=likelihood, correlation=correlation, background=background, background_sigma=background_sigma,
             redraw=redraw, seed=seed, chunks=chunks, batch=batch, device=device, precision=precision, progress=progress,
-            derived=derived, quality=quality, outside=outside, superobs=superobs,
+            derived=derived, quality=quality, outside=outside, superobs=superobs, out=out,
+            overwrite=overwrite,
         )  # fmt: skip
 
     @documented(sample)
@@ -99,10 +102,12 @@ class SdaAccessor:
         device: str = "auto",
         precision: str = "auto",
         progress: bool | None = None,
+        out: str | Path | None = None,
+        overwrite: bool = False,
     ) -> xr.Dataset:
         return sample(
             self._ds, model, members=members, sampler=sampler, steps=steps, seed=seed, chunks=chunks, batch=batch,
-            device=device, precision=precision, progress=progress,
+            device=device, precision=precision, progress=progress, out=out, overwrite=overwrite,
         )  # fmt: skip
 
     @documented(log_prob)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -18,6 +19,7 @@ from xsda.priors.registry import Model, Models, load_model
 from xsda.sampling.choose import default_sampler, pick_guidance, pick_sampler
 from xsda.sampling.draw import draw_ensemble
 from xsda.sampling.evidence import variance_factor
+from xsda.sampling.keep import check_out, write_out
 from xsda.sampling.options import SamplingOptions
 from xsda.sampling.pooling import share
 
@@ -47,6 +49,8 @@ def assimilate(
     quality: Any = None,
     outside: str = "raise",
     superobs: Any = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> xr.Dataset:
     """Draw an ensemble from the posterior p(trajectory | observations).
 
@@ -117,6 +121,14 @@ def assimilate(
         Average reports of one variable and source that lie close together: "1h" (or another length of time) averages
         those of one place, "cell" those that have the same nearest grid point and time. Their errors must be
         independent. Default: no averages.
+    out
+        Draw now, write the ensemble to this file (.nc, .h5 or .zarr), and return it opened lazily. A .zarr store is
+        written in blocks of ``chunks`` members, also on a cluster; only this process writes. The same call continues
+        after an interruption, and other ``members`` are added to the store. Its coordinate ``complete_states`` counts
+        for each member the states that are written. Another file, or the ensemble of several priors, is written once at
+        the end.
+    overwrite
+        Replace a file ``out`` that exists, or a store of another run. Default: raise an error.
 
     Returns
     -------
@@ -173,8 +185,12 @@ def assimilate(
         "superobs": superobs,
     }  # fmt: skip
     options, prior, ds = SamplingOptions(members=members, **how), load_model(model), _without_ensemble(ds)
+    path = check_out(out, overwrite, pieces=not isinstance(prior, Pool))
     if isinstance(prior, Pool):
-        return share(prior, ds, members, lambda one, numbers: assimilate(ds, obs, one, members=numbers, **how, **what))
+        pooled = share(
+            prior, ds, members, lambda one, numbers: assimilate(ds, obs, one, members=numbers, **how, **what)
+        )
+        return pooled if path is None else write_out(pooled, path, progress)
     chosen = pick_guidance(guidance, prior)
     stepper = pick_sampler(sampler, steps, default_sampler(prior, guided=True))
     grid = prior.bind(ds)
@@ -189,8 +205,9 @@ def assimilate(
     if factor != 1.0:
         attrs["variance_factor"] = round(factor, 4)
     return draw_ensemble(
-        prior, grid, options, stepper, guidance=chosen, likelihood=compiled, attrs=attrs, factor=factor
-    )
+        prior, grid, options, stepper, guidance=chosen, likelihood=compiled, attrs=attrs, factor=factor, out=path,
+        overwrite=overwrite,
+    )  # fmt: skip
 
 
 def _settings(likelihood: Likelihood, correlation: Any, background: Any, redraw: int) -> dict[str, Any]:

@@ -41,6 +41,42 @@ def check_format(path: Path) -> str:
     return engine
 
 
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raise before a long computation, rather than after it, if its result cannot be written."""
+    check_format(path)
+    check_free(path, overwrite)
+    store = path.suffix == ".zarr"
+    if store and path.is_symlink():
+        raise FileExistsError(f"{path} is a symbolic link, which a store cannot replace; name the folder it points to")
+    if path.exists() and path.is_dir() != store:
+        raise FileExistsError(f"{path} is a {'folder' if path.is_dir() else 'file'}; take another name")
+    check_writable(path)
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """Raise if a file is there that must not be replaced."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
+
+
+def check_writable(path: Path) -> None:
+    """Raise if no file can be written to the folder of ``path``."""
+    probe = path.parent / f".{path.name}.probe"
+    with replacing(probe):
+        pass
+    probe.unlink()
+
+
+def write(ds: xr.Dataset, path: Path) -> None:
+    """Write a file or store whole or not at all; what is lazy is computed block by block."""
+    if path.suffix == ".zarr":
+        with replacing_folder(path) as folder:
+            ds.to_zarr(folder, mode="w", consolidated=False)
+    else:
+        with replacing(path) as temporary:
+            ds.to_netcdf(temporary, engine=FORMATS[path.suffix])  # type: ignore[call-overload]
+
+
 def read(path: str | os.PathLike[str]) -> xr.Dataset:
     """Open a NetCDF, HDF5 or Zarr file."""
     if not Path(path).exists():

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xsda.cli.output import check_output, write
 from xsda.cli.reports import choice_options, choices, read_observations
 from xsda.cli.shared import FILE, models_option, overwrite_option, sigma_option
 from xsda.cli.spoken import spoken
@@ -90,7 +89,7 @@ def check(
     overwrite: bool,
 ) -> None:  # fmt: skip
     """Compare OBSERVATIONS with what a prior expects, and print what is probably wrong."""
-    from xsda.files import read
+    from xsda.files import check_output, read, write
     from xsda.observations import check as flag
 
     if out is not None:
@@ -107,7 +106,7 @@ def check(
     )  # fmt: skip
     click.echo(repr(flags))
     if out is not None:
-        write(next(iter(flags.accepted.values())), out, progress=False)
+        write(next(iter(flags.accepted.values())), out)
         click.echo(f"wrote {out}")
 
 

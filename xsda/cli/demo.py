@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from xsda.cli.output import check_output, check_picture, write, write_picture
+from xsda.cli.output import check_picture, write_picture
 from xsda.cli.shared import FILE, progress_option
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def demo(members: int, seed: int, folder: Path, overwrite: bool, progress: bool 
     writes posterior.nc and posterior.png.
     """
     from xsda.assimilation import assimilate
+    from xsda.files import check_output, write
     from xsda.observations import observe
     from xsda.plot import ensemble
     from xsda.priors import load_model

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xsda.cli.output import check_output, write
 from xsda.cli.reports import choice_options, choices, read_observations
 from xsda.cli.shared import (
     FILE,
@@ -16,7 +15,6 @@ from xsda.cli.shared import (
     models_option,
     out_option,
     overwrite_option,
-    shows_progress,
     sigma_option,
 )
 from xsda.cli.values import LAWS, Name, law, settings, standard_deviation
@@ -71,7 +69,6 @@ def assimilate(
     from xsda.cli.default_grid import default_grid
     from xsda.files import read
 
-    check_output(out, overwrite)
     said: dict[str, Any] = {
         "sigma": standard_deviation(sigma, "--sigma"), "likelihood": law(likelihood),
         "correlation": settings(correlation, "--correlation") or None,
@@ -85,7 +82,7 @@ def assimilate(
         raise ValueError("two observation files have the same name; rename one")
     target = read(grid) if grid else default_grid(_longest(prior), sources)
     obs = sources if len(sources) > 1 else next(iter(sources.values()))
-    _finish(assimilation.assimilate(target, obs, prior, **said, **draw), out, draw["progress"])
+    _finish(assimilation.assimilate(target, obs, prior, **said, **draw, out=out, overwrite=overwrite), out)
 
 
 @click.command()
@@ -105,12 +102,11 @@ def sample(
     from xsda.files import read
     from xsda.sampling import draw as drawing
 
-    check_output(out, overwrite)
     if (grid is None) == (length is None):
         raise ValueError("give either --grid, a file with the coordinates wanted, or --length, a number of states")
     prior = _load(models)
     target = read(grid) if grid else own_grid(_longest(prior), length or 0)
-    _finish(drawing.sample(target, prior, **draw), out, draw["progress"])
+    _finish(drawing.sample(target, prior, **draw, out=out, overwrite=overwrite), out)
 
 
 def _load(models: Sequence[str]) -> Prior | Pool:
@@ -126,6 +122,5 @@ def _longest(prior: Prior | Pool) -> Prior:
     return max(prior.priors, key=lambda p: p.window) if isinstance(prior, Pool) else prior
 
 
-def _finish(ensemble: xr.Dataset, out: Path, progress: bool | None) -> None:
-    write(ensemble, out, progress=shows_progress(progress))
+def _finish(ensemble: xr.Dataset, out: Path) -> None:
     click.echo(f"wrote {out} ({', '.join(f'{d} {n}' for d, n in ensemble.sizes.items())})")

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from xsda.cli.output import check_free, check_output, write
 from xsda.cli.shared import FILE, out_option, overwrite_option, progress_option, shows_progress
 from xsda.cli.values import DEVICES, NETWORKS, SYSTEMS, Name, settings
 
@@ -52,6 +51,7 @@ def simulate(
     memory, and the same command continues after an interruption.
     """
     from xsda.arguments import choose
+    from xsda.files import check_output, write
     from xsda.systems.simulation import SYSTEMS as classes
     from xsda.systems.simulation import simulate_to
 
@@ -229,6 +229,8 @@ def _check_left_to_recipe(ctx: click.Context, recipe: str) -> None:
 
 def _check_prior_file(out: Path, overwrite: bool) -> None:
     """Raise before the training if the prior cannot be saved as ``out``."""
+    from xsda.files import check_free
+
     check_free(out, overwrite)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"the folder {out.parent} does not exist")

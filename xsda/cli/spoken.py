@@ -46,7 +46,7 @@ def spoken(text: str, command: click.Command | None) -> str:
             return found[0]
         if not (found[2] or "").startswith("'"):  # a value in quotes shows how it is typed
             named.append(option)
-        return option.opts[0] if value in ("", "...") else f"{option.opts[0]} {value}"
+        return option.opts[0] if option.is_flag or value in ("", "...") else f"{option.opts[0]} {value}"
 
     text = ARGUMENT.sub(typed, FUNCTION.sub(r"`xsda \1`", text))
     said = ", ".join(f"{p.opts[0]} {p.metavar}" for p in dict.fromkeys(named) if p.metavar)

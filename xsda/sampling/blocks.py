@@ -110,44 +110,56 @@ def check_core_chunks(ds: xr.Dataset, core_dims: Sequence[str]) -> None:
         )
 
 
-def _counter(bar: tqdm, steps: int) -> Callable[[int], None]:
-    """Return a function that moves the bar by one step. Each time members are drawn again, the total grows."""
-    due = bar.n + steps
-
-    def advance(_: int) -> None:
-        nonlocal due
-        if bar.n >= due:
-            due += steps
-            bar.total += steps
-        bar.update()
-
-    return advance
+def member_bar(total: int, *, done: int = 0, label: str, progress: bool | None) -> tqdm:
+    """Return a progress bar that counts members, with their rate and the time that is left."""
+    return tqdm(
+        total=total, initial=done, desc=label, unit="member", disable=None if progress is None else not progress,
+        bar_format="{l_bar}{bar}| {n:.0f}/{total} members [{elapsed}<{remaining}, {rate_fmt}]",
+    )  # fmt: skip
 
 
 def compute(task: Task, members: Sequence[int], *, batch: int, progress: bool | None, label: str) -> list[np.ndarray]:
     """Compute all members now, ``batch`` at a time; with fewer at a time if memory runs out."""
+    with member_bar(len(members), label=label, progress=progress) as bar:
+        return fill(task, members, batch=batch, bar=bar)
+
+
+def fill(task: Task, members: Sequence[int], *, batch: int, bar: tqdm) -> list[np.ndarray]:
+    """Do the same and move a bar that may count the members of other blocks, too."""
     out = [np.empty((len(members), *shape), dtype) for shape, dtype in outputs(task)]
     known = task.shared
     batch = min(batch, known.room or batch)
-    disable = None if progress is None else not progress
-    with tqdm(total=-(-len(members) // batch) * task.steps, desc=label, unit="step", disable=disable) as bar:
-        start = 0
-        while start < len(members):
-            part = slice(start, start + batch)
-            try:
-                found = task(members[part], _counter(bar, task.steps))
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-            else:
-                for whole, some in zip(out, found, strict=True):
-                    whole[part] = some
-                start += batch
-                continue
-            torch.cuda.empty_cache()  # the memory of the failed call is free now
-            batch = _fewer(task, min(batch, len(members)))
-            bar.total = bar.n + -(-(len(members) - start) // batch) * task.steps
+    start, before = 0, bar.n
+    while start < len(members):
+        part = slice(start, start + batch)
+        try:
+            found = task(members[part], _counter(bar, len(members[part]), task.steps))
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        else:
+            for whole, some in zip(out, found, strict=True):
+                whole[part] = some
+            start += batch
+            bar.update(before + min(start, len(members)) - bar.n)
+            continue
+        torch.cuda.empty_cache()  # the memory of the failed call is free now
+        bar.update(before + start - bar.n)
+        batch = _fewer(task, min(batch, len(members)))
     return out
+
+
+def _counter(bar: tqdm, members: int, steps: int) -> Callable[[int], None]:
+    """Return a function that moves the bar at each step, but not at the steps of members that are drawn again."""
+    left = steps
+
+    def advance(_: int) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            bar.update(members / steps)
+
+    return advance
 
 
 def _fewer(task: Task, tried: int) -> int:
@@ -186,7 +198,7 @@ def lazy(task: Task, members: Sequence[int], *, chunk: int, batch: int) -> list[
 
     name = f"xsda-{tokenize(task.token, list(members), chunk, batch)}"
     parts = [members[start : start + chunk] for start in range(0, len(members), chunk)]
-    blocks = MaterializedLayer({(name, i): (partial(_block, task, batch, part),) for i, part in enumerate(parts)})
+    blocks = MaterializedLayer({(name, i): (partial(block, task, batch, part),) for i, part in enumerate(parts)})
     rows = tuple(len(part) for part in parts)
     found = []
     for k, (shape, dtype) in enumerate(outputs(task)):
@@ -214,6 +226,7 @@ def _cull(graph: Any, keys: Any, **_: Any) -> Any:
     return graph.cull(set(flatten([keys])))
 
 
-def _block(task: Task, batch: int, part: Sequence[int]) -> list[np.ndarray]:
+def block(task: Task, batch: int, part: Sequence[int]) -> list[np.ndarray]:
+    """Compute one block of members; in each process one block at a time."""
     with DEVICE_LOCK:
         return compute(task, part, batch=batch, progress=False, label="")

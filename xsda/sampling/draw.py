@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from xsda.priors.pool import Pool
 from xsda.priors.prior import Prior
 from xsda.priors.reference import refer
 from xsda.priors.registry import Model, Models, load_model
-from xsda.sampling.blocks import check_core_chunks, compute, lazy, member_chunks
+from xsda.sampling.blocks import check_core_chunks, compute, lazy, member_chunks, outputs
 from xsda.sampling.choose import default_sampler, pick_sampler
 from xsda.sampling.devices import pick_device
+from xsda.sampling.finished import current_client
+from xsda.sampling.keep import check_out, draw_into_store, write_out
 from xsda.sampling.options import SamplingOptions
 from xsda.sampling.pooling import share
-from xsda.sampling.shipping import Shipment, pack
+from xsda.sampling.shipping import Shipment, fingerprint, pack
 from xsda.sampling.task import SamplingTask
 
 NOTES = {
@@ -46,6 +49,8 @@ def sample(
     device: str = "auto",
     precision: str = "auto",
     progress: bool | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> xr.Dataset:
     """Draw trajectories from a prior, without observations.
 
@@ -55,7 +60,7 @@ def sample(
         The grid: its coordinates define what is sampled. Its values are not read; a Dataset of coordinates is enough.
     model
         A prior, the path of one, or a name ("lorenz63"). A list of them shares the members out among several priors.
-    members, sampler, steps, seed, chunks, batch, device, precision, progress
+    members, sampler, steps, seed, chunks, batch, device, precision, progress, out, overwrite
         As in ``xsda.assimilate``.
 
     Returns
@@ -75,10 +80,14 @@ def sample(
         "precision": precision, "progress": progress,
     }  # fmt: skip
     options = SamplingOptions(members=members, redraw=0, **own)
+    path = check_out(out, overwrite, pieces=not isinstance(prior, Pool))
     if isinstance(prior, Pool):
-        return share(prior, ds, members, lambda one, numbers: sample(ds, one, members=numbers, **own))
+        pooled = share(prior, ds, members, lambda one, numbers: sample(ds, one, members=numbers, **own))
+        return pooled if path is None else write_out(pooled, path, progress)
     chosen = pick_sampler(sampler, steps, default_sampler(prior, guided=False))
-    return draw_ensemble(prior, prior.bind(ds), options, chosen, attrs={"guidance": "none"})
+    return draw_ensemble(
+        prior, prior.bind(ds), options, chosen, attrs={"guidance": "none"}, out=path, overwrite=overwrite
+    )
 
 
 def draw_ensemble(
@@ -91,36 +100,79 @@ def draw_ensemble(
     likelihood: Likelihood | None = None,
     attrs: Mapping[str, Any],
     factor: float = 1.0,
+    out: Path | None = None,
+    overwrite: bool = False,
 ) -> xr.Dataset:
-    """Draw an ensemble, at once or lazily, and label it; ``factor`` multiplies the variances of patterns."""
+    """Draw an ensemble, at once or lazily, and label it; ``factor`` multiplies the variances of patterns.
+
+    With ``out`` it is drawn at once, and written to this file or store.
+    """
     numbers, batch = options.numbers, options.at_once(grid.shape)
     check_core_chunks(grid.template, grid.core_dims)
     chunk = member_chunks(len(numbers), options.chunks, grid.core_dims)
-    defer = options.chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
-    if not defer:
+    stored = out is not None and out.suffix == ".zarr"
+    defer = not stored and (
+        options.chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
+    )
+    sent = defer or (stored and current_client() is not None)
+    if not sent:
         pick_device(options.device)
     if sampler.population > 1:
         _check_populations(numbers, chunk, options.batch, sampler.population)
         batch = -(-batch // sampler.population) * sampler.population
     content = (likelihood, grid.context(), grid.scaling)
     task = SamplingTask(
-        refer(prior) if defer else prior, grid.shape, grid.fields, sampler, guidance,
-        pack(content) if defer else Shipment(content), options.seed, options.device, options.precision,
+        refer(prior) if sent else prior, grid.shape, grid.fields, sampler, guidance,
+        pack(content) if sent else Shipment(content), options.seed, options.device, options.precision,
         options.redraw, factor,
     )  # fmt: skip
+    attrs = {
+        "prior": prior.name, "prior_hash": prior.hash, "sampler": str(sampler), "steps": sampler.steps,
+        "denoiser_evaluations": sampler.evaluations, "seed": options.seed, **attrs,
+    }  # fmt: skip
+    label, size = "assimilating" if likelihood else "sampling", chunk or min(batch, len(numbers))
+    if stored:
+        assert out is not None
+        empty = [np.broadcast_to(np.zeros((), dtype), (len(numbers), *shape)) for shape, dtype in outputs(task)]
+        return draw_into_store(
+            task, numbers, _label(grid, task, numbers, empty, attrs), path=out, overwrite=overwrite,
+            time=grid.core_dims[0], run=_run(prior, content, task), chunk=size, batch=batch, label=label,
+            progress=options.progress,
+        )  # fmt: skip
     if defer:
-        arrays = lazy(task, numbers, chunk=chunk or min(batch, len(numbers)), batch=batch)
+        arrays = lazy(task, numbers, chunk=size, batch=batch)
     else:
-        label = "assimilating" if likelihood else "sampling"
         arrays = compute(task, numbers, batch=batch, progress=options.progress, label=label)
+    ds = _label(grid, task, numbers, arrays, attrs)
+    return ds if out is None else write_out(ds, out, options.progress)
+
+
+def _label(
+    grid: Grid, task: SamplingTask, numbers: Sequence[int], arrays: Sequence[Any], attrs: Mapping[str, Any]
+) -> xr.Dataset:
+    """Label what a task returned (numpy or dask)."""
     member = xr.DataArray(np.array(numbers), dims="member", attrs={"standard_name": "realization", "units": "1"})
     ds = grid.label(arrays[: len(task.fields)], {"member": member})
     for name, values in zip(task.notes, arrays[len(task.fields) :], strict=True):
         ds = ds.assign_coords({name: ("member", values, NOTES[name])})
-    return describe(ds, grid, {
-        "prior": prior.name, "prior_hash": prior.hash, "sampler": str(sampler), "steps": sampler.steps,
-        "denoiser_evaluations": sampler.evaluations, "seed": options.seed, **attrs,
-    })  # fmt: skip
+    return describe(ds, grid, attrs)
+
+
+def _run(prior: Prior, content: tuple[Any, ...], task: SamplingTask) -> dict[str, str]:
+    """Describe what the members depend on, besides their numbers and the coordinates of the grid."""
+    likelihood, *fields = content
+    return {
+        "prior_hash": prior.hash,
+        "observations": fingerprint(likelihood),
+        "static fields or climatology": fingerprint(fields),
+        "states": str(task.shape[0]),
+        "guidance": str(task.guidance),
+        "sampler": str(task.sampler),
+        "seed": str(task.seed),
+        "redraw": str(task.redraw),
+        "precision": task.precision,
+        "variance_factor": f"{task.factor:.6g}",
+    }
 
 
 def _check_populations(numbers: Sequence[int], chunk: int | None, batch: int | None, size: int) -> None:

@@ -45,6 +45,23 @@ class Shipment:
 
 def pack(content: Any) -> Shipment:
     """Pack an object so that it is small enough to be part of every block."""
+    description, arrays = _taken_apart(content)
+    path = ""
+    if arrays:
+        from safetensors.torch import save_file
+
+        name = hashlib.sha256(" ".join(sorted(arrays)).encode()).hexdigest()[:32]
+        path = str(cached("likelihoods", f"{name}.safetensors", lambda temporary: save_file(arrays, temporary)))
+    return Shipment(description=description, path=path, hash=hashlib.sha256(description).hexdigest()[:32])
+
+
+def fingerprint(content: Any) -> str:
+    """Return a hash of the content of an object, which is the same in every process."""
+    return hashlib.sha256(_taken_apart(content)[0]).hexdigest()[:16]
+
+
+def _taken_apart(content: Any) -> tuple[bytes, dict[str, Tensor]]:
+    """Pickle an object without its large arrays; return these by their hashes."""
     import cloudpickle
 
     arrays: dict[str, Tensor] = {}
@@ -71,15 +88,7 @@ def pack(content: Any) -> Shipment:
 
     file = io.BytesIO()
     Pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(content)
-    description = file.getvalue()
-    fingerprint = hashlib.sha256(description).hexdigest()[:32]
-    path = ""
-    if arrays:
-        from safetensors.torch import save_file
-
-        name = hashlib.sha256(" ".join(sorted(arrays)).encode()).hexdigest()[:32]
-        path = str(cached("likelihoods", f"{name}.safetensors", lambda temporary: save_file(arrays, temporary)))
-    return Shipment(description=description, path=path, hash=fingerprint)
+    return file.getvalue(), arrays
 
 
 def _is_plain(value: Any) -> bool:
@@ -90,7 +99,7 @@ def _is_plain(value: Any) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _unpack(fingerprint: str, description: bytes, path: str) -> Any:
+def _unpack(key: str, description: bytes, path: str) -> Any:
     arrays: dict[str, Tensor] = {}
     if path:
         from safetensors.torch import load_file

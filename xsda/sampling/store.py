@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsda.files import check_format, locked, replacing_folder
+from xsda.files import check_output, locked, replacing_folder
 
 MARK = "complete_states"
 ABSENT = -1  # number of a member that the store has room for, but that was not added
@@ -122,6 +122,7 @@ def open_store(
     time: str,
     run: Mapping[str, str],
     chunks: Mapping[str, int] | None = None,
+    overwrite: bool = False,
 ) -> Iterator[EnsembleStore]:
     """Create a store, or open the store of an earlier call to continue it; no other run can open it meanwhile.
 
@@ -142,6 +143,8 @@ def open_store(
     chunks
         Sizes of the chunks of the store, by dimension. Default: one member, and whole dimensions otherwise. Those of an
         earlier call are kept.
+    overwrite
+        Replace what is there if this run cannot continue it.
 
     Yields
     ------
@@ -149,16 +152,20 @@ def open_store(
         The store, for writing.
     """
     path, chunks = Path(path), {"member": 1, **(chunks or {})}
-    if check_format(path) != "zarr":
+    if path.suffix != ".zarr":
         raise ValueError(f"{path} must end in .zarr to be written in pieces")
+    check_output(path, overwrite=True)
     with locked(path):
-        if path.exists():
-            arrays = _resumed(path, time)
-            with xr.open_zarr(path, chunks=None, consolidated=False) as old:
-                _check(path, old, template, time, run)
-            _grow(path, arrays, template, time)
-        else:
+        try:
+            arrays = _continued(path, template, time, run) if path.exists() else None
+        except FileExistsError:
+            if not overwrite:
+                raise
+            arrays = None
+        if arrays is None:
             _create(path, template, run, chunks)
+        else:
+            _grow(path, arrays, template, time)
         yield EnsembleStore(path, time, tuple(map(str, template.data_vars)))
 
 
@@ -185,20 +192,23 @@ def _create(path: Path, template: xr.Dataset, run: Mapping[str, str], chunks: Ma
         ds.to_zarr(folder, mode="w", compute=False, encoding=encoding, consolidated=False, zarr_format=3)
 
 
-def _resumed(path: Path, time: str) -> dict[str, Any]:
-    """Return the arrays of a store; undo what a run that was killed began to add."""
+def _continued(path: Path, template: xr.Dataset, time: str, run: Mapping[str, str]) -> dict[str, Any]:
+    """Return the arrays of a store if it belongs to this run; undo what a call that was killed began to add."""
     try:
         arrays = _arrays(path)
         json.loads(arrays[MARK].attrs["run"])
         members = arrays["member"][:]
     except Exception as error:  # not a store, not of this package, or written at once
         raise FileExistsError(
-            f"{path} exists, and is no store that a run can continue; take another name or delete it"
+            f"{path} exists, and is no store that a run can continue; take another name, or pass overwrite=True to "
+            "replace it"
         ) from error
     sizes = {"member": int((members != ABSENT).sum())}
     if time in arrays:
         sizes[time] = arrays[time].shape[0]
     _resize(arrays, sizes)
+    with xr.open_zarr(path, chunks=None, consolidated=False) as old:
+        _check(path, old, template, time, run)
     return arrays
 
 
@@ -221,7 +231,10 @@ def _check(path: Path, old: xr.Dataset, new: xr.Dataset, time: str, run: Mapping
         if name != MARK and (how := _difference(old.variables.get(name), new.variables.get(name), time)):
             different.append(f"{name!r} {how}")
     if different:
-        raise FileExistsError(f"{path} holds another run: {'; '.join(map(str, different))}. Take another name")
+        raise FileExistsError(
+            f"{path} holds another run: {'; '.join(map(str, different))}; take another name, or pass overwrite=True to "
+            "replace it"
+        )
 
 
 def _difference(old: xr.Variable | None, new: xr.Variable | None, time: str) -> str:

@@ -1,0 +1,71 @@
+"""Computes blocks of members and returns them as they finish: in this process, or on the cluster of a dask client."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from xsda.sampling.blocks import Task, block, fill
+
+Block = tuple[Sequence[int], list[np.ndarray]]  # members, and what the task returned for them
+
+
+def current_client() -> Any:
+    """Return the ``dask.distributed.Client`` on which dask would compute now, or None."""
+    if "distributed" not in sys.modules:
+        return None
+    from dask.base import get_scheduler
+
+    return getattr(get_scheduler(), "__self__", None)
+
+
+def as_finished(task: Task, parts: Sequence[Sequence[int]], *, batch: int, bar: tqdm) -> Iterator[Block]:
+    """Compute the ``parts`` of an ensemble, ``batch`` members at a time, and give each when it is finished.
+
+    The bar counts members. On a cluster, the order is that in which the workers finish.
+    """
+    client = current_client()
+    if client is None:
+        for part in parts:
+            yield part, fill(task, part, batch=batch, bar=bar)
+    else:
+        yield from _on_cluster(client, partial(block, task, batch), parts, bar)
+
+
+def _on_cluster(client: Any, compute: Any, parts: Sequence[Sequence[int]], bar: tqdm) -> Iterator[Block]:
+    from distributed import as_completed
+    from distributed.client import FutureCancelledError
+    from distributed.scheduler import KilledWorker
+
+    waiting = {
+        future.key: (future, part)
+        for future, part in zip(client.map(compute, parts, pure=False, key="xsda-members"), parts, strict=True)
+    }
+    try:
+        for future in as_completed([future for future, _ in waiting.values()]):
+            values = future.result()
+            _, part = waiting.pop(future.key)
+            del future  # the worker forgets the block
+            bar.update(len(part))
+            yield part, values
+    except KilledWorker as error:
+        raise RuntimeError(
+            f"{error.allowed_failures + 1} workers died while they computed {_span(waiting[error.task][1])}, most "
+            "likely for lack of memory; use a smaller batch, or workers with more memory"
+        ) from error
+    except FutureCancelledError as error:
+        raise RuntimeError(
+            "the scheduler lost this computation: it was restarted, or the connection to it broke; connect a new "
+            "Client if the old one does not recover, and repeat the call"
+        ) from error
+    finally:
+        client.cancel([future for future, _ in waiting.values()])
+
+
+def _span(members: Sequence[int]) -> str:
+    return f"member {members[0]}" if len(members) == 1 else f"members {min(members)} to {max(members)}"
