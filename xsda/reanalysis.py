@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,15 @@ from xsda.labels.grid import Grid
 from xsda.labels.provenance import describe
 from xsda.labels.requirements import check_time
 from xsda.likelihood import ErrorLaw
-from xsda.observations.during import check_within
+from xsda.observations.during import Period
 from xsda.observations.operator import Derived
-from xsda.observations.read import dims_of, units_of
-from xsda.observations.sources import Sources, as_sources
+from xsda.observations.sources import Sources
 from xsda.priors.held import base_of
 from xsda.priors.prior import Prior
 from xsda.priors.reference import refer
 from xsda.priors.registry import Model, load_model
 from xsda.sampling.blocks import DEVICE_LOCK, member_bar, member_chunks
-from xsda.sampling.chain import Chain, Memory, Trajectories, Window, plan_windows
+from xsda.sampling.chain import Chain, Memory, Window, plan_windows
 from xsda.sampling.choose import default_sampler, pick_guidance, pick_sampler
 from xsda.sampling.finished import current_client, on_cluster
 from xsda.sampling.options import SamplingOptions
@@ -123,12 +123,12 @@ def reanalyse(
     Notes
     -----
     The result is a sample of the fixed-lag smoother if the prior is a Gaussian, or if ``overlap`` states determine what
-    follows as well as the whole past does. Priors in closed form, and networks that correct a Gaussian, take the settled
-    states exactly. Other networks observe them with an error of 2 % of a standard deviation.
+    follows as well as the whole past does. Priors in closed form, and networks that correct a Gaussian, take the
+    settled states exactly. Other networks observe them with an error of 2 % of a standard deviation.
 
     Examples
     --------
-    >>> run = xsda.reanalyse(truth, obs, "lorenz63", window=12, lag=4, members=2, steps=8, progress=False)
+    >>> run = xsda.reanalyse(truth, obs, "lorenz63", window=16, lag=4, members=2, steps=8, progress=False)
     >>> dict(run.x.sizes)
     {'member': 2, 'time': 16}
     """
@@ -136,7 +136,9 @@ def reanalyse(
         raise TypeError(f"the record must be an xarray.Dataset, got {type(ds).__name__}")
     prior = load_model(model)
     if not isinstance(prior, Prior):
-        raise TypeError("reanalyse needs one prior, got a list of them; reanalyse with each, and join them along member")
+        raise TypeError(
+            "reanalyse needs one prior, got a list of them; reanalyse with each, and join them along member"
+        )
     options = SamplingOptions(
         members=members, guidance=guidance, sampler=sampler, steps=steps, redraw=redraw, seed=seed, chunks=chunks,
         batch=batch, device=device, precision=precision, progress=progress,
@@ -159,7 +161,7 @@ def reanalyse(
     grid = Grid.match(prior.layout, record)
     if out is None:
         kept = Memory(grid.fields, options.numbers, time)
-        _draw(chain, kept, options)
+        _draw(chain, prior, kept, options)
         return _labelled(chain, grid, prior, sizes, [kept.arrays[f.name] for f in grid.fields])
     empty = [np.broadcast_to(np.zeros((), f.dtype), (len(options.numbers), *f.shape)) for f in grid.fields]
     template = _labelled(chain, grid, prior, sizes, empty)
@@ -168,55 +170,27 @@ def reanalyse(
         out, template, time=time, run=_description(chain, prior, sizes), chunks={"member": chunk, time: sizes[0]}
     ) as store:
         _reopen(store, chain.windows, observed, options.numbers, template)
-        _draw(chain, store, options)
+        _draw(chain, prior, store, options)
         return store.dataset()
 
 
-@dataclass(frozen=True, eq=False)
-class Period:
-    """Opens the observations between the times of a grid. It can be sent to other processes.
-
-    Parameters
-    ----------
-    obs
-        All observations, or a function of two times.
-    whole
-        The grid of the whole record.
-    outside
-        "raise", or "drop": what happens to observations outside the record.
-    """
-
-    obs: Sources | Callable[[Any, Any], Sources]
-    whole: Grid
-    outside: str
-
-    def __post_init__(self) -> None:
-        if not callable(self.obs):
-            sources = as_sources(self.obs, units_of(self.whole), dims_of(self.whole))
-            if self.outside == "raise":
-                check_within(sources, self.whole)
-            object.__setattr__(self, "obs", sources)
-
-    def __call__(self, grid: Grid) -> Mapping[str, xr.Dataset]:
-        if not callable(self.obs):
-            return self.obs  # type: ignore[return-value]
-        times = grid.template[grid.core_dims[0]].values
-        return as_sources(self.obs(times[0], times[-1]), units_of(grid), dims_of(grid))
-
-
-def _sizes(
-    prior: Prior, states: int, window: int | None, lag: int | None, overlap: int | None
-) -> tuple[int, int, int]:
+def _sizes(prior: Prior, states: int, window: int | None, lag: int | None, overlap: int | None) -> tuple[int, int, int]:
     """Return window, lag and overlap; raise unless they fit each other, the prior and the record."""
     if window is None:
         window = prior.length or min(states, max(WINDOW, 4 * prior.window))
     window = whole_number("window", window, least=2)
     if prior.length is not None and window != prior.length:
-        raise ValueError(f"window={window}, but this prior describes trajectories of exactly {prior.length} states; use that")
+        raise ValueError(
+            f"window={window}, but this prior describes trajectories of exactly {prior.length} states; use that"
+        )
     if window < prior.window:
-        raise ValueError(f"window={window} is shorter than the window of this prior ({prior.window}); use at least that")
+        raise ValueError(
+            f"window={window} is shorter than the window of this prior ({prior.window}); use at least that"
+        )
     if states < window:
-        raise ValueError(f"the record has {states} states, fewer than window={window}; use assimilate, or a smaller window")
+        raise ValueError(
+            f"the record has {states} states, fewer than window={window}; use assimilate, or a smaller window"
+        )
     lag = whole_number("lag", window // 4 if lag is None else lag, least=0)
     if lag >= window - 1:
         raise ValueError(f"lag={lag} must be at least two smaller than window={window}, so that each window goes on")
@@ -235,11 +209,15 @@ def _steps_of(horizon: str | int, whole: Grid) -> int:
     if not isinstance(horizon, str):
         return whole_number("horizon", horizon, least=0)
     if not (time in whole.template.coords and whole.template[time].dtype.kind == "M"):
-        raise ValueError(f"horizon={horizon!r} is a length of time, but {time!r} holds no dates; give a number of states")
+        raise ValueError(
+            f"horizon={horizon!r} is a length of time, but {time!r} holds no dates; give a number of states"
+        )
     try:
         length = pd.Timedelta(horizon).total_seconds()
     except ValueError:
-        raise ValueError(f"horizon={horizon!r} is no length of time; use one such as '2D' or '6h', or a number of states") from None
+        raise ValueError(
+            f"horizon={horizon!r} is no length of time; use one such as '2D' or '6h', or a number of states"
+        ) from None
     numbers = whole.numbers(time)
     steps = length / float(numbers[1] - numbers[0])
     if steps < 0 or abs(steps - round(steps)) > 1e-6:
@@ -258,7 +236,14 @@ def _extended(whole: Grid, more: int) -> xr.Dataset:
         values = ds[time].values
         step = values[-1] - values[-2]
         later = values[-1] + step * np.arange(1, more + 1)
-        longer = longer.assign_coords({time: ds[time].copy(data=values).pad({time: (0, more)}, mode="edge").copy(data=np.concatenate([values, later]))})
+        longer = longer.assign_coords(
+            {
+                time: ds[time]
+                .copy(data=values)
+                .pad({time: (0, more)}, mode="edge")
+                .copy(data=np.concatenate([values, later]))
+            }
+        )
     return longer
 
 
@@ -311,22 +296,22 @@ def _reopen(
     store.notes[OBSERVED] = observed
 
 
-def _draw(chain: Chain, kept: Trajectories, options: SamplingOptions) -> None:
+def _draw(chain: Chain, prior: Prior, kept: Memory | EnsembleStore, options: SamplingOptions) -> None:
     """Draw all members: in this process, or each chunk of them as one task of a cluster."""
     numbers, client = list(options.numbers), current_client()
     size = member_chunks(len(numbers), options.chunks, ()) or len(numbers)
     parts = [numbers[i : i + size] for i in range(0, len(numbers), size)]
     with member_bar(len(numbers), label="reanalysing", progress=options.progress) as bar:
-        if client is None or options.chunks is None or isinstance(kept, Memory):
-            for part in parts:
-                chain(part, kept, lambda share: bar.update(share * len(part)))
+        if client is not None and options.chunks is not None and isinstance(kept, EnsembleStore):
+            for _ in on_cluster(client, partial(_on_worker, replace(chain, prior=refer(prior)), kept), parts, bar):
+                pass
             return
-        sent = replace(chain, prior=refer(chain.prior))
-        for _ in on_cluster(client, partial(_on_worker, sent, kept), parts, bar):
-            pass
+        for part in parts:
+            for share in chain.drawn(part, kept):
+                bar.update(share)
 
 
 def _on_worker(chain: Chain, store: EnsembleStore, members: Sequence[int]) -> None:
     """Draw a chunk of members in a process of a cluster."""
     with DEVICE_LOCK:
-        chain(list(members), store)
+        deque(chain.drawn(members, store), maxlen=0)

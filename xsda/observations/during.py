@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -10,9 +12,42 @@ import xarray as xr
 from xsda.labels.axes import axis_numbers
 from xsda.labels.grid import Grid
 from xsda.observations.compile import matching_coordinate
-from xsda.observations.sources import observed_variables
+from xsda.observations.read import dims_of, units_of
+from xsda.observations.sources import Sources, as_sources, observed_variables
 
 ROUNDING = 1e-6  # of a time step
+
+
+@dataclass(frozen=True, eq=False)
+class Period:
+    """Opens the observations between the times of a grid. It can be sent to other processes.
+
+    Parameters
+    ----------
+    obs
+        All observations, or a function of two times.
+    whole
+        The grid of the whole record.
+    outside
+        "raise", or "drop": what happens to observations outside the record.
+    """
+
+    obs: Sources | Callable[[Any, Any], Sources]
+    whole: Grid
+    outside: str
+
+    def __post_init__(self) -> None:
+        if not callable(self.obs):
+            sources = as_sources(self.obs, units_of(self.whole), dims_of(self.whole))
+            if self.outside == "raise":
+                check_within(sources, self.whole)
+            object.__setattr__(self, "obs", sources)
+
+    def __call__(self, grid: Grid) -> Mapping[str, xr.Dataset]:
+        if not callable(self.obs):
+            return self.obs  # type: ignore[return-value]
+        times = grid.template[grid.core_dims[0]].values
+        return as_sources(self.obs(times[0], times[-1]), units_of(grid), dims_of(grid))
 
 
 def during(sources: Mapping[str, xr.Dataset], grid: Grid, known: int = 0) -> dict[str, xr.Dataset]:

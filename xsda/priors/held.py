@@ -10,7 +10,6 @@ known states.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from xsda.diffusion.anchored import Anchored

@@ -11,7 +11,7 @@ All windows have the same length. The last one ends with the record, knows more 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,7 +38,7 @@ APART = 64  # bits of a seed; windows have seeds beyond those of users
 
 @dataclass(frozen=True)
 class Window:
-    """States [start, stop) of a record, of which the first ``known`` are known and those before ``settled`` are kept."""
+    """States [start, stop) of a record: the first ``known`` are known, those up to ``settled`` are kept."""
 
     number: int
     start: int
@@ -122,10 +122,8 @@ class Chain:
     sampler: Sampler
     guidance: Guidance
 
-    def __call__(
-        self, members: Sequence[int], kept: Trajectories, advance: Callable[[float], None] = lambda share: None
-    ) -> None:
-        """Draw all windows of these members that are not settled yet, and keep them; ``advance`` gets each one's share.
+    def drawn(self, members: Sequence[int], kept: Trajectories) -> Iterator[float]:
+        """Draw the windows of these members that are not settled yet, and keep them; yield how many members that makes.
 
         A window is drawn for all members even if some have it: a member is the same to the last bit only beside the
         same batch mates.
@@ -134,12 +132,12 @@ class Chain:
         for window in self.windows:
             missing = [m for m, n in zip(members, kept.complete(members), strict=True) if n < window.settled]
             if missing:
-                values = self.drawn(prior, window, members, kept)
+                values = self.settled(prior, window, members, kept)
                 rows = [members.index(m) for m in missing]
                 kept.write({n: v[rows] for n, v in values.items()}, missing, window.start + window.known)
-            advance(1 / len(self.windows))
+            yield len(members) / len(self.windows)
 
-    def drawn(
+    def settled(
         self, prior: Prior, window: Window, members: Sequence[int], kept: Trajectories
     ) -> dict[str, np.ndarray]:
         """Return the states that one window settles, by variable."""
@@ -207,5 +205,6 @@ class Memory:
         rows = [self.rows[m] for m in members]
         for name, array in self.arrays.items():
             stop = start + values[name].shape[1 + self.axes[name]]
-            array[(rows, *(slice(None),) * self.axes[name], slice(start, stop))] = values[name]
+            place: Any = (rows, *(slice(None),) * self.axes[name], slice(start, stop))
+            array[place] = values[name]
         self.done[rows] = stop

@@ -82,7 +82,9 @@ class EnsembleStore:
         for name in self.names:
             dims = self._arrays[name].metadata.dimension_names
             parts = [
-                self._arrays[name][tuple({"member": place, self.time: slice(start, stop)}.get(d, slice(None)) for d in dims)]
+                self._arrays[name][
+                    tuple({"member": place, self.time: slice(start, stop)}.get(d, slice(None)) for d in dims)
+                ]
                 for _, place in _runs(rows)
             ]
             found[name] = np.concatenate(parts, dims.index("member"))

@@ -27,9 +27,9 @@ from xsda.priors.eof import EofDenoiser
 from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference
 from xsda.sampling.blocks import Shared, shared
-from xsda.sampling.hold import hold
 from xsda.sampling.choose import pick_guidance
 from xsda.sampling.devices import pick_device
+from xsda.sampling.hold import hold
 from xsda.sampling.pieces import MEMORY, in_pieces, place
 from xsda.sampling.redraw import draw_again, modes
 from xsda.sampling.shipping import Shipment
@@ -44,8 +44,8 @@ Advance = Callable[[int], None]
 class SamplingTask:
     """Draws members of the prior, or of the posterior if there is a likelihood.
 
-    ``factor`` multiplies the variances of a prior with patterns. ``past`` holds the first states of each member, if they
-    are known: (known, channel, *space). ``shipment`` holds (likelihood or None, context or None, scaling).
+    ``factor`` multiplies the variances of a prior with patterns. ``past`` holds the first states (known, channel,
+    *space) of each member, if they are known. ``shipment`` holds (likelihood or None, context or None, scaling).
     """
 
     prior: Prior | PriorReference
