@@ -21,6 +21,7 @@ from xsda.nn.boundary import BoundaryConv
 from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.extension import Extension, check_signs
 from xsda.nn.norm import ChannelNorm
+from xsda.nn.tiles import Cut, tile_by_tile
 
 AT_ONCE = 128  # states in one tensor: the allocator reuses the memory of small tensors, but not of large ones
 
@@ -138,6 +139,7 @@ class SpaceTimeUNet(nn.Module):
         boundaries = self.extension.inner
         rank, size = len(boundaries), (kernel,) * len(boundaries)
         self.patch, self.recompute = patch, recompute
+        self.tiles = None
         self.reach = sum(blocks) + sum(blocks[:-1])
         self.embed = NoiseEmbedding(features)
         self.lift = BoundaryConv((channels + context) * patch**rank, hidden[0], size, boundaries)
@@ -164,25 +166,60 @@ class SpaceTimeUNet(nn.Module):
         h = _fold(self.extension(x.transpose(0, 1).flatten(0, 1)), self.patch)
         if h.ndim == 4:
             h = h.contiguous(memory_format=torch.channels_last)
-        hs = [self.lift(h) for h in h.split(max(1, AT_ONCE // batch) * batch)]
+        if self.tiles is None:
+            hs = list(h.split(max(1, AT_ONCE // batch) * batch))
+        else:
+            hs = [h]
         skips = []
-        for level, down in zip(self.encode, (*self.down, None), strict=True):
-            hs = self._run(level, hs, emb, batch)
-            if down is not None:
+        for i, level in enumerate(self.encode):
+
+            def down(hs, level=level, i=i):
+                hs = [self.lift(h) for h in hs] if i == 0 else hs
+                return self._run(level, hs, emb, batch)
+
+            hs = self._local(down, i, (i == 0) + len(level), len(level), batch, hs)
+            if i < len(self.down):
                 skips.append(hs)
-                hs = [down(h) for h in hs]
-        for level, up, skip in zip(reversed(self.decode), reversed(self.up), reversed(skips), strict=True):
-            large = [functional.interpolate(h, size=s.shape[2:], mode="nearest") for h, s in zip(hs, skip, strict=True)]
-            hs = [up(torch.cat(pair, dim=1)) for pair in zip(large, skip, strict=True)]
-            hs = self._run(level, hs, emb, batch)
-        out = _unfold(torch.cat([self.out(self.norm(h)) for h in hs]), self.patch)
+                hs = [self._halved(self.down[i], h) for h in hs]
+        for i in reversed(range(len(self.decode))):
+
+            def up(hs, skip, i=i):
+                large = [enlarged(h, s) for h, s in zip(hs, skip, strict=True)]
+                hs = [self.up[i](torch.cat(pair, dim=1)) for pair in zip(large, skip, strict=True)]
+                return self._run(self.decode[i], hs, emb, batch)
+
+            hs = self._local(up, i, 1 + len(self.decode[i]), len(self.decode[i]), batch, hs, skips[i])
+        hs = self._local(lambda hs: [self.out(self.norm(h)) for h in hs], 0, 1, 0, batch, hs)
+        out = _unfold(torch.cat(hs), self.patch)
         return self.extension.cut(out, space).unflatten(0, (length, batch)).transpose(0, 1)
+
+    def _halved(self, down, h):
+        return down(h) if self.tiles is None else checkpoint(down, h, use_reentrant=False)
+
+    def _local(self, function, level, reach, times, batch, *lists):
+        if self.tiles is None:
+            return function(*lists)
+        sizes, states = self.tiles
+        scale = self.patch * (self.config["hidden"][level] / self.config["hidden"][0]) ** (1 / len(sizes))
+        cuts = [Cut(0, max(1, states // batch), times, unit=batch)]
+        for axis, (size, boundary) in enumerate(zip(sizes, self.extension.inner, strict=True), 2):
+            cuts.append(Cut(axis, max(reach, round(size / scale)), reach, boundary == "periodic"))
+
+        def whole(*pieces):
+            n = max(1, AT_ONCE // batch) * batch
+            return torch.cat(function(*(p.split(n) for p in pieces)))
+
+        return [tile_by_tile(whole, cuts, *(l[0] for l in lists))]
 
     def _run(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
         save = self.recompute and torch.is_grad_enabled()
         for block in level:  # type: ignore[attr-defined]
             hs = checkpoint(block, hs, emb, batch, use_reentrant=False) if save else block(hs, emb, batch)
         return hs
+
+
+def enlarged(x, like):
+    return x if x.shape[2:] == like.shape[2:] else functional.interpolate(x, size=like.shape[2:], mode='nearest')
 
 
 def _fold(x: Tensor, patch: int) -> Tensor:
