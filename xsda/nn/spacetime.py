@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from xsda.nn.boundary import BoundaryConv
+from xsda.nn.boundary import BoundaryConv, convolve
 from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.extension import Extension, check_signs
+from xsda.nn.gate import gated
 from xsda.nn.norm import ChannelNorm
 from xsda.nn.tiles import Cut, tile_by_tile
 
-AT_ONCE = 128  # states in one tensor: the allocator reuses the memory of small tensors, but not of large ones
+import os
+AT_ONCE = int(os.environ.get('AO', 2**17))  # states in one tensor: the allocator reuses the memory of small tensors, but not of large ones
 
 
 class SpaceTimeBlock(nn.Module):
@@ -61,9 +63,7 @@ class SpaceTimeBlock(nn.Module):
         for x in pieces:
             each = parts if len(emb) == 1 else parts.repeat(len(x) // batch, *(1,) * (x.ndim - 1))
             scale, shift, gain = each.chunk(3, dim=1)
-            a, b = self.space(torch.addcmul(shift, self.norm(x), 1 + scale)).chunk(2, dim=1)
-            a = a.movedim(1, -1).contiguous().movedim(-1, 1)  # half precision is slow on strided memory
-            hs.append(functional.silu(a) * b)
+            hs.append(gated(self.space(torch.addcmul(shift, self.norm(x), 1 + scale))))
             gains.append(1 + gain)
         nothing = torch.zeros_like(hs[0][:batch])
         past = [nothing, *(h[-batch:] for h in hs[:-1])]
@@ -79,7 +79,7 @@ class SpaceTimeBlock(nn.Module):
         line = states.reshape(1, len(h) // batch, -1, states.shape[-1]).movedim(-1, 1)  # (1, channel, time, all else)
         width = self.time.conv.weight.shape[0]
         kernel = self.time.conv.weight.reshape(width, 3, width, 1).transpose(1, 2).contiguous()
-        mixed = functional.conv2d(line, kernel, self.time.conv.bias)
+        mixed = convolve(line, kernel, self.time.conv.bias, (1, 1), (0, 0), (1, 1))
         return mixed.movedim(1, -1).reshape(len(h) - 2 * batch, *states.shape[1:]).movedim(-1, 1)
 
 
@@ -167,7 +167,7 @@ class SpaceTimeUNet(nn.Module):
         if h.ndim == 4:
             h = h.contiguous(memory_format=torch.channels_last)
         if self.tiles is None:
-            hs = list(h.split(max(1, AT_ONCE // batch) * batch))
+            hs = list(h.split(at_once(h, batch)))
         else:
             hs = [h]
         skips = []
@@ -206,7 +206,7 @@ class SpaceTimeUNet(nn.Module):
             cuts.append(Cut(axis, max(reach, round(size / scale)), reach, boundary == "periodic"))
 
         def whole(*pieces):
-            n = max(1, AT_ONCE // batch) * batch
+            n = at_once(pieces[-1], batch)
             return torch.cat(function(*(p.split(n) for p in pieces)))
 
         return [tile_by_tile(whole, cuts, *(l[0] for l in lists))]
@@ -216,6 +216,10 @@ class SpaceTimeUNet(nn.Module):
         for block in level:  # type: ignore[attr-defined]
             hs = checkpoint(block, hs, emb, batch, use_reentrant=False) if save else block(hs, emb, batch)
         return hs
+
+
+def at_once(h, batch):
+    return max(1, AT_ONCE // (batch * h.shape[2:].numel())) * batch
 
 
 def enlarged(x, like):
