@@ -9,6 +9,7 @@ within ``reach``. A long trajectory is therefore treated like the segments that 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -22,10 +23,9 @@ from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.extension import Extension, check_signs
 from xsda.nn.gate import gated
 from xsda.nn.norm import ChannelNorm
-from xsda.nn.tiles import Cut, tile_by_tile
+from xsda.nn.tiles import Cut, Tiles, tile_by_tile
 
-import os
-AT_ONCE = int(os.environ.get('AO', 2**17))  # states in one tensor: the allocator reuses the memory of small tensors, but not of large ones
+AT_ONCE = 2**17  # positions in one tensor: the allocator reuses the memory of small tensors, but not of large ones
 
 
 class SpaceTimeBlock(nn.Module):
@@ -139,7 +139,9 @@ class SpaceTimeUNet(nn.Module):
         boundaries = self.extension.inner
         rank, size = len(boundaries), (kernel,) * len(boundaries)
         self.patch, self.recompute = patch, recompute
-        self.tiles = None
+        self.margin = kernel // 2  # the reach of a block in space
+        self.halo = max(patch * 2**level * self.margin * count for level, count in enumerate(blocks))
+        self.tiles: Tiles | None = None
         self.reach = sum(blocks) + sum(blocks[:-1])
         self.embed = NoiseEmbedding(features)
         self.lift = BoundaryConv((channels + context) * patch**rank, hidden[0], size, boundaries)
@@ -166,50 +168,40 @@ class SpaceTimeUNet(nn.Module):
         h = _fold(self.extension(x.transpose(0, 1).flatten(0, 1)), self.patch)
         if h.ndim == 4:
             h = h.contiguous(memory_format=torch.channels_last)
-        if self.tiles is None:
-            hs = list(h.split(at_once(h, batch)))
-        else:
-            hs = [h]
+        hs = [self.lift(h) for h in _groups(h, batch)]
         skips = []
-        for i, level in enumerate(self.encode):
-
-            def down(hs, level=level, i=i):
-                hs = [self.lift(h) for h in hs] if i == 0 else hs
-                return self._run(level, hs, emb, batch)
-
-            hs = self._local(down, i, (i == 0) + len(level), len(level), batch, hs)
-            if i < len(self.down):
+        for level, down in zip(self.encode, (*self.down, None), strict=True):
+            hs = self._level(level, hs, emb, batch)
+            if down is not None:
                 skips.append(hs)
-                hs = [self._halved(self.down[i], h) for h in hs]
-        for i in reversed(range(len(self.decode))):
-
-            def up(hs, skip, i=i):
-                large = [enlarged(h, s) for h, s in zip(hs, skip, strict=True)]
-                hs = [self.up[i](torch.cat(pair, dim=1)) for pair in zip(large, skip, strict=True)]
-                return self._run(self.decode[i], hs, emb, batch)
-
-            hs = self._local(up, i, 1 + len(self.decode[i]), len(self.decode[i]), batch, hs, skips[i])
-        hs = self._local(lambda hs: [self.out(self.norm(h)) for h in hs], 0, 1, 0, batch, hs)
-        out = _unfold(torch.cat(hs), self.patch)
+                hs = [down(h) for h in hs]
+        for level, up, skip in zip(reversed(self.decode), reversed(self.up), reversed(skips), strict=True):
+            large = [functional.interpolate(h, size=s.shape[2:], mode="nearest") for h, s in zip(hs, skip, strict=True)]
+            hs = [up(torch.cat(pair, dim=1)) for pair in zip(large, skip, strict=True)]
+            hs = self._level(level, hs, emb, batch)
+        out = _unfold(torch.cat([self.out(self.norm(h)) for h in hs]), self.patch)
         return self.extension.cut(out, space).unflatten(0, (length, batch)).transpose(0, 1)
 
-    def _halved(self, down, h):
-        return down(h) if self.tiles is None else checkpoint(down, h, use_reentrant=False)
+    def tiled(self, tiles: Tiles) -> SpaceTimeUNet:
+        """Return the same network with levels that are evaluated tile by tile; weights are shared."""
+        other = copy.copy(self)
+        other.tiles = tiles
+        return other
 
-    def _local(self, function, level, reach, times, batch, *lists):
+    def _level(self, level: nn.ModuleList, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
+        """Evaluate the blocks of a level, tile by tile if there are tiles."""
         if self.tiles is None:
-            return function(*lists)
-        sizes, states = self.tiles
-        scale = self.patch * (self.config["hidden"][level] / self.config["hidden"][0]) ** (1 / len(sizes))
-        cuts = [Cut(0, max(1, states // batch), times, unit=batch)]
-        for axis, (size, boundary) in enumerate(zip(sizes, self.extension.inner, strict=True), 2):
-            cuts.append(Cut(axis, max(reach, round(size / scale)), reach, boundary == "periodic"))
+            return self._run(level, hs, emb, batch)
 
-        def whole(*pieces):
-            n = at_once(pieces[-1], batch)
-            return torch.cat(function(*(p.split(n) for p in pieces)))
+        def part(h: Tensor) -> Tensor:
+            return torch.cat(self._run(level, list(_groups(h, batch)), emb, batch))
 
-        return [tile_by_tile(whole, cuts, *(l[0] for l in lists))]
+        # tiles of all levels hold as many numbers
+        points = self.patch * (hs[0].shape[1] / self.config["hidden"][0]) ** (1 / len(self.extension.inner))
+        cuts = self.tiles.along_space(2, self.extension.inner, self.margin * len(level), points)
+        time = self.tiles.along_time(0, len(level), batch, unit=batch)
+        whole = tile_by_tile(part, [time, *cuts], torch.cat(hs))
+        return list(whole.split([len(h) for h in hs]))
 
     def _run(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
         save = self.recompute and torch.is_grad_enabled()
@@ -218,12 +210,9 @@ class SpaceTimeUNet(nn.Module):
         return hs
 
 
-def at_once(h, batch):
-    return max(1, AT_ONCE // (batch * h.shape[2:].numel())) * batch
-
-
-def enlarged(x, like):
-    return x if x.shape[2:] == like.shape[2:] else functional.interpolate(x, size=like.shape[2:], mode='nearest')
+def _groups(h: Tensor, batch: int) -> tuple[Tensor, ...]:
+    """Split states in the order of time, (time * batch, ...), into consecutive groups."""
+    return h.split(max(1, AT_ONCE // (batch * h.shape[2:].numel())) * batch)
 
 
 def _fold(x: Tensor, patch: int) -> Tensor:

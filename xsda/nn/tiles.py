@@ -1,14 +1,15 @@
 """Evaluates a part of a network tile by tile: the same result, with memory that follows the tile and not the grid.
 
-A part is local if its value at a position depends only on its inputs within some reach. Each tile is evaluated with
-as many positions around it, and cut to its own positions. This is exact and not an approximation: at the ends of the
+A part is local if its value at a position depends only on its input within some reach. Each tile is evaluated with as
+many positions around it, and cut to its own positions. This is exact and not an approximation. At the ends of the
 domain a tile ends as the domain does, and around a ring it continues on the other side.
 
-A network that halves the grid several times reaches far (the network of the prior ``kolmogorov`` about 60 points), and
-tiles of the whole network would be mostly surroundings. Therefore each level of the network is one part, with a reach
-of a few positions. The fields between the parts are held whole. They are far smaller than the activations within.
+A network that halves the grid several times sees far (that of the prior ``kolmogorov`` sees 60 points), and tiles of
+the whole network would consist mostly of their surroundings. Therefore only the residual blocks of one level are a
+part: they reach a few positions, and nearly all activations are theirs. The convolutions between the levels are linear.
+With fixed weights they keep nothing for a gradient, and are evaluated as a whole.
 
-For gradients, the activations of the first tiles of each part are kept; those of all others are computed again in the
+The activations of the first tiles of each part are kept for the gradient; those of all others are computed again in the
 backward pass. The weights get no gradient.
 """
 
@@ -22,82 +23,98 @@ from typing import Any
 import torch
 from torch import Tensor
 
-KEPT = 3  # tiles of each part whose activations are kept for the gradient
+KEPT = 4  # tiles of each part whose activations are kept for the gradient
+
+Local = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a network divides its fields.
+
+    Parameters
+    ----------
+    sizes
+        Points of a tile along each space axis; None leaves the axis whole.
+    states
+        Number of states of a tile, over all batch items.
+    """
+
+    sizes: tuple[int | None, ...]
+    states: int
+
+    def along_space(self, first: int, boundaries: Sequence[str], reach: int, points: float = 1.0) -> list[Cut]:
+        """Return the cuts of the space axes, from axis ``first`` on, where a position stands for ``points`` points."""
+        cuts = []
+        for axis, (size, boundary) in enumerate(zip(self.sizes, boundaries, strict=True), first):
+            own = None if size is None else max(round(size / points), reach, 1)
+            cuts.append(Cut(axis, own, reach, boundary == "periodic"))
+        return cuts
+
+    def along_time(self, axis: int, reach: int, batch: int, unit: int = 1) -> Cut:
+        """Return the cut of the time axis."""
+        return Cut(axis, max(self.states // batch, 2 * reach, 1), reach, unit=unit)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How an axis is divided.
+    """How one axis is divided.
 
     Parameters
     ----------
     axis
         Index of the axis, counted from the first.
     size
-        Largest number of positions of a tile.
+        Largest number of positions of a tile; None leaves the axis whole.
     reach
-        Number of positions on both sides that the value at a position depends on.
+        Number of positions on each side that the value at a position depends on.
     periodic
         Whether the axis is a ring.
     unit
-        Number of consecutive entries that are one position.
+        Number of consecutive entries that make one position.
     """
 
     axis: int
-    size: int
+    size: int | None
     reach: int
     periodic: bool = False
     unit: int = 1
 
     def spans(self, length: int) -> list[Span]:
-        """Return the parts of an axis of ``length`` entries."""
+        """Divide an axis of ``length`` entries."""
         count = length // self.unit
-        tiles = -(-count // self.size)
-        if tiles <= 1:
-            return [Span(self.axis, length, [(0, length)], 0, 0, length)]
+        tiles = 1 if self.size is None else -(-count // self.size)
+        if tiles == 1:
+            return [Span(self.axis, length, ((0, length),), 0, 0, length)]
         found = []
         for k in range(tiles):
             start, stop = count * k // tiles, count * (k + 1) // tiles
             first, last = start - self.reach, stop + self.reach
             if not self.periodic:
                 first, last = max(first, 0), min(last, count)
-            runs = _around(first, last, count)
-            own = (u * self.unit for u in (start - first, start, stop - start))
-            found.append(Span(self.axis, length, [(a * self.unit, b * self.unit) for a, b in runs], *own))
+            runs = tuple((a * self.unit, b * self.unit) for a, b in _around(first, last, count))
+            own = (n * self.unit for n in (start - first, start, stop - start))
+            found.append(Span(self.axis, length, runs, *own))
         return found
 
 
 @dataclass(frozen=True)
 class Span:
-    """A part of an axis of ``length`` entries.
+    """One tile along an axis of ``length`` entries.
 
-    ``runs`` are the ranges that are read, one after another. ``size`` of these entries belong to the tile, from
-    ``inner`` on. Their place on the axis is ``start``.
+    ``runs`` are the ranges that it reads, one after another. From ``inner`` on, ``size`` of these entries belong to the
+    tile; their place on the axis is ``start``.
     """
 
     axis: int
     length: int
-    runs: list[tuple[int, int]]
+    runs: tuple[tuple[int, int], ...]
     inner: int
     start: int
     size: int
 
-    def runs_in(self, x: Tensor) -> list[tuple[int, int]]:
-        """Return the ranges that are read of ``x``, which may be coarser by a factor of two."""
-        if x.shape[self.axis] == self.length:
-            return self.runs
-        return [(a // 2, (b + 1) // 2) for a, b in self.runs]
 
-    def enlarge(self, piece: Tensor, coarse: bool) -> Tensor:
-        """Repeat each entry of a piece that was read of a coarser field."""
-        if not coarse:
-            return piece
-        index, before = [], 0
-        for a, b in self.runs:
-            index.append(torch.arange(a, b, device=piece.device) // 2 - a // 2 + before)
-            before += (b + 1) // 2 - a // 2
-        last = piece.movedim(1, -1)  # channels are last in memory
-        return last.index_select(self.axis - (self.axis > 1), torch.cat(index)).movedim(-1, 1)
+Tile = tuple[Span, ...]
 
 
 def _around(first: int, last: int, count: int) -> list[tuple[int, int]]:
@@ -111,23 +128,23 @@ def _around(first: int, last: int, count: int) -> list[tuple[int, int]]:
     return runs
 
 
-def tile_by_tile(function: Callable[..., Tensor], cuts: Sequence[Cut], *fields: Tensor) -> Tensor:
+def tile_by_tile(function: Local, cuts: Sequence[Cut], x: Tensor) -> Tensor:
     """Evaluate a local function tile by tile.
 
     Parameters
     ----------
     function
-        Takes a piece of each field and returns a field of the same size.
+        Takes a piece of ``x`` and returns a field over the same positions. It treats the ends of a piece like those of
+        the domain.
     cuts
-        How the axes are divided; other axes stay whole.
-    fields
-        The inputs, (n, channel, ...). The last one has the full size. Others may be coarser by a factor of two: then
-        the function receives their pieces with each entry repeated.
+        How axes are divided.
+    x
+        The input, (n, channel, ...).
 
     Returns
     -------
     Tensor
-        The value of the function on the whole fields.
+        ``function(x)``.
 
     Examples
     --------
@@ -136,103 +153,97 @@ def tile_by_tile(function: Callable[..., Tensor], cuts: Sequence[Cut], *fields: 
     >>> tile_by_tile(lambda x: x + x.roll(1, 2), [Cut(2, 2, 1, periodic=True)], x)
     tensor([[[5., 1., 3., 5., 7., 9.]]])
     """
-    tiles = list(itertools.product(*(cut.spans(fields[-1].shape[cut.axis]) for cut in cuts)))
-    if torch.is_grad_enabled() and any(f.requires_grad for f in fields) and len(tiles) > 1:
-        return _TileByTile.apply(function, tiles, *fields)  # type: ignore[no-any-return]
-    return _evaluate(function, tiles, fields, None)
-
-
-Tile = tuple[Span, ...]
-Kept = dict[int, tuple[list[Tensor], Tensor]]
+    tiles = list(itertools.product(*(cut.spans(x.shape[cut.axis]) for cut in cuts)))
+    if len(tiles) == 1:
+        return function(x)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _TileByTile.apply(function, tiles, x)  # type: ignore[no-any-return, no-untyped-call]
+    return _joined(tiles, lambda tile, _: function(_read(x, tile)))
 
 
 class _TileByTile(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], tiles: list[Tile], *fields: Tensor) -> Tensor:
+    def forward(ctx: Any, function: Local, tiles: list[Tile], x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
         ctx.function, ctx.tiles, ctx.kept = function, tiles, {}
-        ctx.save_for_backward(*fields)
-        kind = fields[0].device.type
-        ctx.half = {"device_type": kind, "enabled": torch.is_autocast_enabled(kind)}
-        ctx.half["dtype"] = torch.get_autocast_dtype(kind)
-        return _evaluate(function, tiles, fields, ctx.kept)
+        kind = x.device.type
+        enabled = torch.is_autocast_enabled(kind)
+        ctx.autocast = {"device_type": kind, "enabled": enabled, "dtype": torch.get_autocast_dtype(kind)}
+
+        def value(tile: Tile, number: int) -> Tensor:
+            if number >= KEPT:
+                return function(_read(x, tile))
+            ctx.kept[number] = _with_graph(function, x, tile)
+            return ctx.kept[number][1].detach()
+
+        return _joined(tiles, value)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        fields = ctx.saved_tensors
-        totals = [torch.zeros_like(f) for f in fields]
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
+        (x,) = ctx.saved_tensors
+        total = torch.zeros_like(x)
         for number, tile in enumerate(ctx.tiles):
-            with torch.enable_grad(), torch.autocast(**ctx.half):
-                pieces, value = ctx.kept.pop(number, None) or _with_graph(ctx.function, tile, fields)
-                inner = _narrow(value, [(s.axis, s.inner, s.size) for s in tile])
-            outer = _narrow(grad, [(s.axis, s.start, s.size) for s in tile])
-            for total, part in zip(totals, torch.autograd.grad(inner, pieces, outer), strict=True):
-                _add(total, part, [(s.axis, s.runs_in(total)) for s in tile])
-        return None, None, *totals
+            with torch.enable_grad(), torch.autocast(**ctx.autocast):
+                piece, value = ctx.kept.pop(number, None) or _with_graph(ctx.function, x, tile)
+                own = _inner(value, tile)
+            _add(total, torch.autograd.grad(own, piece, _place(grad, tile))[0], tile)
+        return None, None, total
 
 
-def _evaluate(function: Callable[..., Tensor], tiles: list[Tile], fields: Sequence[Tensor], kept: Kept | None) -> Tensor:
-    """Put the values on all tiles together."""
-    out: Tensor | None = None
+def _with_graph(function: Local, x: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
+    """Return the piece that a tile reads, and the value with its graph."""
+    with torch.enable_grad():
+        piece = _read(x, tile).detach().requires_grad_()
+        return piece, function(piece)
+
+
+def _joined(tiles: list[Tile], value: Callable[[Tile, int], Tensor]) -> Tensor:
+    """Put the values of all tiles together, in the memory format of the first."""
+    out = torch.empty(0)
     for number, tile in enumerate(tiles):
-        if kept is not None and number < KEPT:
-            with torch.enable_grad():
-                kept[number] = _with_graph(function, tile, fields)
-            value = kept[number][1].detach()
-        else:
-            value = _value(function, tile, [_read(f, tile) for f in fields], fields)
-        if len(tiles) == 1:
-            return value
-        if out is None:
-            sizes = list(value.shape)
-            for span in tile:
-                sizes[span.axis] = span.length
-            last = value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last)
-            out = value.new_empty(sizes).contiguous(
-                memory_format=torch.channels_last if last else torch.contiguous_format
-            )
-        _narrow(out, [(s.axis, s.start, s.size) for s in tile]).copy_(
-            _narrow(value, [(s.axis, s.inner, s.size) for s in tile])
-        )
-    assert out is not None
+        found = value(tile, number)
+        if number == 0:
+            sizes = {span.axis: span.length for span in tile}
+            shape = [sizes.get(axis, n) for axis, n in enumerate(found.shape)]
+            out = torch.empty(shape, dtype=found.dtype, device=found.device, memory_format=_memory_format(found))
+        _place(out, tile).copy_(_inner(found, tile))
     return out
 
 
-def _with_graph(function: Callable[..., Tensor], tile: Tile, fields: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    pieces = [_read(f, tile).detach().requires_grad_() for f in fields]
-    return pieces, _value(function, tile, pieces, fields)
-
-
-def _value(function: Callable[..., Tensor], tile: Tile, pieces: Sequence[Tensor], fields: Sequence[Tensor]) -> Tensor:
-    sized = []
-    for piece, field in zip(pieces, fields, strict=True):
-        for span in tile:
-            piece = span.enlarge(piece, field.shape[span.axis] != span.length)
-        sized.append(piece)
-    return function(*sized)
-
-
 def _read(x: Tensor, tile: Tile) -> Tensor:
-    """Return the piece of a field that a tile needs, in the memory format of the field."""
+    """Return the piece of a field that a tile reads."""
     piece = x
     for span in tile:
-        parts = [piece.narrow(span.axis, a, b - a) for a, b in span.runs_in(x)]
+        parts = [piece.narrow(span.axis, a, b - a) for a, b in span.runs]
         piece = parts[0] if len(parts) == 1 else torch.cat(parts, span.axis)
-    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return piece.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    return piece.contiguous(memory_format=_memory_format(x))
 
 
-def _narrow(x: Tensor, ranges: Sequence[tuple[int, int, int]]) -> Tensor:
-    for axis, start, size in ranges:
-        x = x.narrow(axis, start, size)
-    return x
-
-
-def _add(total: Tensor, part: Tensor, reads: Sequence[tuple[int, list[tuple[int, int]]]]) -> None:
+def _add(total: Tensor, piece: Tensor, tile: Tile) -> None:
     """Add a piece to the places where it was read."""
-    if not reads:
-        total += part
+    if not tile:
+        total += piece
         return
-    (axis, runs), before = reads[0], 0
-    for a, b in runs:
-        _add(total.narrow(axis, a, b - a), part.narrow(axis, before, b - a), reads[1:])
+    span, before = tile[0], 0
+    for a, b in span.runs:
+        _add(total.narrow(span.axis, a, b - a), piece.narrow(span.axis, before, b - a), tile[1:])
         before += b - a
+
+
+def _inner(value: Tensor, tile: Tile) -> Tensor:
+    """Return the part of a value that belongs to the tile."""
+    for span in tile:
+        value = value.narrow(span.axis, span.inner, span.size)
+    return value
+
+
+def _place(whole: Tensor, tile: Tile) -> Tensor:
+    """Return the place of a tile in the whole field."""
+    for span in tile:
+        whole = whole.narrow(span.axis, span.start, span.size)
+    return whole
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
