@@ -49,10 +49,10 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         scale, shift, gain = self.modulate(emb).reshape(len(emb), -1, *(1,) * (x.ndim - 2)).chunk(3, dim=1)
-        h = gated(self.mix(torch.addcmul(shift, self.norm(x), 1 + scale)))
+        h = gated(self.mix(self.norm(x) * (1 + scale) + shift))
         project = self.project
         h = convolve(h, project.weight, project.bias, project.stride, project.padding, project.dilation)
-        return torch.addcmul(x, 1 + gain, h)
+        return x + (1 + gain) * h
 
 
 class TemporalNet(nn.Module):
