@@ -70,6 +70,7 @@ class SdaAccessor:
         seed: int = 0,
         chunks: Any = None,
         batch: int | None = None,
+        tiles: Mapping[str, int] | None = None,
         device: str = "auto",
         precision: str = "auto",
         progress: bool | None = None,
@@ -81,8 +82,8 @@ class SdaAccessor:
         return assimilate(
             self._ds, obs, model, members=members, sigma=sigma, guidance=guidance, sampler=sampler, steps=steps,
             likelihood=likelihood, correlation=correlation, background=background, background_sigma=background_sigma,
-            redraw=redraw, seed=seed, chunks=chunks, batch=batch, device=device, precision=precision, progress=progress,
-            derived=derived, quality=quality, outside=outside, superobs=superobs,
+            redraw=redraw, seed=seed, chunks=chunks, batch=batch, tiles=tiles, device=device, precision=precision,
+            progress=progress, derived=derived, quality=quality, outside=outside, superobs=superobs,
         )  # fmt: skip
 
     @documented(sample)
@@ -96,13 +97,14 @@ class SdaAccessor:
         seed: int = 0,
         chunks: Any = None,
         batch: int | None = None,
+        tiles: Mapping[str, int] | None = None,
         device: str = "auto",
         precision: str = "auto",
         progress: bool | None = None,
     ) -> xr.Dataset:
         return sample(
             self._ds, model, members=members, sampler=sampler, steps=steps, seed=seed, chunks=chunks, batch=batch,
-            device=device, precision=precision, progress=progress,
+            tiles=tiles, device=device, precision=precision, progress=progress,
         )  # fmt: skip
 
     @documented(log_prob)

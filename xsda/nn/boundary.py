@@ -165,7 +165,7 @@ class BoundaryConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         conv, x = self.conv, pad(x, self.outer, self.boundaries)
-        return convolve(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)
+        return convolve(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)  # type: ignore[arg-type]
 
 
 def convolve(
@@ -201,12 +201,12 @@ def convolve(
     """
     if weight.requires_grad or not (torch.is_grad_enabled() and x.requires_grad):
         return CONVOLVE[x.ndim - 2](x, weight, bias, stride, padding, dilation)
-    return _FixedConvolution.apply(x, weight, bias, stride, padding, dilation)  # type: ignore[no-any-return]
+    return _FixedConvolution.apply(x, weight, bias, stride, padding, dilation)
 
 
 class _FixedConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *how: tuple[int, ...]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.how, ctx.sizes, ctx.dtype = how, x.shape[2:], x.dtype
         return CONVOLVE[x.ndim - 2](x, weight, bias, *how)

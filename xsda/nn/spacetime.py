@@ -23,9 +23,9 @@ from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.extension import Extension, check_signs
 from xsda.nn.gate import gated
 from xsda.nn.norm import ChannelNorm
-from xsda.nn.tiles import Cut, Tiles, tile_by_tile
+from xsda.nn.tiles import Tiles, tile_by_tile
 
-AT_ONCE = 2**17  # positions in one tensor: the allocator reuses the memory of small tensors, but not of large ones
+AT_ONCE = 2**16  # positions in one tensor: the allocator reuses the memory of small tensors, but not of large ones
 
 
 class SpaceTimeBlock(nn.Module):
@@ -188,7 +188,7 @@ class SpaceTimeUNet(nn.Module):
         other.tiles = tiles
         return other
 
-    def _level(self, level: nn.ModuleList, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
+    def _level(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
         """Evaluate the blocks of a level, tile by tile if there are tiles."""
         if self.tiles is None:
             return self._run(level, hs, emb, batch)
@@ -196,10 +196,11 @@ class SpaceTimeUNet(nn.Module):
         def part(h: Tensor) -> Tensor:
             return torch.cat(self._run(level, list(_groups(h, batch)), emb, batch))
 
+        blocks, boundaries = len(level), self.extension.inner  # type: ignore[arg-type]
         # tiles of all levels hold as many numbers
-        points = self.patch * (hs[0].shape[1] / self.config["hidden"][0]) ** (1 / len(self.extension.inner))
-        cuts = self.tiles.along_space(2, self.extension.inner, self.margin * len(level), points)
-        time = self.tiles.along_time(0, len(level), batch, unit=batch)
+        points = self.patch * (hs[0].shape[1] / self.lift.conv.out_channels) ** (1 / len(boundaries))
+        cuts = self.tiles.along_space(2, boundaries, self.margin * blocks, points)
+        time = self.tiles.along_time(0, blocks, batch, unit=batch)
         whole = tile_by_tile(part, [time, *cuts], torch.cat(hs))
         return list(whole.split([len(h) for h in hs]))
 

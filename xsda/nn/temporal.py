@@ -50,8 +50,8 @@ class GatedBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         scale, shift, gain = self.modulate(emb).reshape(len(emb), -1, *(1,) * (x.ndim - 2)).chunk(3, dim=1)
         h = gated(self.mix(self.norm(x) * (1 + scale) + shift))
-        project = self.project
-        h = convolve(h, project.weight, project.bias, project.stride, project.padding, project.dilation)
+        one, none = (1,) * (x.ndim - 2), (0,) * (x.ndim - 2)
+        h = convolve(h, self.project.weight, self.project.bias, one, none, one)
         return x + (1 + gain) * h
 
 

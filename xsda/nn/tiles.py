@@ -9,7 +9,7 @@ the whole network would consist mostly of their surroundings. Therefore only the
 part: they reach a few positions, and nearly all activations are theirs. The convolutions between the levels are linear.
 With fixed weights they keep nothing for a gradient, and are evaluated as a whole.
 
-The activations of the first tiles of each part are kept for the gradient; those of all others are computed again in the
+For a gradient, the input of each part is kept, and the activations of one tile at a time are computed again in the
 backward pass. The weights get no gradient.
 """
 
@@ -22,8 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-KEPT = 4  # tiles of each part whose activations are kept for the gradient
 
 Local = Callable[[Tensor], Tensor]
 
@@ -157,56 +155,41 @@ def tile_by_tile(function: Local, cuts: Sequence[Cut], x: Tensor) -> Tensor:
     if len(tiles) == 1:
         return function(x)
     if torch.is_grad_enabled() and x.requires_grad:
-        return _TileByTile.apply(function, tiles, x)  # type: ignore[no-any-return, no-untyped-call]
-    return _joined(tiles, lambda tile, _: function(_read(x, tile)))
+        return _TileByTile.apply(function, tiles, x)
+    return _joined(function, tiles, x)
 
 
 class _TileByTile(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Local, tiles: list[Tile], x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.function, ctx.tiles, ctx.kept = function, tiles, {}
         kind = x.device.type
-        enabled = torch.is_autocast_enabled(kind)
-        ctx.autocast = {"device_type": kind, "enabled": enabled, "dtype": torch.get_autocast_dtype(kind)}
-
-        def value(tile: Tile, number: int) -> Tensor:
-            if number >= KEPT:
-                return function(_read(x, tile))
-            ctx.kept[number] = _with_graph(function, x, tile)
-            return ctx.kept[number][1].detach()
-
-        return _joined(tiles, value)
+        half = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
+        ctx.function, ctx.tiles, ctx.autocast = function, tiles, {"device_type": kind, **half}
+        return _joined(function, tiles, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
         (x,) = ctx.saved_tensors
         total = torch.zeros_like(x)
-        for number, tile in enumerate(ctx.tiles):
+        for tile in ctx.tiles:
             with torch.enable_grad(), torch.autocast(**ctx.autocast):
-                piece, value = ctx.kept.pop(number, None) or _with_graph(ctx.function, x, tile)
-                own = _inner(value, tile)
+                piece = _read(x, tile).detach().requires_grad_()
+                own = _inner(ctx.function(piece), tile)
             _add(total, torch.autograd.grad(own, piece, _place(grad, tile))[0], tile)
         return None, None, total
 
 
-def _with_graph(function: Local, x: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
-    """Return the piece that a tile reads, and the value with its graph."""
-    with torch.enable_grad():
-        piece = _read(x, tile).detach().requires_grad_()
-        return piece, function(piece)
-
-
-def _joined(tiles: list[Tile], value: Callable[[Tile, int], Tensor]) -> Tensor:
-    """Put the values of all tiles together, in the memory format of the first."""
+def _joined(function: Local, tiles: list[Tile], x: Tensor) -> Tensor:
+    """Put the values on all tiles together, in the memory format of the first."""
     out = torch.empty(0)
     for number, tile in enumerate(tiles):
-        found = value(tile, number)
+        value = function(_read(x, tile))
         if number == 0:
             sizes = {span.axis: span.length for span in tile}
-            shape = [sizes.get(axis, n) for axis, n in enumerate(found.shape)]
-            out = torch.empty(shape, dtype=found.dtype, device=found.device, memory_format=_memory_format(found))
-        _place(out, tile).copy_(_inner(found, tile))
+            shape = [sizes.get(axis, n) for axis, n in enumerate(value.shape)]
+            out = torch.empty(shape, dtype=value.dtype, device=value.device, memory_format=_memory_format(value))
+        _place(out, tile).copy_(_inner(value, tile))
     return out
 
 

@@ -130,13 +130,13 @@ class UNet(nn.Module):
         other.tiles = tiles
         return other
 
-    def _level(self, level: nn.ModuleList, h: Tensor, emb: Tensor) -> Tensor:
+    def _level(self, level: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
         """Evaluate the blocks of a level, tile by tile if there are tiles."""
         if self.tiles is None:
             return self._run(level, h, emb)
         # tiles of all levels hold as many numbers
         points = (h.shape[1] / self.hidden[0]) ** (1 / len(self.boundaries))
-        cuts = self.tiles.along_space(2, self.boundaries, self.margin * len(level), points)
+        cuts = self.tiles.along_space(2, self.boundaries, self.margin * len(level), points)  # type: ignore[arg-type]
         if len(emb) == 1:  # otherwise fields and noise levels would have to be divided together
             cuts.append(Cut(0, self.tiles.states, 0))
         return tile_by_tile(lambda h: self._run(level, h, emb), cuts, h)

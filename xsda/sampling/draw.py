@@ -21,6 +21,7 @@ from xsda.sampling.blocks import check_core_chunks, compute, lazy, member_chunks
 from xsda.sampling.choose import default_sampler, pick_sampler
 from xsda.sampling.devices import pick_device
 from xsda.sampling.options import SamplingOptions
+from xsda.sampling.pieces import tile_sizes
 from xsda.sampling.pooling import share
 from xsda.sampling.shipping import Shipment, pack
 from xsda.sampling.task import SamplingTask
@@ -43,6 +44,7 @@ def sample(
     seed: int = 0,
     chunks: Any = None,
     batch: int | None = None,
+    tiles: Mapping[str, int] | None = None,
     device: str = "auto",
     precision: str = "auto",
     progress: bool | None = None,
@@ -55,7 +57,7 @@ def sample(
         The grid: its coordinates define what is sampled. Its values are not read; a Dataset of coordinates is enough.
     model
         A prior, the path of one, or a name ("lorenz63"). A list of them shares the members out among several priors.
-    members, sampler, steps, seed, chunks, batch, device, precision, progress
+    members, sampler, steps, seed, chunks, batch, tiles, device, precision, progress
         As in ``xsda.assimilate``.
 
     Returns
@@ -71,8 +73,8 @@ def sample(
     """
     prior = load_model(model)
     own: dict[str, Any] = {
-        "sampler": sampler, "steps": steps, "seed": seed, "chunks": chunks, "batch": batch, "device": device,
-        "precision": precision, "progress": progress,
+        "sampler": sampler, "steps": steps, "seed": seed, "chunks": chunks, "batch": batch, "tiles": tiles,
+        "device": device, "precision": precision, "progress": progress,
     }  # fmt: skip
     options = SamplingOptions(members=members, redraw=0, **own)
     if isinstance(prior, Pool):
@@ -95,6 +97,7 @@ def draw_ensemble(
     """Draw an ensemble, at once or lazily, and label it; ``factor`` multiplies the variances of patterns."""
     numbers, batch = options.numbers, options.at_once(grid.shape)
     check_core_chunks(grid.template, grid.core_dims)
+    tiles = tile_sizes(prior, options.tiles, grid.core_dims[1:])
     chunk = member_chunks(len(numbers), options.chunks, grid.core_dims)
     defer = options.chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
     if not defer:
@@ -106,7 +109,7 @@ def draw_ensemble(
     task = SamplingTask(
         refer(prior) if defer else prior, grid.shape, grid.fields, sampler, guidance,
         pack(content) if defer else Shipment(content), options.seed, options.device, options.precision,
-        options.redraw, factor,
+        options.redraw, factor, tiles,
     )  # fmt: skip
     if defer:
         arrays = lazy(task, numbers, chunk=chunk or min(batch, len(numbers)), batch=batch)
