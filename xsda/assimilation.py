@@ -42,6 +42,7 @@ def assimilate(
     seed: int = 0,
     chunks: Any = None,
     batch: int | None = None,
+    tiles: Mapping[str, int] | None = None,
     device: str = "auto",
     precision: str = "auto",
     progress: bool | None = None,
@@ -100,6 +101,10 @@ def assimilate(
         ``{"member": 8}`` gives a lazy, dask-backed result. Default: computed at once, unless ``ds`` is dask-backed.
     batch
         Members sampled at once. Default: by the size of the state. A smaller number needs less memory.
+    tiles
+        ``{"lat": 256, "lon": 256}`` evaluates the network tile by tile, with this many points along these dimensions.
+        The result is the same, and the activations of one tile at a time are in memory. Use it if one member does not
+        fit; it takes about half as long again. For networks.
     device
         "auto" (a GPU if there is one), "cpu" or "cuda".
     precision
@@ -177,7 +182,7 @@ def assimilate(
         raise TypeError(f"the grid must be an xarray.Dataset, got {type(ds).__name__}")
     how: dict[str, Any] = {
         "guidance": guidance, "sampler": sampler, "steps": steps, "redraw": redraw, "seed": seed, "chunks": chunks,
-        "batch": batch, "device": device, "precision": precision, "progress": progress,
+        "batch": batch, "tiles": tiles, "device": device, "precision": precision, "progress": progress,
     }  # fmt: skip
     what: dict[str, Any] = {
         "sigma": sigma, "likelihood": likelihood, "correlation": correlation, "background": background,

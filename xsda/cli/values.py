@@ -65,6 +65,20 @@ class Members(click.ParamType):
             )
 
 
+class Sizes(click.ParamType):
+    """A number of points for each dimension: ``lat=256,lon=256``."""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return {name: int(size) for name, size in (pair.split("=") for pair in value.split(","))}
+        except ValueError:
+            self.fail(f"{value!r} is not a number of points for each dimension, such as lat=256,lon=256.", param, ctx)
+
+
 def model_names() -> list[str]:
     """Names of priors: those in the package, and those of the registry in ``XSDA_REGISTRY``."""
     weights = resources.files("xsda") / "priors" / "weights"

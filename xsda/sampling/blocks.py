@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, Protocol
@@ -91,7 +91,7 @@ def member_chunks(members: int, chunks: Any, core_dims: Sequence[str]) -> int | 
         if split:
             raise ValueError(
                 f"chunks={chunks!r} divides {', '.join(map(repr, split))}, but a trajectory is sampled whole; use "
-                f"{split!r} there"
+                f"{split!r} there{_instead(split, core_dims)}"
             )
         chunks = chunks.get("member", "auto")
     if chunks == "auto":
@@ -107,7 +107,19 @@ def check_core_chunks(ds: xr.Dataset, core_dims: Sequence[str]) -> None:
     if divided:
         raise ValueError(
             f"the grid is chunked along {list(divided)}, but a trajectory is sampled whole; use .chunk({divided!r})"
+            f"{_instead(divided, core_dims)}"
         )
+
+
+def _instead(divided: Iterable[str], core_dims: Sequence[str]) -> str:
+    """Say what keeps memory small along dimensions that cannot be divided into chunks."""
+    time, *space = core_dims
+    hints = []
+    if found := [d for d in divided if d in space]:
+        hints.append(f"tiles={dict.fromkeys(found, 256)!r} if the grid does not fit into memory")
+    if time in divided:
+        hints.append("reanalyse a long record window by window")
+    return f" ({', and '.join(hints)})"
 
 
 def member_bar(total: int, *, done: int = 0, label: str, progress: bool | None) -> tqdm:

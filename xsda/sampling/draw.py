@@ -24,6 +24,7 @@ from xsda.sampling.devices import pick_device
 from xsda.sampling.finished import current_client
 from xsda.sampling.keep import check_out, draw_into_store, write_out
 from xsda.sampling.options import SamplingOptions
+from xsda.sampling.pieces import tile_sizes
 from xsda.sampling.pooling import share
 from xsda.sampling.shipping import Shipment, fingerprint, pack
 from xsda.sampling.task import SamplingTask
@@ -46,6 +47,7 @@ def sample(
     seed: int = 0,
     chunks: Any = None,
     batch: int | None = None,
+    tiles: Mapping[str, int] | None = None,
     device: str = "auto",
     precision: str = "auto",
     progress: bool | None = None,
@@ -60,7 +62,7 @@ def sample(
         The grid: its coordinates define what is sampled. Its values are not read; a Dataset of coordinates is enough.
     model
         A prior, the path of one, or a name ("lorenz63"). A list of them shares the members out among several priors.
-    members, sampler, steps, seed, chunks, batch, device, precision, progress, out, overwrite
+    members, sampler, steps, seed, chunks, batch, tiles, device, precision, progress, out, overwrite
         As in ``xsda.assimilate``.
 
     Returns
@@ -76,8 +78,8 @@ def sample(
     """
     prior = load_model(model)
     own: dict[str, Any] = {
-        "sampler": sampler, "steps": steps, "seed": seed, "chunks": chunks, "batch": batch, "device": device,
-        "precision": precision, "progress": progress,
+        "sampler": sampler, "steps": steps, "seed": seed, "chunks": chunks, "batch": batch, "tiles": tiles,
+        "device": device, "precision": precision, "progress": progress,
     }  # fmt: skip
     options = SamplingOptions(members=members, redraw=0, **own)
     path = check_out(out, overwrite, pieces=not isinstance(prior, Pool))
@@ -109,6 +111,7 @@ def draw_ensemble(
     """
     numbers, batch = options.numbers, options.at_once(grid.shape)
     check_core_chunks(grid.template, grid.core_dims)
+    tiles = tile_sizes(prior, options.tiles, grid.core_dims[1:])
     chunk = member_chunks(len(numbers), options.chunks, grid.core_dims)
     stored = out is not None and out.suffix == ".zarr"
     defer = not stored and (
@@ -124,7 +127,7 @@ def draw_ensemble(
     task = SamplingTask(
         refer(prior) if sent else prior, grid.shape, grid.fields, sampler, guidance,
         pack(content) if sent else Shipment(content), options.seed, options.device, options.precision,
-        options.redraw, factor,
+        options.redraw, factor, tiles=tiles,
     )  # fmt: skip
     attrs = {
         "prior": prior.name, "prior_hash": prior.hash, "sampler": str(sampler), "steps": sampler.steps,

@@ -60,6 +60,7 @@ class SamplingTask:
     redraw: int = 0
     factor: float = 1.0
     past: Mapping[int, Tensor] | None = None
+    tiles: tuple[int | None, ...] | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
@@ -137,7 +138,7 @@ class Run:
         if isinstance(own, EofDenoiser | Anchored) and task.factor != 1.0:
             own = own.times(task.factor)
         placed = place(own, context, device, dtype)
-        denoiser = in_pieces(placed, task.shape, context, MEMORY >> task.shared.halved)
+        denoiser = in_pieces(placed, task.shape, context, MEMORY >> task.shared.halved, task.tiles)
         if likelihood is not None:
             likelihood = likelihood.to(device, dtype)
             if isinstance(denoiser, Balanced):
