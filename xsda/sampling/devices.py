@@ -21,6 +21,8 @@ from torch import Tensor
 # fifth of the time on Linux. Torch reads this variable at its first large allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+Device = str | torch.device
+
 _CHANGED = threading.Condition()  # guards _BUSY, and wakes the threads that wait for a device
 _BUSY: set[torch.device] = set()
 _OWN = threading.local()  # the device that this thread has taken
@@ -41,7 +43,7 @@ def installed() -> tuple[torch.device, ...]:
     return (*found, torch.device("cpu"))
 
 
-def find_devices(device: str | Sequence[str]) -> tuple[torch.device, ...]:
+def find_devices(device: Device | Sequence[Device]) -> tuple[torch.device, ...]:
     """Return the devices that a name or a list of names stands for in this process.
 
     "auto" is all GPUs of one kind, or the CPU if there is none. "cuda" is all CUDA devices, and "cuda:1" is one. In a
@@ -70,13 +72,13 @@ def _named(name: str, known: Sequence[torch.device]) -> list[torch.device]:
     return found
 
 
-def pick_device(device: str | Sequence[str]) -> torch.device:
+def pick_device(device: Device | Sequence[Device]) -> torch.device:
     """Return the device that this thread has taken, or else the first that a name stands for."""
     return getattr(_OWN, "device", None) or find_devices(device)[0]
 
 
 @contextlib.contextmanager
-def take(device: str | Sequence[str]) -> Iterator[torch.device]:
+def take(device: Device | Sequence[Device]) -> Iterator[torch.device]:
     """Wait until one of these devices is free, and keep it for this thread."""
     wanted = find_devices(device)
     with _CHANGED:

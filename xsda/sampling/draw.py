@@ -19,10 +19,11 @@ from xsda.priors.reference import refer
 from xsda.priors.registry import Model, Models, load_model
 from xsda.sampling.blocks import check_core_chunks, compute, lazy, member_chunks
 from xsda.sampling.choose import default_sampler, pick_sampler
-from xsda.sampling.devices import pick_device
+from xsda.sampling.devices import find_devices
 from xsda.sampling.options import SamplingOptions
 from xsda.sampling.pooling import share
 from xsda.sampling.shipping import Shipment, pack
+from xsda.sampling.spread import compute_on
 from xsda.sampling.task import SamplingTask
 
 NOTES = {
@@ -43,8 +44,9 @@ def sample(
     seed: int = 0,
     chunks: Any = None,
     batch: int | None = None,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     precision: str = "auto",
+    compile: bool = False,
     progress: bool | None = None,
 ) -> xr.Dataset:
     """Draw trajectories from a prior, without observations.
@@ -55,7 +57,7 @@ def sample(
         The grid: its coordinates define what is sampled. Its values are not read; a Dataset of coordinates is enough.
     model
         A prior, the path of one, or a name ("lorenz63"). A list of them shares the members out among several priors.
-    members, sampler, steps, seed, chunks, batch, device, precision, progress
+    members, sampler, steps, seed, chunks, batch, device, precision, compile, progress
         As in ``xsda.assimilate``.
 
     Returns
@@ -72,7 +74,7 @@ def sample(
     prior = load_model(model)
     own: dict[str, Any] = {
         "sampler": sampler, "steps": steps, "seed": seed, "chunks": chunks, "batch": batch, "device": device,
-        "precision": precision, "progress": progress,
+        "precision": precision, "compile": compile, "progress": progress,
     }  # fmt: skip
     options = SamplingOptions(members=members, redraw=0, **own)
     if isinstance(prior, Pool):
@@ -97,8 +99,7 @@ def draw_ensemble(
     check_core_chunks(grid.template, grid.core_dims)
     chunk = member_chunks(len(numbers), options.chunks, grid.core_dims)
     defer = options.chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
-    if not defer:
-        pick_device(options.device)
+    devices = () if defer else find_devices(options.device)  # raises if there is no such device
     if sampler.population > 1:
         _check_populations(numbers, chunk, options.batch, sampler.population)
         batch = -(-batch // sampler.population) * sampler.population
@@ -106,13 +107,15 @@ def draw_ensemble(
     task = SamplingTask(
         refer(prior) if defer else prior, grid.shape, grid.fields, sampler, guidance,
         pack(content) if defer else Shipment(content), options.seed, options.device, options.precision,
-        options.redraw, factor,
+        options.redraw, factor, options.compile,
     )  # fmt: skip
     if defer:
         arrays = lazy(task, numbers, chunk=chunk or min(batch, len(numbers)), batch=batch)
     else:
-        label = "assimilating" if likelihood else "sampling"
-        arrays = compute(task, numbers, batch=batch, progress=options.progress, label=label)
+        how: dict[str, Any] = {"batch": batch, "progress": options.progress}
+        how["label"] = "assimilating" if likelihood else "sampling"
+        several = len(devices) > 1
+        arrays = compute_on(devices, task, numbers, **how) if several else compute(task, numbers, **how)
     member = xr.DataArray(np.array(numbers), dims="member", attrs={"standard_name": "realization", "units": "1"})
     ds = grid.label(arrays[: len(task.fields)], {"member": member})
     for name, values in zip(task.notes, arrays[len(task.fields) :], strict=True):

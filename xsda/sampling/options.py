@@ -42,9 +42,13 @@ class SamplingOptions:
     batch
         Members sampled at once (default: by the size of the state). A smaller number needs less memory.
     device
-        Where to compute. "auto" takes a GPU if there is one.
+        Where to compute: "auto" (all GPUs, or the CPU if there is none), "cpu", "cuda", one GPU such as "cuda:1", or
+        several of them. Members are shared out among the devices.
     precision
-        Floating-point numbers of the computation. "auto" is float32; bf16 and fp16 are for networks.
+        Floating-point numbers of the computation. "auto" is float32. bf16 and fp16 are for networks, and only used if
+        they agree with float32.
+    compile
+        Let torch.compile fuse the operations of the network. It takes up to a minute before the first member.
     progress
         Show a progress bar (default: where there is a terminal or a notebook).
     """
@@ -57,8 +61,9 @@ class SamplingOptions:
     seed: int = 0
     chunks: Any = None
     batch: int | None = None
-    device: str = "auto"
+    device: str | Sequence[str] = "auto"
     precision: str = "auto"
+    compile: bool = False
     progress: bool | None = None
 
     def __post_init__(self) -> None:

@@ -55,7 +55,7 @@ class Placed:
                 denoiser = denoiser.times(HELD)
         fast = faster(denoiser, task.precision, task.compile)
         if fast is not denoiser:
-            draw = MemberNoise(task.seed, [0], task.shape, device=device, dtype=dtype)
+            draw = MemberNoise(task.seed, [0, 1], task.shape, device=device, dtype=dtype)
             found = disagreement(fast, denoiser, prior.error, draw, gradient=likelihood is not None)
             if found > TOLERANCE:
                 warn("fast", _told(task, found))

@@ -49,7 +49,7 @@ class SamplingTask:
     guidance: Guidance | None
     shipment: Shipment
     seed: int
-    device: str
+    device: str | Sequence[str]
     precision: str
     redraw: int = 0
     factor: float = 1.0
