@@ -135,7 +135,9 @@ def test_weights_go_to_a_worker_once_and_leave_with_the_task(lorenz, four, monke
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 6])
 def test_workers_of_a_host_use_all_of_its_devices(gpus, monkeypatch, workers):
     shares = []
-    monkeypatch.setitem(sys.modules, "distributed.worker", SimpleNamespace(get_worker=lambda: SimpleNamespace(address="")))
+    monkeypatch.setitem(
+        sys.modules, "distributed.worker", SimpleNamespace(get_worker=lambda: SimpleNamespace(address=""))
+    )
     for rank in range(workers):
         monkeypatch.setattr(devices, "_rank", lambda _, rank=rank: (rank, workers))
         shares.append(find_devices("auto"))
@@ -158,7 +160,9 @@ def test_two_processes_use_two_devices(lorenz, four):
         distributed.Client(cluster) as client,
     ):
         client.run(exec, IN_WORKERS, {})
-        shares = [client.submit(find_devices, "auto", workers=[w], pure=False) for w in client.scheduler_info()["workers"]]
+        shares = [
+            client.submit(find_devices, "auto", workers=[w], pure=False) for w in client.scheduler_info()["workers"]
+        ]
         assert {tuple(map(str, s)) for s in client.gather(shares)} == {("cpu:0", "cpu:2"), ("cpu:1", "cpu:3")}
         several = assimilated(lorenz, chunks={"member": 1}).compute()
         seen = client.run(eval, "__import__('sys').modules['xsda.sampling.devices'].seen")
@@ -207,5 +211,7 @@ def test_what_may_differ_is_a_share_of_the_error_of_the_prior():
         def linearised(self, x, t):
             return prior.denoiser(x, t) + 0.25 * least
 
-    found = fast.disagreement(Off(), prior.denoiser, prior.error, xsda.diffusion.MemberNoise(0, [0], (16, 3)), gradient=True)
+    found = fast.disagreement(
+        Off(), prior.denoiser, prior.error, xsda.diffusion.MemberNoise(0, [0], (16, 3)), gradient=True
+    )
     assert found == pytest.approx(0.25, rel=1e-3)
