@@ -17,7 +17,7 @@ import xarray as xr
 from test_blocks import Small
 
 import xsda
-from xsda.sampling import devices, fast, placed
+from xsda.sampling import devices, fast, task
 from xsda.sampling.blocks import lazy
 from xsda.sampling.devices import find_devices, take
 
@@ -27,10 +27,10 @@ FOUR = tuple(torch.device("cpu", i) for i in range(4))  # torch computes on each
 QUICK = {"steps": 4, "redraw": 0, "progress": False}
 IN_WORKERS = """
 import torch
-from xsda.sampling import devices, placed
+from xsda.sampling import devices, task
 devices.installed = lambda: tuple(torch.device("cpu", i) for i in range(4))
-devices.seen, of = [], placed.Placed.of
-placed.Placed.of = lambda task, device, warn: devices.seen.append(str(device)) or of(task, device, warn)
+devices.seen, of = [], task.Placed.of
+task.Placed.of = lambda own, device: devices.seen.append(str(device)) or of(own, device)
 """
 
 
@@ -45,8 +45,8 @@ def gpus(monkeypatch):
 def four(monkeypatch):
     """Four devices that can compute, and a list of those on which something was placed."""
     monkeypatch.setattr(devices, "installed", lambda: FOUR)
-    seen, place = [], placed.place
-    monkeypatch.setattr(placed, "place", lambda *a: seen.append(a[2]) or place(*a))
+    seen, place = [], task.place
+    monkeypatch.setattr(task, "place", lambda *a: seen.append(a[2]) or place(*a))
     return seen
 
 
@@ -115,8 +115,8 @@ def test_members_are_the_same_on_every_device(lorenz, four, options):
 
 def test_weights_go_to_a_worker_once_and_leave_with_the_task(lorenz, four, monkeypatch):
     seen = []
-    of = placed.Placed.of
-    monkeypatch.setattr(placed.Placed, "of", lambda *a: seen.append(weakref.ref(made := of(*a))) or made)
+    of = task.Placed.of
+    monkeypatch.setattr(task.Placed, "of", lambda *a: seen.append(weakref.ref(made := of(*a))) or made)
     lazily = assimilated(lorenz, chunks={"member": 2}, device="cpu:1")
     blocks = [v for k, v in dict(lazily.x.__dask_graph__()).items() if len(k) == 2]
     for block in blocks:

@@ -71,7 +71,7 @@ def test_a_posterior_in_pieces_is_the_same(kind, monkeypatch):
     monkeypatch.setattr(pieces, "_room", lambda *inputs: rooms.append(room(*inputs)) or rooms[-1])
     options = {"members": 2, "sampler": DPMpp2MSDE(steps=3, corrections=1), "redraw": 0, "progress": False}
     whole = truth.sda.assimilate(obs, prior, **options)
-    monkeypatch.setattr("xsda.sampling.placed.MEMORY", 2**18)
+    monkeypatch.setattr("xsda.sampling.task.MEMORY", 2**18)
     parts = truth.sda.assimilate(obs, prior, **options)
     assert rooms[1] < truth.sizes["time"] < rooms[0]
     xr.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-4)

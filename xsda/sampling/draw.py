@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -112,10 +113,9 @@ def draw_ensemble(
     if defer:
         arrays = lazy(task, numbers, chunk=chunk or min(batch, len(numbers)), batch=batch)
     else:
-        how: dict[str, Any] = {"batch": batch, "progress": options.progress}
-        how["label"] = "assimilating" if likelihood else "sampling"
-        several = len(devices) > 1
-        arrays = compute_on(devices, task, numbers, **how) if several else compute(task, numbers, **how)
+        run = partial(compute_on, devices) if len(devices) > 1 else compute
+        label = "assimilating" if likelihood else "sampling"
+        arrays = run(task, numbers, batch=batch, progress=options.progress, label=label)
     member = xr.DataArray(np.array(numbers), dims="member", attrs={"standard_name": "realization", "units": "1"})
     ds = grid.label(arrays[: len(task.fields)], {"member": member})
     for name, values in zip(task.notes, arrays[len(task.fields) :], strict=True):

@@ -9,6 +9,8 @@ then grows by at most 5 %.
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -42,12 +44,28 @@ class Half(nn.Module):
             return self.network(x, *rest).to(x.dtype)
 
 
-def faster(denoiser: Denoiser, precision: str, compile: bool) -> Denoiser:
-    """Return the denoiser with its network in half precision or compiled; itself if neither is asked for."""
-    if not isinstance(denoiser, Preconditioned | Balanced) or not (compile or precision in HALF):
-        return denoiser
-    network = _compiled(denoiser.network) if compile else denoiser.network
-    return _with_network(denoiser, Half(network, HALF[precision]) if precision in HALF else network)
+def faster(
+    plain: Denoiser, precision: str, compile: bool, error: ErrorCurve | None, draw: Callable[[], MemberNoise], *,
+    gradient: bool,
+) -> tuple[Denoiser, str | None]:  # fmt: skip
+    """Return the denoiser in half precision or compiled, if that is asked for and agrees with the plain one.
+
+    Otherwise return the plain one, and a warning if the faster form does not agree. ``error`` is the error curve of the
+    prior. ``draw`` makes the noise of the test. ``gradient``: whether derivatives are needed.
+    """
+    if not isinstance(plain, Preconditioned | Balanced) or not (compile or precision in HALF):
+        return plain, None
+    network = _compiled(plain.network) if compile else plain.network
+    fast = _with_network(plain, Half(network, HALF[precision]) if precision in HALF else network)
+    found = disagreement(fast, plain, error, draw(), gradient=gradient)
+    if found <= TOLERANCE:
+        return fast, None
+    asked = [f"precision={precision!r}"] * (precision in HALF) + ["compile=True"] * compile
+    share = f"differs by {found:.0%} of the error of the prior" if math.isfinite(found) else "fails"
+    return plain, (
+        f"the network with {' and '.join(asked)} {share}, where at most {TOLERANCE:.0%} is accepted; members are "
+        "computed without it"
+    )
 
 
 def _compiled(network: nn.Module) -> nn.Module:
@@ -78,8 +96,8 @@ def disagreement(
             x0 = DPMpp2M(steps=STEPS).sample(plain, draw)
             worst = [_difference(fast, plain, error, x0, draw(), level, gradient) for level in LEVELS]
     except (NonFiniteSampleError, RuntimeError):
-        return torch.inf
-    return max(w if w == w else torch.inf for w in worst)
+        return math.inf
+    return max(w if w == w else math.inf for w in worst)
 
 
 def _difference(

@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,24 +14,69 @@ import torch
 from torch import Tensor
 
 from xsda.arguments import warn
+from xsda.diffusion.anchored import Anchored
+from xsda.diffusion.balance import Balanced
+from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import NonFiniteSampleError, Sampler
 from xsda.guidance import Guidance, GuidedDenoiser
+from xsda.labels.climatology import StateScaling
 from xsda.labels.grid import Field
+from xsda.likelihood import Likelihood
+from xsda.priors.eof import EofDenoiser
 from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference
 from xsda.sampling.blocks import Shared, shared
 from xsda.sampling.choose import pick_guidance
 from xsda.sampling.devices import on, pick_device, to_host
-from xsda.sampling.placed import Placed
+from xsda.sampling.fast import faster
+from xsda.sampling.pieces import MEMORY, in_pieces, place
 from xsda.sampling.redraw import draw_again, modes
 from xsda.sampling.shipping import Shipment
 
 DIVERGED = 100.0  # members beyond this many standard deviations have diverged
+HELD = 0.5  # share of the energy correction with observations, which constrain the large scales (docs/kolmogorov.md)
 KEPT = 2  # ensembles whose weights stay on the devices of a dask worker
 _WARNING = threading.Lock()
 
 Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """The prior and the likelihood of a task on one device. They go there once, not once for each batch.
+
+    ``halved`` is how often the memory for activations was halved before.
+    """
+
+    prior: Prior
+    denoiser: Denoiser
+    likelihood: Likelihood | None
+    scaling: StateScaling
+    device: torch.device
+    dtype: torch.dtype
+    halved: int
+
+    @classmethod
+    def of(cls, task: SamplingTask, device: torch.device) -> Placed:
+        """Load the prior and the likelihood of a task and put them on a device."""
+        prior = task.prior.load() if isinstance(task.prior, PriorReference) else task.prior
+        likelihood, context, scaling = task.shipment.load()
+        dtype = torch.float64 if task.precision == "float64" else torch.float32
+        own, halved = prior.denoiser, task.shared.halved
+        if isinstance(own, EofDenoiser | Anchored) and task.factor != 1.0:
+            own = own.times(task.factor)
+        denoiser = in_pieces(place(own, context, device, dtype), task.shape, context, MEMORY >> halved)
+        if likelihood is not None:
+            likelihood = likelihood.to(device, dtype)
+            if isinstance(denoiser, Balanced):
+                denoiser = denoiser.times(HELD)
+        draw = partial(MemberNoise, task.seed, [0, 1], task.shape, device=device, dtype=dtype)
+        denoiser, complaint = faster(
+            denoiser, task.precision, task.compile, prior.error, draw, gradient=likelihood is not None
+        )
+        task.warn("faster", complaint)
+        return cls(prior, denoiser, likelihood, scaling, device, dtype, halved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +160,7 @@ class SamplingTask:
         if found is None or found.halved != self.shared.halved:
             found = None
             self.places.pop(device, None)  # first, to make room
-            self.places[device] = found = Placed.of(self, device, self.warn)
+            self.places[device] = found = Placed.of(self, device)
         return found
 
     def warn(self, key: str, text: str | None) -> None:
