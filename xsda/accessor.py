@@ -72,7 +72,6 @@ class SdaAccessor:
         batch: int | None = None,
         device: str | Sequence[str] = "auto",
         precision: str = "auto",
-        compile: bool = False,
         progress: bool | None = None,
         derived: Mapping[str, Any] | None = None,
         quality: Any = None,
@@ -82,8 +81,8 @@ class SdaAccessor:
         return assimilate(
             self._ds, obs, model, members=members, sigma=sigma, guidance=guidance, sampler=sampler, steps=steps,
             likelihood=likelihood, correlation=correlation, background=background, background_sigma=background_sigma,
-            redraw=redraw, seed=seed, chunks=chunks, batch=batch, device=device, precision=precision, compile=compile,
-            progress=progress, derived=derived, quality=quality, outside=outside, superobs=superobs,
+            redraw=redraw, seed=seed, chunks=chunks, batch=batch, device=device, precision=precision, progress=progress,
+            derived=derived, quality=quality, outside=outside, superobs=superobs,
         )  # fmt: skip
 
     @documented(sample)
@@ -99,12 +98,11 @@ class SdaAccessor:
         batch: int | None = None,
         device: str | Sequence[str] = "auto",
         precision: str = "auto",
-        compile: bool = False,
         progress: bool | None = None,
     ) -> xr.Dataset:
         return sample(
             self._ds, model, members=members, sampler=sampler, steps=steps, seed=seed, chunks=chunks, batch=batch,
-            device=device, precision=precision, compile=compile, progress=progress,
+            device=device, precision=precision, progress=progress,
         )  # fmt: skip
 
     @documented(log_prob)

@@ -42,7 +42,6 @@ def assimilate(
     batch: int | None = None,
     device: str | Sequence[str] = "auto",
     precision: str = "auto",
-    compile: bool = False,
     progress: bool | None = None,
     derived: Mapping[str, Derived] | None = None,
     quality: Any = None,
@@ -105,9 +104,6 @@ def assimilate(
         "auto" (float32), "float32", "float64", "bf16" or "fp16". The half precisions are for networks. They are tried
         on two trajectories first: if they change the denoised states by more than a third of the error of the prior,
         there is a warning, and float32 is used.
-    compile
-        Let ``torch.compile`` fuse the operations of the network, with the same trial. It takes up to a minute before
-        the first member, and a tenth to a sixth of the time on CPUs is saved. It needs a C++ compiler on CPUs.
     progress
         Show a progress bar. Default: in a terminal or notebook.
     derived
@@ -173,7 +169,7 @@ def assimilate(
         raise TypeError(f"the grid must be an xarray.Dataset, got {type(ds).__name__}")
     how: dict[str, Any] = {
         "guidance": guidance, "sampler": sampler, "steps": steps, "redraw": redraw, "seed": seed, "chunks": chunks,
-        "batch": batch, "device": device, "precision": precision, "compile": compile, "progress": progress,
+        "batch": batch, "device": device, "precision": precision, "progress": progress,
     }  # fmt: skip
     what: dict[str, Any] = {
         "sigma": sigma, "likelihood": likelihood, "correlation": correlation, "background": background,

@@ -110,13 +110,12 @@ def spied(monkeypatch, module, name):
 DRAW = {
     "members": ("4:9", range(4, 9)), "sampler": ("heun", "heun"), "steps": ("7", 7), "seed": ("5", 5), "chunks": ("2", 2),
     "batch": ("3", 3), "device": ("cpu,cuda:1", ["cpu", "cuda:1"]), "precision": ("float64", "float64"),
-    "compile": (None, True),
 }  # fmt: skip
 GUIDED = {**DRAW, "guidance": ("mmps", "mmps"), "redraw": ("0", 0)}
 
 
 def typed(options):
-    return [word for name, (text, _) in options.items() for word in (f"--{name}", text) if word is not None]
+    return [word for name, (text, _) in options.items() for word in (f"--{name}", text)]
 
 
 def test_every_option_of_assimilate_arrives(files, monkeypatch):

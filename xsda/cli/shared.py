@@ -20,7 +20,7 @@ FILE = click.Path(path_type=Path)
 TYPES: dict[str, click.ParamType] = {
     "members": Members(), "guidance": Name(GUIDANCE), "sampler": Name(SAMPLERS), "steps": click.INT,
     "redraw": click.INT, "seed": click.INT, "chunks": click.IntRange(min=1), "batch": click.INT,
-    "device": Names(DEVICES), "precision": Name(PRECISIONS), "compile": click.BOOL,
+    "device": Names(DEVICES), "precision": Name(PRECISIONS),
 }  # fmt: skip
 METAVARS = {"members": "N | FIRST:END | N,N,...", "chunks": "N", "device": "NAME | NAME,NAME,..."}
 HELPS = {  # where a shell says it differently from Python
@@ -66,7 +66,7 @@ def _option(field: Field[Any], text: str) -> Callable[[Command], Command]:
         text = f"{text} One of {', '.join(kind.names)}."
     return click.option(
         f"--{field.name}", default=field.default, show_default=field.default is not None, type=kind,
-        metavar=METAVARS.get(field.name), help=text, is_flag=kind is click.BOOL,
+        metavar=METAVARS.get(field.name), help=text,
     )  # fmt: skip
 
 

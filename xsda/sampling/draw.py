@@ -47,7 +47,6 @@ def sample(
     batch: int | None = None,
     device: str | Sequence[str] = "auto",
     precision: str = "auto",
-    compile: bool = False,
     progress: bool | None = None,
 ) -> xr.Dataset:
     """Draw trajectories from a prior, without observations.
@@ -58,7 +57,7 @@ def sample(
         The grid: its coordinates define what is sampled. Its values are not read; a Dataset of coordinates is enough.
     model
         A prior, the path of one, or a name ("lorenz63"). A list of them shares the members out among several priors.
-    members, sampler, steps, seed, chunks, batch, device, precision, compile, progress
+    members, sampler, steps, seed, chunks, batch, device, precision, progress
         As in ``xsda.assimilate``.
 
     Returns
@@ -75,7 +74,7 @@ def sample(
     prior = load_model(model)
     own: dict[str, Any] = {
         "sampler": sampler, "steps": steps, "seed": seed, "chunks": chunks, "batch": batch, "device": device,
-        "precision": precision, "compile": compile, "progress": progress,
+        "precision": precision, "progress": progress,
     }  # fmt: skip
     options = SamplingOptions(members=members, redraw=0, **own)
     if isinstance(prior, Pool):
@@ -108,7 +107,7 @@ def draw_ensemble(
     task = SamplingTask(
         refer(prior) if defer else prior, grid.shape, grid.fields, sampler, guidance,
         pack(content) if defer else Shipment(content), options.seed, options.device, options.precision,
-        options.redraw, factor, options.compile,
+        options.redraw, factor,
     )  # fmt: skip
     if defer:
         arrays = lazy(task, numbers, chunk=chunk or min(batch, len(numbers)), batch=batch)

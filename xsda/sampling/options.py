@@ -47,8 +47,6 @@ class SamplingOptions:
     precision
         Floating-point numbers of the computation. "auto" is float32. bf16 and fp16 are for networks, and only used if
         they agree with float32.
-    compile
-        Let torch.compile fuse the operations of the network. It takes up to a minute before the first member.
     progress
         Show a progress bar (default: where there is a terminal or a notebook).
     """
@@ -63,7 +61,6 @@ class SamplingOptions:
     batch: int | None = None
     device: str | Sequence[str] = "auto"
     precision: str = "auto"
-    compile: bool = False
     progress: bool | None = None
 
     def __post_init__(self) -> None:

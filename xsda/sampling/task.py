@@ -29,7 +29,7 @@ from xsda.priors.reference import PriorReference
 from xsda.sampling.blocks import Shared, shared
 from xsda.sampling.choose import pick_guidance
 from xsda.sampling.devices import on, pick_device, to_host
-from xsda.sampling.fast import faster
+from xsda.sampling.half import in_half
 from xsda.sampling.pieces import MEMORY, in_pieces, place
 from xsda.sampling.redraw import draw_again, modes
 from xsda.sampling.shipping import Shipment
@@ -72,10 +72,8 @@ class Placed:
             if isinstance(denoiser, Balanced):
                 denoiser = denoiser.times(HELD)
         draw = partial(MemberNoise, task.seed, [0, 1], task.shape, device=device, dtype=dtype)
-        denoiser, complaint = faster(
-            denoiser, task.precision, task.compile, prior.error, draw, gradient=likelihood is not None
-        )
-        task.warn("faster", complaint)
+        denoiser, complaint = in_half(denoiser, task.precision, prior.error, draw, gradient=likelihood is not None)
+        task.warn("precision", complaint)
         return cls(prior, denoiser, likelihood, scaling, device, dtype, halved)
 
 
@@ -98,7 +96,6 @@ class SamplingTask:
     precision: str
     redraw: int = 0
     factor: float = 1.0
-    compile: bool = False
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     places: dict[torch.device, Placed] = field(default_factory=dict)  # freed with the task
 
@@ -115,7 +112,7 @@ class SamplingTask:
 
         return str(tokenize(
             self.prior, self.shape, self.fields, str(self.sampler), str(self.guidance), self.shipment.hash, self.seed,
-            self.device, self.precision, self.redraw, self.factor, self.compile,
+            self.device, self.precision, self.redraw, self.factor,
         ))  # fmt: skip
 
     @property
