@@ -1,14 +1,16 @@
 """Assimilation on a GPU: agreement with the CPU, seconds, memory, overlap of copies, bf16 and compiled networks.
 
     python benchmarks/gpu.py [--device cuda:0] [--minutes 10]
-    python benchmarks/gpu.py --device cpu --small   # a dry run of two minutes, which writes no results
+    python benchmarks/gpu.py --device cpu --small   # a dry run of one minute, which writes no results
 
 - agreement: the same two members on the CPU and on the device, in standard deviations of the prior.
-- seconds: the whole call, the second time. The first time is another column; it holds the compilation.
+- seconds: the whole call, the second time. The first time is another column.
 - memory: the peak of the device. Without CUDA it is left out.
 - noise: the same call if the device waits for the random numbers, which are otherwise drawn ahead in a thread.
 - copy: members to the CPU, through pinned memory and without.
 - devices: the same members on one GPU and on all, if there are several.
+- network: one evaluation and its gradient, also compiled. The first time holds the compilation, and the difference is
+  that from the plain network.
 
 Observations are zero: neither the times nor the agreement depend on them. A trial that fails is printed and left out, and
 none is started after ``--minutes``. (The script is not called cuda.py: torch imports a package of that name.)
@@ -31,6 +33,8 @@ import xsda
 from xsda.diffusion.noise import MemberNoise
 from xsda.sampling import task
 from xsda.sampling.devices import find_devices, to_host
+from xsda.sampling.half import Half
+from xsda.sampling.pieces import place
 
 QUESTION = "What does a GPU gain, and does it draw the same members?"
 COLUMNS = {
@@ -42,8 +46,6 @@ WAYS = {
     "float32": {},
     "float32, no TF32": {"tf32": False},
     "bf16": {"precision": "bf16"},
-    "float32, compiled": {"compile": True},
-    "bf16, compiled": {"precision": "bf16", "compile": True},
 }
 ROWS: list[dict[str, object]] = []
 
@@ -142,6 +144,34 @@ def devices(o: argparse.Namespace, name: str) -> None:
         row("devices", name, several, members=4 * members, seconds=seconds(partial(call, device=way)))
 
 
+def network(o: argparse.Namespace, name: str) -> None:
+    states, members = (16, 4) if o.small else SIZES[name]
+    prior = xsda.load_model(name)
+    grid = prior.bind(grid_of(name, states))
+    plain = place(prior.denoiser, grid.context(), find_devices(o.device)[0], torch.float32)
+    net = plain.network.requires_grad_(False)
+    x, t = MemberNoise(0, range(members), grid.shape, device=o.device)(), torch.tensor(0.5, dtype=torch.float64)
+    ways = {
+        "float32": net, "bf16": Half(net, torch.bfloat16), "float32, compiled": torch.compile(net, dynamic=False),
+        "bf16, compiled": Half(torch.compile(net, dynamic=False), torch.bfloat16),
+    }  # fmt: skip
+    first = None
+    for way, form in ways.items():
+        denoiser, found = plain.with_network(form), []
+
+        def once(denoiser: torch.nn.Module = denoiser, found: list[torch.Tensor] = found) -> None:
+            z = x.clone().requires_grad_()
+            y = denoiser(z, t.to(z.device))
+            found[:] = [torch.stack([y.detach(), torch.autograd.grad(y, z, x)[0]])]
+
+        spent = [seconds(once) for _ in range(5)]
+        first = found[0] if first is None else first
+        difference = float((found[0] - first).abs().max() / first.abs().max())
+        row(
+            "network", name, way, members=members, first_seconds=spent[0], seconds=min(spent[1:]), difference=difference
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0")
@@ -152,10 +182,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*do not fit")
     end, names = time.perf_counter() + 60 * o.minutes, ["lorenz63"] if o.small else list(SIZES)
     trials = [partial(agreement, o, name) for name in names]
-    trials += [partial(speed, o, name, way) for way in list(WAYS)[:3] for name in names]
+    trials += [partial(speed, o, name, way) for way in WAYS for name in names]
     trials += [partial(noise, o, name) for name in names] + [partial(copy, o)]
     trials += [partial(devices, o, names[-1])] if len(find_devices("auto")) > 1 else []
-    trials += [partial(speed, o, name, way) for way in list(WAYS)[3:] for name in names]
+    trials += [partial(network, o, name) for name in names]
     for trial in trials:
         if time.perf_counter() > end:
             print(f"left out after {o.minutes:g} minutes: {trial}")
