@@ -43,7 +43,7 @@ def assimilate(
     chunks: Any = None,
     batch: int | None = None,
     tiles: Mapping[str, int] | None = None,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     precision: str = "auto",
     progress: bool | None = None,
     derived: Mapping[str, Derived] | None = None,
@@ -106,9 +106,13 @@ def assimilate(
         The result is the same, and the activations of one tile at a time are in memory. Use it if one member does not
         fit; it takes about half as long again. For networks.
     device
-        "auto" (a GPU if there is one), "cpu" or "cuda".
+        "auto" (all GPUs, or the CPU if there is none), "cpu", "cuda" (all CUDA devices), one GPU such as "cuda:1", or a
+        list of devices. Each block of members goes to a device that is free. The workers of a dask cluster share the
+        GPUs of their host among them.
     precision
-        "auto" (float32), "float32", "float64", "bf16" or "fp16". The half precisions are for networks.
+        "auto" (float32), "float32", "float64", "bf16" or "fp16". The half precisions are for networks. They are tried
+        on two trajectories first: if they change the denoised states by more than a third of the error of the prior,
+        there is a warning, and float32 is used.
     progress
         Show a progress bar. Default: in a terminal or notebook.
     derived

@@ -44,6 +44,13 @@ class Name(click.ParamType):
         return found if found or not self.files else [CompletionItem(incomplete, type="file")]
 
 
+class Names(Name):
+    """One word, or several with commas between them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value.split(",") if isinstance(value, str) and "," in value else value
+
+
 class Members(click.ParamType):
     """The size of an ensemble, or the numbers of its members: ``16``, ``16:32`` or ``0,3,5``."""
 

@@ -9,7 +9,6 @@ their values.
 from __future__ import annotations
 
 import operator
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -22,10 +21,9 @@ from tqdm.auto import tqdm
 
 from xsda.arguments import warn
 from xsda.labels.grid import Field
-from xsda.sampling.devices import out_of_memory
+from xsda.sampling.devices import out_of_memory, take
 
 HALVINGS = 6  # how often the memory for activations is halved before one member counts as too large
-DEVICE_LOCK = threading.Lock()  # one block at a time in a process: a block uses all cores, or the GPU
 
 
 @dataclass
@@ -64,6 +62,9 @@ class Task(Protocol):
 
     @property
     def group(self) -> int: ...  # number of members that must be sampled together
+
+    @property
+    def device(self) -> str | Sequence[str]: ...  # where to compute
 
     @property
     def shared(self) -> Shared: ...
@@ -239,6 +240,6 @@ def _cull(graph: Any, keys: Any, **_: Any) -> Any:
 
 
 def block(task: Task, batch: int, part: Sequence[int]) -> list[np.ndarray]:
-    """Compute one block of members; in each process one block at a time."""
-    with DEVICE_LOCK:
+    """Compute one block of members; on a device that is free."""
+    with take(task.device):
         return compute(task, part, batch=batch, progress=False, label="")

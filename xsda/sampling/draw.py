@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from xsda.priors.reference import refer
 from xsda.priors.registry import Model, Models, load_model
 from xsda.sampling.blocks import check_core_chunks, compute, lazy, member_chunks, outputs
 from xsda.sampling.choose import default_sampler, pick_sampler
-from xsda.sampling.devices import pick_device
+from xsda.sampling.devices import find_devices
 from xsda.sampling.finished import current_client
 from xsda.sampling.keep import check_out, draw_into_store, write_out
 from xsda.sampling.options import SamplingOptions
 from xsda.sampling.pieces import tile_sizes
 from xsda.sampling.pooling import share
 from xsda.sampling.shipping import Shipment, fingerprint, pack
+from xsda.sampling.spread import compute_on
 from xsda.sampling.task import SamplingTask
 
 NOTES = {
@@ -48,7 +50,7 @@ def sample(
     chunks: Any = None,
     batch: int | None = None,
     tiles: Mapping[str, int] | None = None,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     precision: str = "auto",
     progress: bool | None = None,
     out: str | Path | None = None,
@@ -118,8 +120,7 @@ def draw_ensemble(
         options.chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
     )
     sent = defer or (stored and current_client() is not None)
-    if not sent:
-        pick_device(options.device)
+    devices = () if sent else find_devices(options.device)  # raises if there is no such device
     if sampler.population > 1:
         _check_populations(numbers, chunk, options.batch, sampler.population)
         batch = -(-batch // sampler.population) * sampler.population
@@ -145,7 +146,8 @@ def draw_ensemble(
     if defer:
         arrays = lazy(task, numbers, chunk=size, batch=batch)
     else:
-        arrays = compute(task, numbers, batch=batch, progress=options.progress, label=label)
+        run = partial(compute_on, devices) if len(devices) > 1 else compute
+        arrays = run(task, numbers, batch=batch, progress=options.progress, label=label)
     ds = _label(grid, task, numbers, arrays, attrs)
     return ds if out is None else write_out(ds, out, options.progress)
 

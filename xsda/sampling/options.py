@@ -44,9 +44,11 @@ class SamplingOptions:
     tiles
         Number of points of a tile along dimensions of space, for grids whose activations do not fit into memory.
     device
-        Where to compute. "auto" takes a GPU if there is one.
+        Where to compute: "auto" (all GPUs, or the CPU if there is none), "cpu", "cuda", one GPU such as "cuda:1", or
+        several of them. Members are shared out among the devices.
     precision
-        Floating-point numbers of the computation. "auto" is float32; bf16 and fp16 are for networks.
+        Floating-point numbers of the computation. "auto" is float32. bf16 and fp16 are for networks, and only used if
+        they agree with float32.
     progress
         Show a progress bar (default: where there is a terminal or a notebook).
     """
@@ -60,7 +62,7 @@ class SamplingOptions:
     chunks: Any = None
     batch: int | None = None
     tiles: Mapping[str, int] | None = None
-    device: str = "auto"
+    device: str | Sequence[str] = "auto"
     precision: str = "auto"
     progress: bool | None = None
 
