@@ -17,6 +17,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -290,6 +291,20 @@ def cache_dir() -> Path:
     import pooch
 
     return Path(os.environ.get("XSDA_CACHE") or pooch.os_cache("xsda"))
+
+
+@dataclass(frozen=True)
+class SharedFile:
+    """A file for workers: at ``path`` if they see it, otherwise in their own cache, if it was sent there."""
+
+    path: str
+    folder: str  # of the cache
+    name: str  # in the cache, with a hash of the content
+
+    def find(self) -> Path | None:
+        """Return where this process finds the file."""
+        places = Path(self.path), cache_dir() / self.folder / self.name
+        return next((p for p in places if p.is_file()), None)
 
 
 def cached(folder: str, name: str, write: Callable[[Path], object]) -> Path:

@@ -78,7 +78,7 @@ def test_references(rotation, tmp_path):
     path = prior.save(tmp_path / "moved.safetensors")
     loaded = xsda.load_model(path)
     reference = refer(loaded)
-    assert reference.path == str(path)
+    assert reference.file.path == str(path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match="all workers share"):
         reference.load()

@@ -114,7 +114,8 @@ def draw_ensemble(
     defer = not stored and (
         options.chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
     )
-    sent = defer or (stored and current_client() is not None)
+    client = current_client() if defer or stored else None
+    sent = defer or client is not None
     if not sent:
         pick_device(options.device)
     if sampler.population > 1:
@@ -126,6 +127,10 @@ def draw_ensemble(
         pack(content) if sent else Shipment(content), options.seed, options.device, options.precision,
         options.redraw, factor,
     )  # fmt: skip
+    if client is not None:
+        from xsda.sampling.sending import send
+
+        send(client, task.files)
     attrs = {
         "prior": prior.name, "prior_hash": prior.hash, "sampler": str(sampler), "steps": sampler.steps,
         "denoiser_evaluations": sampler.evaluations, "seed": options.seed, **attrs,

@@ -1,0 +1,45 @@
+"""Sends files of this computer to the workers of a cluster that cannot see them.
+
+A file is sent once: the scheduler keeps it, and each worker, also one that joins later, writes it to its own cache. The
+graph holds only its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distributed import Client, Worker, WorkerPlugin
+
+from xsda.files import SharedFile, cached
+
+
+class SentFile(WorkerPlugin):
+    """Writes a file to the cache of each worker."""
+
+    def __init__(self, file: SharedFile):
+        self.file, self.name = file, f"xsda/{file.folder}/{file.name}"
+        self.content = Path(file.path).read_bytes()
+
+    def setup(self, worker: Worker) -> None:
+        """Write the file, unless the cache has it."""
+        try:
+            cached(self.file.folder, self.file.name, lambda temporary: temporary.write_bytes(self.content))
+        except OSError as error:
+            raise OSError(
+                f"{worker.address} cannot keep {self.file.path} in its cache ({error.strerror or error}); set XSDA_CACHE "
+                "on the workers to a folder with more space"
+            ) from error
+        self.content = b""  # the scheduler has it for workers that join later
+
+
+def send(client: Client, files: Sequence[SharedFile]) -> None:
+    """Send the files that some worker of a client's cluster cannot see; all of them if there are no workers yet."""
+    seen = list(client.run(_visible, files, on_error="ignore").values())
+    for k, file in enumerate(files):
+        if not seen or not all(found[k] for found in seen):
+            client.register_plugin(SentFile(file))
+
+
+def _visible(files: Sequence[SharedFile]) -> list[bool]:
+    return [file.find() is not None for file in files]
