@@ -316,15 +316,18 @@ def cached(folder: str, name: str, write: Callable[[Path], object]) -> Path:
     path = cache_dir() / folder / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with _waiting(path.parent):
+            if path.is_file():
+                with suppress(OSError):  # the cache may be read-only
+                    os.utime(path)
+                return path
+        with replacing(path) as temporary:
+            write(temporary)
     except OSError as error:
-        raise OSError(f"cannot keep files for the workers in {path.parent} ({error}); set XSDA_CACHE") from error
-    with _waiting(path.parent):
-        if path.is_file():
-            with suppress(OSError):  # the cache may be read-only
-                os.utime(path)
-            return path
-    with replacing(path) as temporary:
-        write(temporary)
+        raise OSError(
+            f"cannot keep files for the workers in {path.parent} ({error.strerror or error}); set XSDA_CACHE to a "
+            "folder with space"
+        ) from error
     with _waiting(path.parent):
         _prune(path)
     return path

@@ -118,7 +118,11 @@ def test_a_run_that_was_killed_while_it_added_members_or_times(path):
 @pytest.mark.parametrize(
     ("change", "run", "message"),
     [
-        ({}, {**RUN, "seed": "1"}, "a.zarr holds another run: seed was 0, now 1; take another name, or pass overwrite=True"),
+        (
+            {},
+            {**RUN, "seed": "1"},
+            "a.zarr holds another run: seed was 0, now 1; take another name, or pass overwrite=True",
+        ),
         ({}, {**RUN, "sampler": "ddim"}, "sampler was None, now ddim"),
         ({"lat": LAT + 1}, RUN, "'lat' has other values"),
         ({"time": field([0]).time + np.timedelta64(1, "h")}, RUN, "'time' has other values"),

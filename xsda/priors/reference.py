@@ -30,8 +30,8 @@ def _read(file: SharedFile, fingerprint: str) -> Prior:
     path = file.find()
     if path is None:
         raise FileNotFoundError(
-            f"the prior {file.path} is not visible from this worker; create the dask Client before the call, which then "
-            "sends the prior to the workers, or save it on a file system that all workers share"
+            f"the prior {file.path} is not visible from this worker; create the dask Client before the call, which "
+            "then sends the prior to the workers, or save it on a file system that all workers share"
         )
     prior = read_prior(path)
     if prior.hash != fingerprint:

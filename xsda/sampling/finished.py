@@ -64,7 +64,8 @@ def _on_cluster(client: Any, compute: Any, parts: Sequence[Sequence[int]], bar: 
             "Client if the old one does not recover, and repeat the call"
         ) from error
     finally:
-        client.cancel([future for future, _ in waiting.values()])
+        if client.status == "running":
+            client.cancel([future for future, _ in waiting.values()])
 
 
 def _span(members: Sequence[int]) -> str:

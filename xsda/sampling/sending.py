@@ -26,10 +26,7 @@ class SentFile(WorkerPlugin):
         try:
             cached(self.file.folder, self.file.name, lambda temporary: temporary.write_bytes(self.content))
         except OSError as error:
-            raise OSError(
-                f"{worker.address} cannot keep {self.file.path} in its cache ({error.strerror or error}); set XSDA_CACHE "
-                "on the workers to a folder with more space"
-            ) from error
+            raise OSError(f"{error}, on the worker {worker.address}") from error
         self.content = b""  # the scheduler has it for workers that join later
 
 

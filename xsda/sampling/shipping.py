@@ -107,8 +107,8 @@ def _unpack(key: str, description: bytes, file: SharedFile | None) -> Any:
         path = file.find()
         if path is None:
             raise FileNotFoundError(
-                f"this worker cannot see the observations in {file.path}; create the dask Client before the call, which "
-                "then sends them to the workers, or set XSDA_CACHE to a folder that all workers share"
+                f"this worker cannot see the observations in {file.path}; create the dask Client before the call, "
+                "which then sends them to the workers, or set XSDA_CACHE to a folder that all workers share"
             )
         arrays = load_file(path)
 
