@@ -21,7 +21,13 @@ def current_client() -> Any:
         return None
     from dask.base import get_scheduler
 
-    return getattr(get_scheduler(), "__self__", None)
+    client = getattr(get_scheduler(), "__self__", None)
+    if client is not None and client.status == "closed":
+        raise RuntimeError(
+            "the dask Client has lost its scheduler; connect a new one, or compute in this process within "
+            "dask.config.set(scheduler='threads')"
+        )
+    return client
 
 
 def as_finished(task: Task, parts: Sequence[Sequence[int]], *, batch: int, bar: tqdm) -> Iterator[Block]:
@@ -60,8 +66,8 @@ def _on_cluster(client: Any, compute: Any, parts: Sequence[Sequence[int]], bar: 
         ) from error
     except FutureCancelledError as error:
         raise RuntimeError(
-            "the scheduler lost this computation: it was restarted, or the connection to it broke; connect a new "
-            "Client if the old one does not recover, and repeat the call"
+            "the scheduler lost this computation: it was restarted, or the connection to it broke; connect a Client "
+            "and repeat the call"
         ) from error
     finally:
         if client.status == "running":
