@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,21 +111,20 @@ def draw_ensemble(
     numbers, batch = options.numbers, options.at_once(grid.shape)
     check_core_chunks(grid.template, grid.core_dims)
     chunk = member_chunks(len(numbers), options.chunks, grid.core_dims)
-    stored = out is not None and out.suffix == ".zarr"
-    defer = not stored and (
-        options.chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
-    )
-    client = current_client() if defer or stored else None
-    sent = defer or client is not None
-    if not sent:
-        pick_device(options.device)
     if sampler.population > 1:
         _check_populations(numbers, chunk, options.batch, sampler.population)
         batch = -(-batch // sampler.population) * sampler.population
+    chunk = chunk or min(batch, len(numbers))
+    store = out if out is not None and out.suffix == ".zarr" else None
+    chunked = options.chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
+    client = current_client() if store or chunked else None
+    away = client is not None or (chunked and not store)  # other processes may compute
+    if not away:
+        pick_device(options.device)
     content = (likelihood, grid.context(), grid.scaling)
     task = SamplingTask(
-        refer(prior) if sent else prior, grid.shape, grid.fields, sampler, guidance,
-        pack(content) if sent else Shipment(content), options.seed, options.device, options.precision,
+        refer(prior) if away else prior, grid.shape, grid.fields, sampler, guidance,
+        pack(content) if away else Shipment(content), options.seed, options.device, options.precision,
         options.redraw, factor,
     )  # fmt: skip
     if client is not None:
@@ -135,25 +135,22 @@ def draw_ensemble(
         "prior": prior.name, "prior_hash": prior.hash, "sampler": str(sampler), "steps": sampler.steps,
         "denoiser_evaluations": sampler.evaluations, "seed": options.seed, **attrs,
     }  # fmt: skip
-    label, size = "assimilating" if likelihood else "sampling", chunk or min(batch, len(numbers))
-    if stored:
-        assert out is not None
+    label = partial(_label, grid, task, numbers, attrs)
+    own: dict[str, Any] = {
+        "batch": batch, "progress": options.progress, "label": "assimilating" if likelihood else "sampling",
+    }  # fmt: skip
+    if store:
         empty = [np.broadcast_to(np.zeros((), dtype), (len(numbers), *shape)) for shape, dtype in outputs(task)]
+        run, time = _run(prior, content, task), grid.core_dims[0]
         return draw_into_store(
-            task, numbers, _label(grid, task, numbers, empty, attrs), path=out, overwrite=overwrite,
-            time=grid.core_dims[0], run=_run(prior, content, task), chunk=size, batch=batch, label=label,
-            progress=options.progress,
-        )  # fmt: skip
-    if defer:
-        arrays = lazy(task, numbers, chunk=size, batch=batch)
-    else:
-        arrays = compute(task, numbers, batch=batch, progress=options.progress, label=label)
-    ds = _label(grid, task, numbers, arrays, attrs)
+            task, numbers, label(empty), path=store, overwrite=overwrite, time=time, run=run, chunk=chunk, **own
+        )
+    ds = label(lazy(task, numbers, chunk=chunk, batch=batch) if chunked else compute(task, numbers, **own))
     return ds if out is None else write_out(ds, out, options.progress)
 
 
 def _label(
-    grid: Grid, task: SamplingTask, numbers: Sequence[int], arrays: Sequence[Any], attrs: Mapping[str, Any]
+    grid: Grid, task: SamplingTask, numbers: Sequence[int], attrs: Mapping[str, Any], arrays: Sequence[Any]
 ) -> xr.Dataset:
     """Label what a task returned (numpy or dask)."""
     member = xr.DataArray(np.array(numbers), dims="member", attrs={"standard_name": "realization", "units": "1"})
