@@ -19,7 +19,7 @@ from xsda.priors.pool import Pool
 from xsda.priors.prior import Prior
 from xsda.priors.reference import refer
 from xsda.priors.registry import Model, Models, load_model
-from xsda.sampling.blocks import check_core_chunks, compute, lazy, member_chunks, outputs
+from xsda.sampling.blocks import check_core_chunks, compute, member_chunks, outputs
 from xsda.sampling.choose import default_sampler, pick_sampler
 from xsda.sampling.devices import pick_device
 from xsda.sampling.finished import current_client
@@ -145,6 +145,8 @@ def draw_ensemble(
         return draw_into_store(
             task, numbers, label(empty), path=store, overwrite=overwrite, time=time, run=run, chunk=chunk, **own
         )
+    if chunked:
+        from xsda.sampling.graph import lazy
     ds = label(lazy(task, numbers, chunk=chunk, batch=batch) if chunked else compute(task, numbers, **own))
     return ds if out is None else write_out(ds, out, options.progress)
 
