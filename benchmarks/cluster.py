@@ -187,5 +187,5 @@ if __name__ == "__main__":
     o = parser.parse_args()
     for part in o.parts:
         PARTS[part](o)
-    columns = {"case": "", "measure": "", "value": "see measure"}
+    columns = {"case": "", "measure": "", "value": ("see measure", ".3g")}
     record(o.name, ROWS, columns=columns, question="What does a cluster cost?", seed=0, folder=o.results)
