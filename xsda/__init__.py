@@ -43,6 +43,7 @@ if not _runs_as_command():
     from xsda.metrics import evaluate
     from xsda.observations import observe
     from xsda.priors import GaussianMixturePrior, GaussianPrior, Prior, load_model, models
+    from xsda.reanalysis import reanalyse
     from xsda.sampling.density import elbo, log_prob
     from xsda.sampling.draw import sample
     from xsda.training import TrainingError, TrainingOptions, balance, train
@@ -76,6 +77,7 @@ __all__ = [
     "observe",
     "plot",
     "priors",
+    "reanalyse",
     "sample",
     "samplers",
     "systems",

@@ -27,6 +27,7 @@ from xsda.metrics import Innovations, evaluate, largest_innovations
 from xsda.observations import Explanation, explain, observe
 from xsda.observations.sources import Source, Sources
 from xsda.priors.registry import Model, Models
+from xsda.reanalysis import reanalyse
 from xsda.sampling.density import elbo, log_prob
 from xsda.sampling.draw import sample
 from xsda.systems import MarkovChain
@@ -86,6 +87,44 @@ class SdaAccessor:
             redraw=redraw, seed=seed, chunks=chunks, batch=batch, device=device, precision=precision, progress=progress,
             derived=derived, quality=quality, outside=outside, superobs=superobs, out=out,
             overwrite=overwrite,
+        )  # fmt: skip
+
+    @documented(reanalyse)
+    def reanalyse(
+        self,
+        obs: Sources | Callable[[Any, Any], Sources],
+        model: Model,
+        *,
+        window: int | None = None,
+        lag: int | None = None,
+        overlap: int | None = None,
+        members: int | Sequence[int] = 16,
+        out: str | Path | None = None,
+        horizon: str | int = 0,
+        sigma: Any = None,
+        guidance: str | Guidance = "auto",
+        sampler: str | Sampler = "auto",
+        steps: int | None = None,
+        likelihood: str | ErrorLaw | Mapping[str, str | ErrorLaw] | None = None,
+        correlation: Mapping[str, Any] | None = None,
+        redraw: int = 4,
+        seed: int = 0,
+        chunks: Any = None,
+        batch: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        progress: bool | None = None,
+        derived: Mapping[str, Any] | None = None,
+        quality: Any = None,
+        outside: str = "raise",
+        superobs: Any = None,
+    ) -> xr.Dataset:
+        return reanalyse(
+            self._ds, obs, model, window=window, lag=lag, overlap=overlap, members=members, out=out, horizon=horizon,
+            sigma=sigma, guidance=guidance, sampler=sampler, steps=steps, likelihood=likelihood,
+            correlation=correlation, redraw=redraw, seed=seed, chunks=chunks, batch=batch, device=device,
+            precision=precision, progress=progress, derived=derived, quality=quality, outside=outside,
+            superobs=superobs,
         )  # fmt: skip
 
     @documented(sample)

@@ -71,7 +71,7 @@ class Likelihood:
     operator
         H, without an offset if ``linear``.
     y, std
-        Observed values and scales of their errors, (M,).
+        Observed values and scales of their errors, (M,). Each member may have values of its own, (batch, M).
     linear
         Whether H is linear.
     groups
@@ -118,6 +118,20 @@ class Likelihood:
         It shows the effect of an error of the state on the observed values. Do not use its ``y`` and ``std``.
         """
         return self if self.whitening is None else replace(self, whitening=None, _amplification={})
+
+    def joined(self, other: Likelihood) -> Likelihood:
+        """Return the likelihood of both sets of observations; the errors of ``other`` must be independent."""
+        assert other.whitening is None
+        first, second = self.operator, other.operator
+        rows = torch.broadcast_shapes(self.y.shape[:-1], other.y.shape[:-1])
+        ys = [values.expand(*rows, -1) for values in (self.y, other.y)]
+        prints = None if self.footprints is None or other.footprints is None else (*self.footprints, *other.footprints)
+        return replace(
+            self, operator=lambda x: torch.cat([first(x), second(x)], 1), y=torch.cat(ys, -1),
+            std=torch.cat([self.std, other.std]), linear=self.linear and other.linear,
+            groups=(*(self.groups or (Group(self.y.shape[-1]),)), *(other.groups or (Group(other.y.shape[-1]),))),
+            footprints=prints, places=None, _amplification={},
+        )  # fmt: skip
 
     def log_evidence(self, predicted: Tensor, variance: Tensor) -> Tensor:
         """Return log p(y) for each member, (batch,), if H(x_0) ~ N(predicted, diag(variance))."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from xsda.diffusion.schedules import VE, Schedule, expand
-from xsda.priors.exact import EXACT_SCHEDULE, ExactDenoiser
+from xsda.priors.exact import EXACT_SCHEDULE, ExactDenoiser, extended_in_time
 from xsda.priors.separable import REACH
 
 NAMES = ("patterns", "variance", "ends", "values", "vectors", "rest", "valid", "shape", "doubt")
@@ -130,6 +130,18 @@ class EofDenoiser(ExactDenoiser):
         if rest is not None:
             other = self._in_time(rest, -1, gain(self.values[-1][:, None] * self.rest))
             out = out + other - (other @ self.patterns.mT) @ self.patterns
+        return self._filled(out)
+
+    def extended(self, first: Tensor, noise_level: Tensor) -> Tensor:
+        along, rest = self._split(self._flat(first))
+        out = torch.cat([
+            extended_in_time(along[..., a:b], self._spectrum(g, noise_level)[:, a:b], self.vectors[g])
+            for g, (a, b) in self._groups()
+        ], -1) @ self.patterns  # fmt: skip
+        if rest is not None:
+            each = rest.mT.flatten(0, 1)[..., None]  # points share one covariance in time
+            other = extended_in_time(each, self._spectrum(-1, noise_level), self.vectors[-1])
+            out = out + other[..., 0].unflatten(0, (len(rest), -1)).mT
         return self._filled(out)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:

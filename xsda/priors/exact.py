@@ -21,6 +21,8 @@ from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.schedules import VE, Schedule
 
 EXACT_SCHEDULE = VE(sigma_min=1e-4, sigma_max=100.0)
+PIECE = 4096  # patterns whose covariances in time are held at once
+FLOOR = 1e-12  # added to the diagonal of covariances of known states, relative to its mean
 
 
 class ExactDenoiser(Denoiser, ABC):
@@ -75,6 +77,23 @@ class ExactDenoiser(Denoiser, ABC):
         Tensor
             log p of each state, (batch,).
         """
+
+    def extended(self, first: Tensor, noise_level: Tensor) -> Tensor:
+        """Return by how much E[x_0 | x_t] changes if the first states deviate from it, if that has a closed form.
+
+        Parameters
+        ----------
+        first
+            Deviations of the first states, (batch, known, channel, *space).
+        noise_level
+            One noise level.
+
+        Returns
+        -------
+        Tensor
+            Change of all states, (batch, time, channel, *space). That of the first states is ``first`` itself.
+        """
+        raise TypeError(f"{type(self).__name__} has no closed form for given first states")
 
     def mean_square(self, noise_level: Tensor) -> Tensor:
         """Return E|x_0 - E[x_0 | x_t]|^2 of each channel, if it has a closed form.
@@ -196,3 +215,43 @@ class GaussianDenoiser(MixtureDenoiser):
         values, vectors, noise = self.values[0].double(), self.vectors[0].double(), noise_level.double() ** 2
         left = vectors**2 @ (values * noise / (values + noise))
         return left.reshape(self.shape.tolist()).transpose(0, 1).flatten(1).mean(1)
+
+    def extended(self, first: Tensor, noise_level: Tensor) -> Tensor:
+        values, vectors, noise = self.values[0].double(), self.vectors[0].double(), noise_level.double() ** 2
+        known = first[0].numel()  # numbers, which come first in a flattened state
+        across = (vectors * (values * noise / (values + noise))) @ vectors[:known].T
+        weight = solved(across[:known], first.flatten(1).double().T)
+        return (across @ weight).T.to(first).reshape(len(first), *self.shape.tolist())
+
+
+def extended_in_time(first: Tensor, left: Tensor, vectors: Tensor) -> Tensor:
+    """Extend the first values of independent patterns to all times.
+
+    Parameters
+    ----------
+    first
+        (batch, known, pattern).
+    left
+        Variances of each pattern along the eigenvectors in time, (rank, pattern).
+    vectors
+        These eigenvectors, (time, rank).
+
+    Returns
+    -------
+    Tensor
+        (batch, time, pattern).
+    """
+    known, parts = first.shape[1], []
+    for own, some in zip(left.split(PIECE, 1), first.double().split(PIECE, 2), strict=True):
+        across = torch.einsum("tr,rp,kr->ptk", vectors.double(), own.double(), vectors[:known].double())
+        weight = solved(across[:, :known], some.permute(2, 1, 0))
+        parts.append((across @ weight).permute(2, 1, 0))
+    return torch.cat(parts, 2).to(first)
+
+
+def solved(cov: Tensor, values: Tensor) -> Tensor:
+    """Return cov^-1 values, where directions without variance count nothing."""
+    size = cov.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    eye = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
+    scaled = cov / size.clamp(min=1e-300) + FLOOR * eye
+    return torch.linalg.solve(scaled, values) / size.clamp(min=1e-300) * (size > 0)

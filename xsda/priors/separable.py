@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from xsda.diffusion.schedules import VE, Schedule, expand
-from xsda.priors.exact import EXACT_SCHEDULE, ExactDenoiser
+from xsda.priors.exact import EXACT_SCHEDULE, ExactDenoiser, extended_in_time
 
 NEGLIGIBLE = 1e-12  # eigenvalues below this fraction of the largest are rounding errors
 REACH = 30.0  # final noise, relative to the largest mean or standard deviation of any pattern
@@ -138,6 +138,18 @@ class SeparableDenoiser(ExactDenoiser):
             values = values[..., None] * own.double()
             along = _along(along, vectors.double().mT, axis + 1)
         return -(along**2 / values + values.log() + math.log(2 * math.pi)).flatten(1).sum(1) / 2
+
+    def extended(self, first: Tensor, noise_level: Tensor) -> Tensor:
+        for axis, vectors in self._turns():
+            if axis:
+                first = _along(first, vectors.mT, axis + 1)
+        values, noise = self.spectrum.double(), noise_level.double() ** 2
+        left = (values * noise / (values + noise)).flatten(1)
+        along = extended_in_time(first.flatten(2), left, self.factors[0][1]).unflatten(2, first.shape[2:])
+        for axis, vectors in reversed(self._turns()):
+            if axis:
+                along = _along(along, vectors, axis + 1)
+        return along
 
     def mean_square(self, noise_level: Tensor) -> Tensor:
         values = self.spectrum

@@ -40,10 +40,11 @@ def as_finished(task: Task, parts: Sequence[Sequence[int]], *, batch: int, bar: 
         for part in parts:
             yield part, fill(task, part, batch=batch, bar=bar)
     else:
-        yield from _on_cluster(client, partial(block, task, batch), parts, bar)
+        yield from on_cluster(client, partial(block, task, batch), parts, bar)
 
 
-def _on_cluster(client: Any, compute: Any, parts: Sequence[Sequence[int]], bar: tqdm) -> Iterator[Block]:
+def on_cluster(client: Any, compute: Any, parts: Sequence[Sequence[int]], bar: tqdm) -> Iterator[Block]:
+    """Yield each part of an ensemble with what ``compute`` returned for it, as the workers finish."""
     from distributed import as_completed
     from distributed.client import FutureCancelledError
     from distributed.scheduler import KilledWorker

@@ -10,7 +10,7 @@ Several processes can write to one store at the same time if no two of them writ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,10 +64,30 @@ class EnsembleStore:
     def _rows(self) -> dict[int, int]:
         return {int(m): row for row, m in enumerate(self._arrays["member"][:])}
 
+    @property
+    def notes(self) -> MutableMapping[str, Any]:
+        """What a run notes about itself beside its description; changes are written at once."""
+        return self._arrays[MARK].attrs
+
     def complete(self, members: Sequence[int]) -> np.ndarray:
         """Return how many states of these members are complete."""
         rows, marks = np.array([self._rows[m] for m in members]), self._arrays[MARK]
         return np.concatenate([marks[place] for _, place in _runs(rows)])
+
+    def read(self, members: Sequence[int], start: int, stop: int) -> dict[str, np.ndarray]:
+        """Return states of some members, by variable."""
+        rows = np.array([self._rows[m] for m in members])
+        found = {}
+        for name in self.names:
+            dims = self._arrays[name].metadata.dimension_names
+            parts = [
+                self._arrays[name][
+                    tuple({"member": place, self.time: slice(start, stop)}.get(d, slice(None)) for d in dims)
+                ]
+                for _, place in _runs(rows)
+            ]
+            found[name] = np.concatenate(parts, dims.index("member"))
+        return found
 
     def write(self, values: Mapping[str, np.ndarray], members: Sequence[int], start: int = 0) -> None:
         """Write states of some members, from the state ``start`` on, and mark them as complete up to the last of them.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ from xsda.priors.reference import PriorReference
 from xsda.sampling.blocks import Shared, shared
 from xsda.sampling.choose import pick_guidance
 from xsda.sampling.devices import pick_device
+from xsda.sampling.hold import hold
 from xsda.sampling.pieces import MEMORY, in_pieces, place
 from xsda.sampling.redraw import draw_again, modes
 from xsda.sampling.shipping import Shipment
@@ -43,8 +45,8 @@ Advance = Callable[[int], None]
 class SamplingTask:
     """Draws members of the prior, or of the posterior if there is a likelihood.
 
-    ``factor`` multiplies the variances of a prior with patterns. ``shipment`` holds (likelihood or None, context or
-    None, scaling).
+    ``factor`` multiplies the variances of a prior with patterns. ``past`` holds the first states (known, channel,
+    *space) of each member, if they are known. ``shipment`` holds (likelihood or None, context or None, scaling).
     """
 
     prior: Prior | PriorReference
@@ -58,6 +60,7 @@ class SamplingTask:
     precision: str
     redraw: int = 0
     factor: float = 1.0
+    past: Mapping[int, Tensor] | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
@@ -100,6 +103,8 @@ class SamplingTask:
         x, notes = run.draw(members, 0, advance)
         if run.likelihood is not None:
             attempts = 0 if run.prior.exact or self.sampler.population > 1 else self.redraw
+            if self.past is not None:  # members differ in what they know, so each is compared with what is expected
+                self.shared.best = float(run.likelihood.y.numel()), math.inf
             again = draw_again(
                 x, run.likelihood, members, attempts, lambda wanted, attempt: run.draw(wanted, attempt, advance)[0],
                 run.settle, self.shared,
@@ -158,10 +163,13 @@ class Run:
         everyone = (
             [size * p + k for p in sorted({m // size for m in wanted}) for k in range(size)] if size > 1 else wanted
         )
-        guided = self.denoiser
-        if self.likelihood is not None:
+        guided, likelihood = self.denoiser, self.likelihood
+        if task.past is not None:
+            past = torch.stack([task.past[m] for m in everyone]).to(self.device, self.dtype)
+            guided, likelihood = hold(guided, likelihood, past)
+        if likelihood is not None:
             assert task.guidance is not None
-            guided = task.guidance.guide(self.denoiser, self.likelihood, self.prior.error)
+            guided = task.guidance.guide(guided, likelihood, self.prior.error)
         noise = MemberNoise(task.seed, everyone, task.shape, attempt=attempt, device=self.device, dtype=self.dtype)
         notes: dict[str, Tensor] = {}
         with autocast("auto" if self.prior.exact else task.precision, self.device):
