@@ -53,8 +53,8 @@ class EnsembleStore:
     time: str
     names: tuple[str, ...]
 
-    def __reduce__(self) -> tuple[Any, ...]:  # without what is cached
-        return type(self), (self.path, self.time, self.names)
+    def __reduce__(self) -> tuple[Any, ...]:  # without what is cached; other processes may be in another folder
+        return type(self), (self.path.absolute(), self.time, self.names)
 
     @cached_property
     def _arrays(self) -> dict[str, Any]:
