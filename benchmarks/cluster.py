@@ -81,7 +81,7 @@ def memory(o: argparse.Namespace) -> None:
 
 def turbulence(members: int, path: Path) -> None:
     truth = KolmogorovFlow(resolution=64).simulate(8, seed=0)
-    obs = truth.isel(x=slice(None, None, 4), y=slice(None, None, 4))
+    obs = truth[["u", "v"]].isel(x=slice(None, None, 4), y=slice(None, None, 4))
     truth.sda.assimilate(
         obs,
         "kolmogorov",
@@ -183,9 +183,10 @@ if __name__ == "__main__":
     parser.add_argument("--blocks", type=int, default=12, help="of the part efficiency")
     parser.add_argument("--each", type=int, default=10, help="blocks of each worker in the part replay")
     parser.add_argument("--times", type=Path, default=Path("block_times.json"), help="file that keeps the block times")
-    add_options(parser, "cluster")
+    add_options(parser)
     o = parser.parse_args()
-    for part in o.parts:
-        PARTS[part](o)
     columns = {"case": "", "measure": "", "value": ("see measure", ".3g")}
-    record(o.name, ROWS, columns=columns, question="What does a cluster cost?", seed=0, folder=o.results)
+    for part in o.parts:
+        ROWS.clear()
+        PARTS[part](o)
+        record(f"cluster_{part}", ROWS, columns=columns, question="What does a cluster cost?", seed=0, folder=o.results)
