@@ -21,7 +21,10 @@ def current_client() -> Any:
         return None
     from dask.base import get_scheduler
 
-    client = getattr(get_scheduler(), "__self__", None)
+    try:
+        client = getattr(get_scheduler(), "__self__", None)
+    except RuntimeError:  # it is asynchronous: only its own ``compute`` uses it
+        return None
     if client is not None and client.status == "closed":
         raise RuntimeError(
             "the dask Client has lost its scheduler; connect a new one, or compute in this process within "
