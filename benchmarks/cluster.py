@@ -146,7 +146,7 @@ def replay(o: argparse.Namespace) -> None:
     task, dims = Sleeping(times), ("member", "time", "channel", "y", "x")
     empty = np.broadcast_to(np.float32(0), (len(times), *task.shape))
     template = xr.Dataset({"u": (dims, empty)}, {"member": np.arange(len(times)), "time": np.arange(8.0)})
-    with tempfile.TemporaryDirectory() as folder, cluster(workers, processes=False):
+    with tempfile.TemporaryDirectory() as folder, cluster(workers, processes=False, memory_limit=0):
         start = time.perf_counter()
         draw_into_store(
             task, range(len(times)), template, path=Path(folder) / "a.zarr", overwrite=False, time="time", run={},

@@ -14,6 +14,7 @@ import xarray as xr
 import xsda
 from xsda.diffusion.samplers import DPMpp2M, NonFiniteSampleError
 from xsda.files import cache_dir
+from xsda.sampling import sending
 from xsda.sampling.store import MARK, EnsembleStore
 
 distributed = pytest.importorskip("distributed")
@@ -59,9 +60,9 @@ def draw():
     near = [np.exp(-np.abs(np.subtract.outer(np.arange(n), np.arange(n))) / 8) for n in (40, 50)]
     prior = xsda.GaussianPrior.separable(grid, *near)
 
-    def draw(**options):
+    def draw(level=1.0, **options):
         return grid.sda.assimilate(
-            grid + 1, prior, **{"members": 12, "sigma": 0.5, "steps": 8, "progress": False, **options}
+            grid + level, prior, **{"members": 12, "sigma": 0.5, "steps": 8, "progress": False, **options}
         )
 
     return draw
@@ -102,6 +103,13 @@ def test_a_prior_in_memory_and_many_observations_reach_the_workers_once(client, 
     xr.testing.assert_allclose(post.compute(), expected, rtol=1e-4, atol=1e-4)
     draw(chunks={"member": 3})
     assert len(sent) == 2
+    monkeypatch.setattr(sending, "KEPT_BYTES", 0)
+    draw(chunks={"member": 3}, level=2.0)  # other observations, and the same prior
+    assert len(sent) == 3
+    known = client.run_on_scheduler(
+        lambda dask_scheduler: [n for n in dask_scheduler.worker_plugins if n.startswith("xsda/")]
+    )
+    assert sorted(known) == sorted([sent[0], sent[2]])
 
 
 def test_a_killed_worker_changes_nothing(client, draw, expected, monkeypatch, capsys):
