@@ -124,7 +124,7 @@ def reanalyse(
     -----
     The result is a sample of the fixed-lag smoother if the prior is a Gaussian, or if ``overlap`` states determine what
     follows as well as the whole past does. Priors in closed form, and networks that correct a Gaussian, take the
-    settled states exactly. Other networks observe them with an error of 2 % of a standard deviation.
+    settled states exactly. Other networks observe them with an error of 0.5 % of a standard deviation.
 
     Examples
     --------
