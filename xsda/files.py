@@ -14,9 +14,11 @@ import shutil
 import socket
 import tempfile
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +27,7 @@ import xarray as xr
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+MARK = "complete_states"  # the coordinate of a store that counts the states of each member that are written
 CLASSIC_BYTES = (0, 1, 1, 2, 4, 4, 8, 1, 2, 4, 8, 8)  # size of each type of a classic NetCDF file
 FORMATS = {".nc": "netcdf4", ".nc4": "netcdf4", ".h5": "h5netcdf", ".hdf5": "h5netcdf", ".zarr": "zarr"}  # engines
 
@@ -84,7 +87,10 @@ def read(path: str | os.PathLike[str]) -> xr.Dataset:
     try:
         if Path(path).suffix == ".zarr":
             ds = xr.open_zarr(path, chunks=None, consolidated=False)
-            return ds[sorted(ds.data_vars, key=str)]  # a store has no order
+            ds = xr.Dataset(
+                {n: ds.variables[n] for n in sorted(ds.data_vars, key=str)}, ds.coords, ds.attrs
+            )  # no order
+            return _finished_part(ds, Path(path)) if MARK in ds.coords else ds
         if (lacking := _classic_size(Path(path)) - Path(path).stat().st_size) > 0:
             raise OSError(f"the last {lacking} bytes are missing")  # which netCDF-C would read as zeros
         return xr.open_dataset(path, engine=FORMATS.get(Path(path).suffix))
@@ -92,6 +98,23 @@ def read(path: str | os.PathLike[str]) -> xr.Dataset:
         raise ValueError(
             f"{path} cannot be read as NetCDF, HDF5 or Zarr ({error}); it may be truncated or of another format"
         ) from error
+
+
+def _finished_part(ds: xr.Dataset, path: Path) -> xr.Dataset:
+    """Leave out what an unfinished ensemble lacks, members before states, with a warning."""
+    done, time = ds[MARK].values, ds[MARK].attrs["dimension"]
+    begun = done > 0
+    if not begun.any():
+        raise ValueError(f"{path} is unfinished and has no member yet; repeat the call that began it")
+    states = int(done[begun].min())
+    if not begun.all() or states < ds.sizes[time]:
+        warnings.warn(
+            f"{path} is unfinished; {begun.sum()} of {begun.size} members and {states} of {ds.sizes[time]} states are "
+            "read",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return ds.drop_vars(MARK).isel({"member": begun, time: slice(states)})
 
 
 def _classic_size(path: Path) -> int:
@@ -292,6 +315,20 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XSDA_CACHE") or pooch.os_cache("xsda"))
 
 
+@dataclass(frozen=True)
+class SharedFile:
+    """A file for workers: at ``path`` if they see it, otherwise in their own cache, if it was sent there."""
+
+    path: str
+    folder: str  # of the cache
+    name: str  # in the cache, with a hash of the content
+
+    def find(self) -> Path | None:
+        """Return where this process finds the file."""
+        places = Path(self.path), cache_dir() / self.folder / self.name
+        return next((p for p in places if p.is_file()), None)
+
+
 def cached(folder: str, name: str, write: Callable[[Path], object]) -> Path:
     """Return the file ``name`` of the cache, written by ``write(path)`` if it is not there.
 
@@ -301,15 +338,18 @@ def cached(folder: str, name: str, write: Callable[[Path], object]) -> Path:
     path = cache_dir() / folder / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with _waiting(path.parent):
+            if path.is_file():
+                with suppress(OSError):  # the cache may be read-only
+                    os.utime(path)
+                return path
+        with replacing(path) as temporary:
+            write(temporary)
     except OSError as error:
-        raise OSError(f"cannot keep files for the workers in {path.parent} ({error}); set XSDA_CACHE") from error
-    with _waiting(path.parent):
-        if path.is_file():
-            with suppress(OSError):  # the cache may be read-only
-                os.utime(path)
-            return path
-    with replacing(path) as temporary:
-        write(temporary)
+        raise OSError(
+            f"cannot keep files for the workers in {path.parent} ({error.strerror or error}); set XSDA_CACHE to a "
+            "folder with space"
+        ) from error
     with _waiting(path.parent):
         _prune(path)
     return path

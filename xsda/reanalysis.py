@@ -304,7 +304,11 @@ def _draw(chain: Chain, prior: Prior, kept: Memory | EnsembleStore, options: Sam
     parts = [numbers[i : i + size] for i in range(0, len(numbers), size)]
     with member_bar(len(numbers), label="reanalysing", progress=options.progress) as bar:
         if client is not None and options.chunks is not None and isinstance(kept, EnsembleStore):
-            for _ in on_cluster(client, partial(_on_worker, replace(chain, prior=refer(prior)), kept), parts, bar):
+            from xsda.sampling.sending import send
+
+            reference = refer(prior)
+            send(client, [reference.file])
+            for _ in on_cluster(client, partial(_on_worker, replace(chain, prior=reference), kept), parts, bar):
                 pass
             return
         for part in parts:

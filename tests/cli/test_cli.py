@@ -135,7 +135,7 @@ def test_demo(tmp_path):
 @pytest.mark.parametrize(("flags", "shown"), [([], False), (["--progress"], True), (["--quiet"], False)])
 def test_no_progress_bar_in_a_log(tmp_path, flags, shown):
     short = ["sample", "--model", "lorenz63", "--length", 16, "--members", 2, "--steps", 2, "--out", tmp_path / "a.nc"]
-    assert ("step/s" in call(*short, *flags)) == shown
+    assert ("member/s" in call(*short, *flags)) == shown
 
 
 @pytest.mark.parametrize("command", [

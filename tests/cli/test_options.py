@@ -21,7 +21,7 @@ from xsda.sampling import draw
 from xsda.sampling.options import SamplingOptions
 
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(SamplingOptions)}
-ELSEWHERE = {"ds", "self", "obs", "model", "derived"}  # --grid, OBSERVATIONS, --model; functions cannot be typed
+ELSEWHERE = {"ds", "self", "obs", "model", "derived", "out", "overwrite"}  # --grid, OBSERVATIONS, --model; functions cannot be typed
 OF_COMMANDS = {"observations", "models", "grid", "out", "overwrite"}
 
 
@@ -133,7 +133,7 @@ def test_every_option_of_assimilate_arrives(files, monkeypatch):
     assert seen == {
         "sigma": {"buoys": {"x": 0.5}, "ships": {"y": 2.0}}, "likelihood": {"buoys": {"x": "huber"}},
         "correlation": {"x": {"time": 0.1}, "y": {"time": "6h"}}, "background_sigma": 3.0, "progress": False,
-        "quality": ["good", 1], "outside": "drop", "superobs": "1h",
+        "quality": ["good", 1], "outside": "drop", "superobs": "1h", "out": files / "a.nc", "overwrite": False,
         **{name: value for name, (_, value) in GUIDED.items()},
     }  # fmt: skip
 
@@ -144,7 +144,7 @@ def test_every_option_of_sample_arrives(files, monkeypatch):
     grid, prior = seen.pop("arguments")
     np.testing.assert_allclose(grid.time, 0.025 * np.arange(20))
     assert prior.name == "lorenz63"
-    assert seen == {"progress": True, **{name: value for name, (_, value) in DRAW.items()}}
+    assert seen == {"out": files / "a.nc", "overwrite": False, "progress": True, **{name: value for name, (_, value) in DRAW.items()}}
 
 
 def test_sigma_in_a_file(files):

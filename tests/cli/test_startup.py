@@ -222,7 +222,7 @@ def test_a_progress_bar_in_a_terminal(tmp_path):
             shown += piece
     os.close(ours)
     assert running.wait(60) == 0
-    assert b"step/s" in shown
+    assert b"member/s" in shown
 
 
 def test_a_plain_import_has_everything(tmp_path):

@@ -70,7 +70,7 @@ def test_a_broken_registry_says_so(monkeypatch, tmp_path):
         xsda.load_model("anything")
 
 
-def test_references(rotation, tmp_path):
+def test_references(rotation, tmp_path, monkeypatch):
     prior = rotation[2]
     reference = refer(prior)
     assert reference.load().hash == prior.hash
@@ -78,8 +78,9 @@ def test_references(rotation, tmp_path):
     path = prior.save(tmp_path / "moved.safetensors")
     loaded = xsda.load_model(path)
     reference = refer(loaded)
-    assert reference.path == str(path)
+    assert reference.file.path == str(path)
     path.unlink()
+    monkeypatch.setenv("XSDA_CACHE", str(tmp_path))  # that of a worker, to which nothing was sent
     with pytest.raises(FileNotFoundError, match="all workers share"):
         reference.load()
 

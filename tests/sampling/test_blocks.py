@@ -9,7 +9,8 @@ import pytest
 import torch
 from lazy import computes_nothing
 
-from xsda.sampling.blocks import Shared, compute, lazy
+from xsda.sampling.blocks import Shared, compute
+from xsda.sampling.graph import lazy
 
 
 class Small:

@@ -2,11 +2,13 @@
 
 import pickle
 
+import fresh
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
 
+from xsda.files import read
 from xsda.sampling.store import MARK, open_store
 
 RUN = {"prior": "lorenz63 (0a1b)", "seed": "0"}
@@ -118,7 +120,11 @@ def test_a_run_that_was_killed_while_it_added_members_or_times(path):
 @pytest.mark.parametrize(
     ("change", "run", "message"),
     [
-        ({}, {**RUN, "seed": "1"}, "a.zarr holds another run: seed was 0, now 1; take another name, or pass overwrite=True"),
+        (
+            {},
+            {**RUN, "seed": "1"},
+            "a.zarr holds another run: seed was 0, now 1; take another name, or pass overwrite=True",
+        ),
         ({}, {**RUN, "sampler": "ddim"}, "sampler was None, now ddim"),
         ({"lat": LAT + 1}, RUN, "'lat' has other values"),
         ({"time": field([0]).time + np.timedelta64(1, "h")}, RUN, "'time' has other values"),
@@ -166,3 +172,66 @@ def test_a_full_disk_is_one_sentence(path, monkeypatch):
         assert store.complete([0, 1]).tolist() == [6, 0]
         write(store, ds.isel(member=[1]))
         xr.testing.assert_identical(store.dataset().load(), ds)
+
+
+DRAW = """
+import os, xarray as xr, xsda
+from xsda.sampling.store import EnsembleStore
+write, count = EnsembleStore.write, []
+def dies(store, *arguments):
+    if len(count) == 2:
+        os.kill(os.getpid(), 9)
+    count.append(write(store, *arguments))
+EnsembleStore.write = dies
+truth, obs = xr.load_dataset(folder + "/truth.nc"), xr.load_dataset(folder + "/obs.nc")
+truth.sda.assimilate(obs, "lorenz63", out=folder + "/a.zarr", **options)
+"""
+OPTIONS = {"members": 8, "steps": 8, "seed": 2, "redraw": 0, "chunks": {"member": 2}, "progress": False}
+
+
+@pytest.fixture
+def observed(lorenz, tmp_path):
+    for name, ds in zip(("truth", "obs"), lorenz, strict=True):
+        ds.to_netcdf(tmp_path / f"{name}.nc")
+    return xr.load_dataset(tmp_path / "truth.nc"), xr.load_dataset(tmp_path / "obs.nc")
+
+
+@pytest.mark.filterwarnings("ignore:.*do not fit:RuntimeWarning")
+def test_a_killed_run_continues_to_the_last_bit(observed, path, capsys):
+    """In another process, to which the observations are the same; then more members are added."""
+    truth, obs = observed
+    process, _ = fresh.start(DRAW, folder=str(path.parent), options=OPTIONS)
+    process.join(fresh.LIMIT)
+    assert process.exitcode == -9
+    with pytest.warns(RuntimeWarning, match="is unfinished; 4 of 8 members and 32 of 32 states are read"):
+        seen = read(path)
+    assert seen.member.values.tolist() == [0, 1, 2, 3]
+    post = truth.sda.assimilate(obs, "lorenz63", out=path, **OPTIONS | {"progress": True})
+    assert "4/8 members" in capsys.readouterr().err
+    whole = truth.sda.assimilate(obs, "lorenz63", **OPTIONS, batch=2).compute()
+    xr.testing.assert_equal(post, whole)
+    more = truth.sda.assimilate(obs, "lorenz63", out=path, **OPTIONS | {"members": [9, 3]})
+    assert more.member.values.tolist() == [9, 3]
+    np.testing.assert_array_equal(more.x[1], whole.x[3])
+    assert read(path).member.values.tolist() == [*range(8), 9]
+    with pytest.raises(FileExistsError, match=r"holds another run: seed was 2, now 3; take another name"):
+        truth.sda.assimilate(obs, "lorenz63", out=path, **OPTIONS | {"seed": 3})
+    with pytest.raises(FileExistsError, match=r"holds another run: observations was \w+, now \w+; take"):
+        truth.sda.assimilate(obs + 1, "lorenz63", out=path, **OPTIONS)
+    new = truth.sda.assimilate(obs, "lorenz63", out=path, overwrite=True, **OPTIONS | {"seed": 3})
+    assert new.attrs["seed"] == 3
+    assert not np.array_equal(new.x, whole.x)
+
+
+@pytest.mark.filterwarnings("ignore:.*do not fit:RuntimeWarning")
+@pytest.mark.parametrize(("name", "model"), [("a.nc", "lorenz63"), ("a.zarr", ["lorenz63", "lorenz63"])])
+def test_other_results_are_written_whole_at_the_end(observed, tmp_path, name, model):
+    truth, obs = observed
+    expected = truth.sda.assimilate(obs, model, **OPTIONS | {"chunks": None, "members": 2})
+    for chunks in (None, {"member": 1}):
+        post = truth.sda.assimilate(
+            obs, model, out=tmp_path / name, overwrite=chunks is not None, **OPTIONS | {"chunks": chunks, "members": 2}
+        )
+        xr.testing.assert_allclose(post, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(FileExistsError, match="pass overwrite=True to replace it"):
+        truth.sda.assimilate(obs, model, out=tmp_path / name, **OPTIONS)

@@ -44,17 +44,22 @@ class OneLineGroup(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt as stop:
-            ctx.exit(_end(f"interrupted; {stop}" if str(stop) else "interrupted", INTERRUPTED))
+            ctx.exit(_end("; ".join(["interrupted", *filter(None, [str(stop)]), *_notes(stop)]), INTERRUPTED))
         except Exception as error:
             if ctx.params["debug"]:
                 raise
             command = program.commands.get(ctx.invoked_subcommand or "")
-            ctx.exit(_end(f"xsda: {spoken(_told(error), command)}", FAILED))
+            ctx.exit(_end(f"xsda: {spoken('; '.join([_told(error), *_notes(error)]), command)}", FAILED))
 
 
 def _end(line: str, code: int) -> int:
     click.echo(" ".join(line.split()), err=True)
     return code
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What else is known about an error, such as what was finished before it."""
+    return getattr(error, "__notes__", [])
 
 
 def _told(error: Exception) -> str:

@@ -26,11 +26,6 @@ TYPES: dict[str, click.ParamType] = {
 METAVARS = {
     "members": "N | FIRST:END | N,N,...", "chunks": "N", "tiles": "NAME=N,NAME=N", "device": "NAME | NAME,NAME,...",
 }  # fmt: skip
-    "members": "N | FIRST:END | N,N,...",
-    "chunks": "N",
-    "tiles": "NAME=N,NAME=N",
-    "device": "NAME | NAME,NAME,...",
-}
 HELPS = {  # where a shell says it differently from Python
     "members": "Size of the ensemble, or the numbers of the members wanted: 16:32 adds to an ensemble of 16.",
     "chunks": "Members that are computed and written together (default: all). Smaller numbers need less memory.",

@@ -1,13 +1,12 @@
-"""References to priors: workers receive a path and a fingerprint, and read the file once."""
+"""References to priors: workers receive the name of a file and a fingerprint, and read the file once."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
-from xsda.files import cached
+from xsda.files import SharedFile, cached
 from xsda.priors.prior import Prior, read_prior
 
 _LOCK = threading.Lock()
@@ -15,23 +14,24 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class PriorReference:
-    """The path of a prior and the fingerprint that it must have."""
+    """The file of a prior and the fingerprint that the prior must have."""
 
-    path: str
+    file: SharedFile
     hash: str
 
     def load(self) -> Prior:
         """Return the prior; it is read once per process."""
         with _LOCK:
-            return _read(self.path, self.hash)
+            return _read(self.file, self.hash)
 
 
 @lru_cache(maxsize=4)
-def _read(path: str, fingerprint: str) -> Prior:
-    if not Path(path).is_file():
+def _read(file: SharedFile, fingerprint: str) -> Prior:
+    path = file.find()
+    if path is None:
         raise FileNotFoundError(
-            f"the prior {path} is not visible from this worker; save it on a file system that all workers share and "
-            "load it from there with xsda.load_model(path), or set XSDA_CACHE to such a place"
+            f"the prior {file.path} is not visible from this worker; create the dask Client before the call, which "
+            "then sends the prior to the workers, or save it on a file system that all workers share"
         )
     prior = read_prior(path)
     if prior.hash != fingerprint:
@@ -41,8 +41,9 @@ def _read(path: str, fingerprint: str) -> Prior:
 
 def refer(prior: Prior) -> PriorReference:
     """Return a reference to a prior; a prior that is only in memory is saved in the cache first."""
-    fingerprint = prior.hash
-    if prior.path is not None and prior.path_hash == fingerprint and prior.path.is_file():
-        return PriorReference(str(prior.path), fingerprint)
-    path = cached("priors", f"{fingerprint}.safetensors", lambda temporary: prior.write(temporary))
-    return PriorReference(str(path), fingerprint)
+    fingerprint, folder = prior.hash, "priors"
+    name = f"{fingerprint}.safetensors"
+    path = prior.path
+    if path is None or prior.path_hash != fingerprint or not path.is_file():
+        path = cached(folder, name, lambda temporary: prior.write(temporary))
+    return PriorReference(SharedFile(str(path), folder, name), fingerprint)

@@ -1,17 +1,14 @@
-"""Computes members in blocks: at once with a progress bar, or lazily as dask arrays.
+"""Computes members in blocks, with a progress bar.
 
 ``task(members, advance)`` computes a block. Its result depends only on the numbers of the members. It returns one
-array (member, ...) for each variable, and one number per member for each of its ``notes``. Blocks depend on no other
-node of the dask graph, so all workers can start at once. The graph holds references to weights and observations, not
-their values.
+array (member, ...) for each variable, and one number per member for each of its ``notes``.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -201,42 +198,6 @@ def _fewer(task: Task, tried: int) -> int:
         )
     known.halved += 1
     return tried
-
-
-def lazy(task: Task, members: Sequence[int], *, chunk: int, batch: int) -> list[Any]:
-    """Return the same arrays as dask arrays with ``chunk`` members per block; nothing is computed yet."""
-    import dask.array as da
-    from dask.base import tokenize
-    from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
-
-    name = f"xsda-{tokenize(task.token, list(members), chunk, batch)}"
-    parts = [members[start : start + chunk] for start in range(0, len(members), chunk)]
-    blocks = MaterializedLayer({(name, i): (partial(block, task, batch, part),) for i, part in enumerate(parts)})
-    rows = tuple(len(part) for part in parts)
-    found = []
-    for k, (shape, dtype) in enumerate(outputs(task)):
-        own, whole = f"{name}-{k}", (0,) * len(shape)
-        picks = {(own, i, *whole): (operator.getitem, (name, i), k) for i in range(len(parts))}
-        graph = HighLevelGraph({name: blocks, own: MaterializedLayer(picks)}, {name: set(), own: {name}})
-        found.append(_kept_whole(da.Array)(graph, own, chunks=(rows, *((n,) for n in shape)), dtype=dtype))
-    return found
-
-
-@lru_cache(maxsize=1)
-def _kept_whole(base: type) -> type:
-    """Return a class of dask arrays whose graph is culled but not fused: fusion drops the annotations of a layer."""
-
-    class Ensemble(base):
-        __slots__ = ()
-        __dask_optimize__ = staticmethod(_cull)
-
-    return Ensemble
-
-
-def _cull(graph: Any, keys: Any, **_: Any) -> Any:
-    from dask.core import flatten
-
-    return graph.cull(set(flatten([keys])))
 
 
 def block(task: Task, batch: int, part: Sequence[int]) -> list[np.ndarray]:

@@ -19,7 +19,7 @@ from xsda.priors.pool import Pool
 from xsda.priors.prior import Prior
 from xsda.priors.reference import refer
 from xsda.priors.registry import Model, Models, load_model
-from xsda.sampling.blocks import check_core_chunks, compute, lazy, member_chunks, outputs
+from xsda.sampling.blocks import check_core_chunks, compute, member_chunks, outputs
 from xsda.sampling.choose import default_sampler, pick_sampler
 from xsda.sampling.devices import find_devices
 from xsda.sampling.finished import current_client
@@ -115,45 +115,52 @@ def draw_ensemble(
     check_core_chunks(grid.template, grid.core_dims)
     tiles = tile_sizes(prior, options.tiles, grid.core_dims[1:])
     chunk = member_chunks(len(numbers), options.chunks, grid.core_dims)
-    stored = out is not None and out.suffix == ".zarr"
-    defer = not stored and (
-        options.chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
-    )
-    sent = defer or (stored and current_client() is not None)
-    devices = () if sent else find_devices(options.device)  # raises if there is no such device
     if sampler.population > 1:
         _check_populations(numbers, chunk, options.batch, sampler.population)
         batch = -(-batch // sampler.population) * sampler.population
+    chunk = chunk or min(batch, len(numbers))
+    store = out if out is not None and out.suffix == ".zarr" else None
+    chunked = options.chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
+    client = current_client() if store or chunked else None
+    away = client is not None or (chunked and not store)  # other processes may compute
+    devices = () if away else find_devices(options.device)  # raises if there is no such device
     content = (likelihood, grid.context(), grid.scaling)
     task = SamplingTask(
-        refer(prior) if sent else prior, grid.shape, grid.fields, sampler, guidance,
-        pack(content) if sent else Shipment(content), options.seed, options.device, options.precision,
+        refer(prior) if away else prior, grid.shape, grid.fields, sampler, guidance,
+        pack(content) if away else Shipment(content), options.seed, options.device, options.precision,
         options.redraw, factor, tiles=tiles,
     )  # fmt: skip
+    if client is not None:
+        from xsda.sampling.sending import send
+
+        send(client, task.files)
     attrs = {
         "prior": prior.name, "prior_hash": prior.hash, "sampler": str(sampler), "steps": sampler.steps,
         "denoiser_evaluations": sampler.evaluations, "seed": options.seed, **attrs,
     }  # fmt: skip
-    label, size = "assimilating" if likelihood else "sampling", chunk or min(batch, len(numbers))
-    if stored:
-        assert out is not None
+    label = partial(_label, grid, task, numbers, attrs)
+    own: dict[str, Any] = {
+        "batch": batch, "progress": options.progress, "label": "assimilating" if likelihood else "sampling",
+    }  # fmt: skip
+    if store:
         empty = [np.broadcast_to(np.zeros((), dtype), (len(numbers), *shape)) for shape, dtype in outputs(task)]
+        run, time = _run(prior, content, task), grid.core_dims[0]
         return draw_into_store(
-            task, numbers, _label(grid, task, numbers, empty, attrs), path=out, overwrite=overwrite,
-            time=grid.core_dims[0], run=_run(prior, content, task), chunk=size, batch=batch, label=label,
-            progress=options.progress,
-        )  # fmt: skip
-    if defer:
-        arrays = lazy(task, numbers, chunk=size, batch=batch)
+            task, numbers, label(empty), path=store, overwrite=overwrite, time=time, run=run, chunk=chunk, **own
+        )
+    if chunked:
+        from xsda.sampling.graph import lazy
+
+        arrays = lazy(task, numbers, chunk=chunk, batch=batch)
     else:
-        run = partial(compute_on, devices) if len(devices) > 1 else compute
-        arrays = run(task, numbers, batch=batch, progress=options.progress, label=label)
-    ds = _label(grid, task, numbers, arrays, attrs)
+        draw = partial(compute_on, devices) if len(devices) > 1 else compute
+        arrays = draw(task, numbers, **own)
+    ds = label(arrays)
     return ds if out is None else write_out(ds, out, options.progress)
 
 
 def _label(
-    grid: Grid, task: SamplingTask, numbers: Sequence[int], arrays: Sequence[Any], attrs: Mapping[str, Any]
+    grid: Grid, task: SamplingTask, numbers: Sequence[int], attrs: Mapping[str, Any], arrays: Sequence[Any]
 ) -> xr.Dataset:
     """Label what a task returned (numpy or dask)."""
     member = xr.DataArray(np.array(numbers), dims="member", attrs={"standard_name": "realization", "units": "1"})

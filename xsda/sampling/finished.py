@@ -21,7 +21,16 @@ def current_client() -> Any:
         return None
     from dask.base import get_scheduler
 
-    return getattr(get_scheduler(), "__self__", None)
+    try:
+        client = getattr(get_scheduler(), "__self__", None)
+    except RuntimeError:  # it is asynchronous: only its own ``compute`` uses it
+        return None
+    if client is not None and client.status == "closed":
+        raise RuntimeError(
+            "the dask Client has lost its scheduler; connect a new one, or compute in this process within "
+            "dask.config.set(scheduler='threads')"
+        )
+    return client
 
 
 def as_finished(task: Task, parts: Sequence[Sequence[int]], *, batch: int, bar: tqdm) -> Iterator[Block]:
@@ -61,11 +70,12 @@ def on_cluster(client: Any, compute: Any, parts: Sequence[Sequence[int]], bar: t
         ) from error
     except FutureCancelledError as error:
         raise RuntimeError(
-            "the scheduler lost this computation: it was restarted, or the connection to it broke; connect a new "
-            "Client if the old one does not recover, and repeat the call"
+            "the scheduler lost this computation: it was restarted, or the connection to it broke; connect a Client "
+            "and repeat the call"
         ) from error
     finally:
-        client.cancel([future for future, _ in waiting.values()])
+        if client.status == "running":
+            client.cancel([future for future, _ in waiting.values()])
 
 
 def _span(members: Sequence[int]) -> str:

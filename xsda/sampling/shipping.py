@@ -1,7 +1,7 @@
 """Sends a likelihood to dask workers: its large arrays in a file of the cache, the rest pickled in the graph.
 
-Arrays are written as safetensors under the hash of their contents, to a folder that all workers must see. Each
-process reads them once. Small likelihoods need no file.
+Arrays are written as safetensors under the hash of their contents. Each process reads them once. Small likelihoods need
+no file.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import pickle
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from xsda.files import cached
+from xsda.files import SharedFile, cached
 
 SMALL = 2**12  # arrays of fewer bytes are pickled with the rest
 PLAIN = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
@@ -28,11 +27,11 @@ _LOCK = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class Shipment:
-    """An object as it is (``content``), or its pickled ``description`` and the ``path`` of its large arrays."""
+    """An object as it is (``content``), or its pickled ``description`` and the ``file`` of its large arrays."""
 
     content: Any = None
     description: bytes = b""
-    path: str = ""
+    file: SharedFile | None = None
     hash: str = ""
 
     def load(self) -> Any:
@@ -40,19 +39,20 @@ class Shipment:
         if not self.description:
             return self.content
         with _LOCK:
-            return _unpack(self.hash, self.description, self.path)
+            return _unpack(self.hash, self.description, self.file)
 
 
 def pack(content: Any) -> Shipment:
     """Pack an object so that it is small enough to be part of every block."""
     description, arrays = _taken_apart(content)
-    path = ""
+    file = None
     if arrays:
         from safetensors.torch import save_file
 
-        name = hashlib.sha256(" ".join(sorted(arrays)).encode()).hexdigest()[:32]
-        path = str(cached("likelihoods", f"{name}.safetensors", lambda temporary: save_file(arrays, temporary)))
-    return Shipment(description=description, path=path, hash=hashlib.sha256(description).hexdigest()[:32])
+        folder, digest = "likelihoods", hashlib.sha256(" ".join(sorted(arrays)).encode()).hexdigest()[:32]
+        name = f"{digest}.safetensors"
+        file = SharedFile(str(cached(folder, name, lambda temporary: save_file(arrays, temporary))), folder, name)
+    return Shipment(description=description, file=file, hash=hashlib.sha256(description).hexdigest()[:32])
 
 
 def fingerprint(content: Any) -> str:
@@ -99,15 +99,16 @@ def _is_plain(value: Any) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _unpack(key: str, description: bytes, path: str) -> Any:
+def _unpack(key: str, description: bytes, file: SharedFile | None) -> Any:
     arrays: dict[str, Tensor] = {}
-    if path:
+    if file is not None:
         from safetensors.torch import load_file
 
-        if not Path(path).is_file():
+        path = file.find()
+        if path is None:
             raise FileNotFoundError(
-                f"this worker cannot see the observations in {path}; set XSDA_CACHE to a folder that all workers "
-                "share before calling assimilate"
+                f"this worker cannot see the observations in {file.path}; create the dask Client before the call, "
+                "which then sends them to the workers, or set XSDA_CACHE to a folder that all workers share"
             )
         arrays = load_file(path)
 

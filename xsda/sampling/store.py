@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsda.files import check_output, locked, replacing_folder
+from xsda.files import MARK, check_output, locked, replacing_folder
 
-MARK = "complete_states"
 ABSENT = -1  # number of a member that the store has room for, but that was not added
 
 
@@ -54,8 +53,8 @@ class EnsembleStore:
     time: str
     names: tuple[str, ...]
 
-    def __reduce__(self) -> tuple[Any, ...]:  # without what is cached
-        return type(self), (self.path, self.time, self.names)
+    def __reduce__(self) -> tuple[Any, ...]:  # without what is cached; other processes may be in another folder
+        return type(self), (self.path.absolute(), self.time, self.names)
 
     @cached_property
     def _arrays(self) -> dict[str, Any]:
@@ -183,7 +182,7 @@ def open_store(
                 raise
             arrays = None
         if arrays is None:
-            _create(path, template, run, chunks)
+            _create(path, template, time, run, chunks)
         else:
             _grow(path, arrays, template, time)
         yield EnsembleStore(path, time, tuple(map(str, template.data_vars)))
@@ -195,11 +194,11 @@ def _arrays(path: Path) -> dict[str, Any]:
     return dict(zarr.open_group(str(path), mode="r+", use_consolidated=False).arrays())
 
 
-def _create(path: Path, template: xr.Dataset, run: Mapping[str, str], chunks: Mapping[str, int]) -> None:
+def _create(path: Path, template: xr.Dataset, time: str, run: Mapping[str, str], chunks: Mapping[str, int]) -> None:
     """Write the labels of an empty store."""
     import dask.array as da
 
-    attrs = {"long_name": "number of states that are complete, from the first on", "units": "1"}
+    attrs = {"long_name": "number of states that are complete, from the first on", "units": "1", "dimension": time}
     marks = ("member", np.zeros(template.sizes["member"], np.int32), {**attrs, "run": json.dumps(dict(run))})
     ds = template.assign_coords({MARK: marks})
     encoding: dict[Any, dict[str, Any]] = {"member": {"fill_value": ABSENT}}

@@ -20,6 +20,7 @@ from xsda.diffusion.balance import Balanced
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.noise import MemberNoise
 from xsda.diffusion.samplers import NonFiniteSampleError, Sampler
+from xsda.files import SharedFile
 from xsda.guidance import Guidance, GuidedDenoiser
 from xsda.labels.climatology import StateScaling
 from xsda.labels.grid import Field
@@ -120,6 +121,12 @@ class SamplingTask:
             self.prior, self.shape, self.fields, str(self.sampler), str(self.guidance), self.shipment.hash, self.seed,
             self.device, self.precision, self.redraw, self.factor,
         ))  # fmt: skip
+
+    @property
+    def files(self) -> list[SharedFile]:
+        """The files that workers need."""
+        prior = [self.prior.file] if isinstance(self.prior, PriorReference) else []
+        return prior + [file for file in (self.shipment.file,) if file is not None]
 
     @property
     def steps(self) -> int:
