@@ -17,8 +17,8 @@ from test_blocks import Small
 
 import xsda
 from xsda.sampling import devices, half, task
-from xsda.sampling.blocks import lazy
 from xsda.sampling.devices import find_devices, take
+from xsda.sampling.graph import lazy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*do not fit:RuntimeWarning")
 
