@@ -31,7 +31,7 @@ from lorenz63_posterior import distance
 from record import add_options, record
 
 import xsda
-from xsda.sampling.chain import plan_windows
+from xsda.sampling.long_records import plan_windows
 from xsda.systems import Lorenz63
 
 SYSTEM = Lorenz63()

@@ -10,7 +10,7 @@ import xarray as xr
 from hypothesis import given
 
 import xsda
-from xsda.sampling.chain import plan_windows
+from xsda.sampling.long_records import plan_windows
 
 STATES, WINDOW, LAG, OVERLAP, SIGMA = 26, 10, 3, 2, 0.5
 Y_COV = np.array([[1.0, 0.6], [0.6, 1.5]])

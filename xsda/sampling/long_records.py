@@ -37,7 +37,7 @@ APART = 64  # bits of a seed; windows have seeds beyond those of users
 
 
 @dataclass(frozen=True)
-class Window:
+class Span:
     """States [start, stop) of a record: the first ``known`` are known, those up to ``settled`` are kept."""
 
     number: int
@@ -47,7 +47,7 @@ class Window:
     settled: int
 
 
-def plan_windows(observed: int, states: int, window: int, lag: int, overlap: int) -> list[Window]:
+def plan_windows(observed: int, states: int, window: int, lag: int, overlap: int) -> list[Span]:
     """Divide a record into windows.
 
     Parameters
@@ -61,23 +61,23 @@ def plan_windows(observed: int, states: int, window: int, lag: int, overlap: int
 
     Returns
     -------
-    list of Window
+    list of Span
         The windows in their order.
 
     Examples
     --------
-    >>> from xsda.sampling.chain import plan_windows
+    >>> from xsda.sampling.long_records import plan_windows
     >>> [(w.start, w.known, w.settled, w.stop) for w in plan_windows(20, 20, 10, 3, 2)]
     [(0, 0, 7, 10), (5, 2, 12, 15), (10, 2, 20, 20)]
     """
-    found: list[Window] = []
+    found: list[Span] = []
     settled = 0
     while settled < states:
         end = observed if settled < observed else states
         start = max(0, min(settled - overlap, end - window))
         stop = min(start + window, end)
         after = stop if stop == end else stop - (lag if end == observed else 0)
-        found.append(Window(len(found), start, stop, settled - start, after))
+        found.append(Span(len(found), start, stop, settled - start, after))
         settled = after
     return found
 
@@ -115,7 +115,7 @@ class Chain:
     prior: Prior | PriorReference
     record: xr.Dataset
     time: str
-    windows: Sequence[Window]
+    windows: Sequence[Span]
     opened: Callable[[Grid], Mapping[str, xr.Dataset]]
     reading: Mapping[str, Any]
     options: SamplingOptions
@@ -137,9 +137,7 @@ class Chain:
                 kept.write({n: v[rows] for n, v in values.items()}, missing, window.start + window.known)
             yield len(members) / len(self.windows)
 
-    def settled(
-        self, prior: Prior, window: Window, members: Sequence[int], kept: Trajectories
-    ) -> dict[str, np.ndarray]:
+    def settled(self, prior: Prior, window: Span, members: Sequence[int], kept: Trajectories) -> dict[str, np.ndarray]:
         """Return the states that one window settles, by variable."""
         grid = prior.bind(self.record.isel({self.time: slice(window.start, window.stop)}))
         likelihood = self.likelihood(grid, window.known)
@@ -164,7 +162,7 @@ class Chain:
         sources = during(self.opened(grid), grid, known)
         return compile_observations(grid, sources, **self.reading) if sources else None
 
-    def _past(self, grid: Grid, window: Window, members: Sequence[int], kept: Trajectories) -> dict[int, Tensor]:
+    def _past(self, grid: Grid, window: Span, members: Sequence[int], kept: Trajectories) -> dict[int, Tensor]:
         """Return the known states of each member, standardised."""
         first = grid.part(slice(0, window.known))
         values = kept.read(members, window.start, window.start + window.known)
