@@ -71,7 +71,7 @@ class Numbered(Layer):
         return MaterializedLayer({key: self.node(key) for key in needs}, annotations=self.annotations), needs
 
 
-class Blocks(Numbered):
+class BlockLayer(Numbered):
     """Computes ``chunk`` members in each node."""
 
     def __init__(self, name: str, task: Task, members: Sequence[int], chunk: int, batch: int):
@@ -83,10 +83,10 @@ class Blocks(Numbered):
         return Node(key, self.compute, self.members[start : start + self.chunk])
 
 
-class Picks(Numbered):
+class PickLayer(Numbered):
     """Picks the array ``number`` with ``ndim`` dimensions besides ``member`` out of each block."""
 
-    def __init__(self, blocks: Blocks, number: int, ndim: int):
+    def __init__(self, blocks: BlockLayer, number: int, ndim: int):
         super().__init__(f"{blocks.name}-{number}", blocks.count)
         self.source, self.number, self.rest = blocks.name, number, (0,) * ndim
 
@@ -108,18 +108,18 @@ class Ensemble(da.Array):
     @staticmethod
     def __dask_optimize__(graph: HighLevelGraph, keys: Any, **_: Any) -> HighLevelGraph:
         wanted, layers = set(flatten([keys])), graph.layers.values()
-        whole = len(wanted) == sum(len(layer) for layer in layers if isinstance(layer, Picks))
+        whole = len(wanted) == sum(len(layer) for layer in layers if isinstance(layer, PickLayer))
         return graph if whole else graph.cull(wanted)
 
 
 def lazy(task: Task, members: Sequence[int], *, chunk: int, batch: int) -> list[Ensemble]:
     """Return what ``compute`` returns as dask arrays with ``chunk`` members per block; nothing is computed yet."""
     name = f"xsda-{tokenize(task.token, list(members), chunk, batch)}"
-    blocks = Blocks(name, task, members, chunk, batch)
+    blocks = BlockLayer(name, task, members, chunk, batch)
     rows = tuple(min(chunk, len(members) - start) for start in range(0, len(members), chunk))
     found = []
     for k, (shape, dtype) in enumerate(outputs(task)):
-        picks = Picks(blocks, k, len(shape))
+        picks = PickLayer(blocks, k, len(shape))
         graph = HighLevelGraph({name: blocks, picks.name: picks}, {name: set(), picks.name: {name}})
         found.append(Ensemble(graph, picks.name, chunks=(rows, *((n,) for n in shape)), dtype=dtype))
     return found
