@@ -71,7 +71,8 @@ class SdaAccessor:
         seed: int = 0,
         chunks: Any = None,
         batch: int | None = None,
-        device: str = "auto",
+        tiles: Mapping[str, int] | None = None,
+        device: str | Sequence[str] = "auto",
         precision: str = "auto",
         progress: bool | None = None,
         derived: Mapping[str, Any] | None = None,
@@ -84,8 +85,8 @@ class SdaAccessor:
         return assimilate(
             self._ds, obs, model, members=members, sigma=sigma, guidance=guidance, sampler=sampler, steps=steps,
             likelihood=likelihood, correlation=correlation, background=background, background_sigma=background_sigma,
-            redraw=redraw, seed=seed, chunks=chunks, batch=batch, device=device, precision=precision, progress=progress,
-            derived=derived, quality=quality, outside=outside, superobs=superobs, out=out,
+            redraw=redraw, seed=seed, chunks=chunks, batch=batch, tiles=tiles, device=device, precision=precision,
+            progress=progress, derived=derived, quality=quality, outside=outside, superobs=superobs, out=out,
             overwrite=overwrite,
         )  # fmt: skip
 
@@ -111,7 +112,7 @@ class SdaAccessor:
         seed: int = 0,
         chunks: Any = None,
         batch: int | None = None,
-        device: str = "auto",
+        device: str | Sequence[str] = "auto",
         precision: str = "auto",
         progress: bool | None = None,
         derived: Mapping[str, Any] | None = None,
@@ -138,7 +139,8 @@ class SdaAccessor:
         seed: int = 0,
         chunks: Any = None,
         batch: int | None = None,
-        device: str = "auto",
+        tiles: Mapping[str, int] | None = None,
+        device: str | Sequence[str] = "auto",
         precision: str = "auto",
         progress: bool | None = None,
         out: str | Path | None = None,
@@ -146,7 +148,7 @@ class SdaAccessor:
     ) -> xr.Dataset:
         return sample(
             self._ds, model, members=members, sampler=sampler, steps=steps, seed=seed, chunks=chunks, batch=batch,
-            device=device, precision=precision, progress=progress, out=out, overwrite=overwrite,
+            tiles=tiles, device=device, precision=precision, progress=progress, out=out, overwrite=overwrite,
         )  # fmt: skip
 
     @documented(log_prob)

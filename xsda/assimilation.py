@@ -42,7 +42,8 @@ def assimilate(
     seed: int = 0,
     chunks: Any = None,
     batch: int | None = None,
-    device: str = "auto",
+    tiles: Mapping[str, int] | None = None,
+    device: str | Sequence[str] = "auto",
     precision: str = "auto",
     progress: bool | None = None,
     derived: Mapping[str, Derived] | None = None,
@@ -100,10 +101,18 @@ def assimilate(
         ``{"member": 8}`` gives a lazy, dask-backed result. Default: computed at once, unless ``ds`` is dask-backed.
     batch
         Members sampled at once. Default: by the size of the state. A smaller number needs less memory.
+    tiles
+        ``{"lat": 256, "lon": 256}`` evaluates the network tile by tile, with this many points along these dimensions.
+        The result is the same, and the activations of one tile at a time are in memory. Use it if one member does not
+        fit; it takes about half as long again. For networks.
     device
-        "auto" (a GPU if there is one), "cpu" or "cuda".
+        "auto" (all GPUs, or the CPU if there is none), "cpu", "cuda" (all CUDA devices), one GPU such as "cuda:1", or a
+        list of devices. Each block of members goes to a device that is free. The workers of a dask cluster share the
+        GPUs of their host among them.
     precision
-        "auto" (float32), "float32", "float64", "bf16" or "fp16". The half precisions are for networks.
+        "auto" (float32), "float32", "float64", "bf16" or "fp16". The half precisions are for networks. They are tried
+        on two trajectories first: if they change the denoised states by more than a third of the error of the prior,
+        there is a warning, and float32 is used.
     progress
         Show a progress bar. Default: in a terminal or notebook.
     derived
@@ -177,7 +186,7 @@ def assimilate(
         raise TypeError(f"the grid must be an xarray.Dataset, got {type(ds).__name__}")
     how: dict[str, Any] = {
         "guidance": guidance, "sampler": sampler, "steps": steps, "redraw": redraw, "seed": seed, "chunks": chunks,
-        "batch": batch, "device": device, "precision": precision, "progress": progress,
+        "batch": batch, "tiles": tiles, "device": device, "precision": precision, "progress": progress,
     }  # fmt: skip
     what: dict[str, Any] = {
         "sigma": sigma, "likelihood": likelihood, "correlation": correlation, "background": background,

@@ -27,9 +27,10 @@ from xsda.priors.held import base_of
 from xsda.priors.prior import Prior
 from xsda.priors.reference import refer
 from xsda.priors.registry import Model, load_model
-from xsda.sampling.blocks import DEVICE_LOCK, member_bar, member_chunks
+from xsda.sampling.blocks import member_bar, member_chunks
 from xsda.sampling.chain import Chain, Memory, Window, plan_windows
 from xsda.sampling.choose import default_sampler, pick_guidance, pick_sampler
+from xsda.sampling.devices import take
 from xsda.sampling.finished import current_client, on_cluster
 from xsda.sampling.options import SamplingOptions
 from xsda.sampling.shipping import fingerprint
@@ -60,7 +61,7 @@ def reanalyse(
     seed: int = 0,
     chunks: Any = None,
     batch: int | None = None,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     precision: str = "auto",
     progress: bool | None = None,
     derived: Mapping[str, Derived] | None = None,
@@ -317,5 +318,5 @@ def _draw(chain: Chain, prior: Prior, kept: Memory | EnsembleStore, options: Sam
 
 def _on_worker(chain: Chain, store: EnsembleStore, members: Sequence[int]) -> None:
     """Draw a chunk of members in a process of a cluster."""
-    with DEVICE_LOCK:
+    with take(chain.options.device):
         deque(chain.drawn(members, store), maxlen=0)

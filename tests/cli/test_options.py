@@ -110,7 +110,7 @@ def spied(monkeypatch, module, name):
 
 DRAW = {
     "members": ("4:9", range(4, 9)), "sampler": ("heun", "heun"), "steps": ("7", 7), "seed": ("5", 5), "chunks": ("2", 2),
-    "batch": ("3", 3), "device": ("cpu", "cpu"), "precision": ("float64", "float64"),
+    "batch": ("3", 3), "tiles": ("y=8,x=16", {"y": 8, "x": 16}), "device": ("cpu,cuda:1", ["cpu", "cuda:1"]), "precision": ("float64", "float64"),
 }  # fmt: skip
 GUIDED = {**DRAW, "guidance": ("mmps", "mmps"), "redraw": ("0", 0)}
 

@@ -29,3 +29,11 @@ def test_seeds_members_and_draws_are_independent_standard_normals():
 
 def test_large_seeds_and_members_are_allowed():
     assert not torch.equal(MemberNoise(2**63, [10**9], (3,))(), MemberNoise(0, [10**9], (3,))())
+
+
+def test_numbers_drawn_ahead_are_the_same():
+    plain, ahead = MemberNoise(3, [5, 2], (4, 2)), MemberNoise(3, [5, 2], (4, 2), ahead=True)
+    for _ in range(3):
+        assert torch.equal(plain(), ahead())
+    with pytest.raises(ValueError, match="ahead=False"):
+        ahead.uniform()

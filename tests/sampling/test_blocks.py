@@ -16,7 +16,7 @@ from xsda.sampling.graph import lazy
 class Small:
     """A task on a device with room for ``room`` members; a member's value is its number."""
 
-    shape, notes, steps, token = (3,), ("count",), 2, "small"
+    shape, notes, steps, token, device = (3,), ("count",), 2, "small", "cpu"
     fields = (SimpleNamespace(shape=(3,), dtype=np.dtype(np.float32)),)
 
     def __init__(self, room, group=1):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from xsda.cli.values import DEVICES, GUIDANCE, SAMPLERS, Members, Name, model_names
+from xsda.cli.values import DEVICES, GUIDANCE, SAMPLERS, Members, Name, Names, Sizes, model_names
 from xsda.sampling.options import PRECISIONS, SamplingOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -20,9 +20,12 @@ FILE = click.Path(path_type=Path)
 TYPES: dict[str, click.ParamType] = {
     "members": Members(), "guidance": Name(GUIDANCE), "sampler": Name(SAMPLERS), "steps": click.INT,
     "redraw": click.INT, "seed": click.INT, "chunks": click.IntRange(min=1), "batch": click.INT,
-    "device": Name(DEVICES), "precision": Name(PRECISIONS),
+    "tiles": Sizes(),
+    "device": Names(DEVICES), "precision": Name(PRECISIONS),
 }  # fmt: skip
-METAVARS = {"members": "N | FIRST:END | N,N,...", "chunks": "N"}
+METAVARS = {
+    "members": "N | FIRST:END | N,N,...", "chunks": "N", "tiles": "NAME=N,NAME=N", "device": "NAME | NAME,NAME,...",
+}  # fmt: skip
 HELPS = {  # where a shell says it differently from Python
     "members": "Size of the ensemble, or the numbers of the members wanted: 16:32 adds to an ensemble of 16.",
     "chunks": "Members that are computed and written together (default: all). Smaller numbers need less memory.",
@@ -62,7 +65,7 @@ def draw_options(*without: str) -> Callable[[Command], Command]:
 
 def _option(field: Field[Any], text: str) -> Callable[[Command], Command]:
     kind, text = TYPES[field.name], HELPS.get(field.name, text).replace("``", "")
-    if isinstance(kind, Name):
+    if type(kind) is Name:
         text = f"{text} One of {', '.join(kind.names)}."
     return click.option(
         f"--{field.name}", default=field.default, show_default=field.default is not None, type=kind,

@@ -44,6 +44,13 @@ class Name(click.ParamType):
         return found if found or not self.files else [CompletionItem(incomplete, type="file")]
 
 
+class Names(Name):
+    """One word, or several with commas between them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value.split(",") if isinstance(value, str) and "," in value else value
+
+
 class Members(click.ParamType):
     """The size of an ensemble, or the numbers of its members: ``16``, ``16:32`` or ``0,3,5``."""
 
@@ -63,6 +70,20 @@ class Members(click.ParamType):
             self.fail(
                 f"{value!r} is not a number of members, a range such as 16:32, or a list such as 0,3,5.", param, ctx
             )
+
+
+class Sizes(click.ParamType):
+    """A number of points for each dimension: ``lat=256,lon=256``."""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return {name: int(size) for name, size in (pair.split("=") for pair in value.split(","))}
+        except ValueError:
+            self.fail(f"{value!r} is not a number of points for each dimension, such as lat=256,lon=256.", param, ctx)
 
 
 def model_names() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch.nn import functional
 
 BOUNDARIES = ("periodic", "reflect", "zeros")
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 
 
 def check_boundaries(boundaries: Sequence[str], rank: int) -> tuple[str, ...]:
@@ -161,4 +164,58 @@ class BoundaryConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(pad(x, self.outer, self.boundaries))
+        conv, x = self.conv, pad(x, self.outer, self.boundaries)
+        return convolve(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation)  # type: ignore[arg-type]
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Tensor:
+    """Convolve; if the weights are fixed, the input is not kept for a gradient.
+
+    Torch keeps the input of each convolution for the gradient of its weights, even if there is none. Without it,
+    sampling needs half the memory.
+
+    Parameters
+    ----------
+    x
+        Fields, (batch, channel, *axes).
+    weight, bias, stride, padding, dilation
+        As for ``torch.nn.functional.conv2d``.
+
+    Returns
+    -------
+    Tensor
+        The convolved fields.
+
+    Examples
+    --------
+    >>> from xsda.nn.boundary import convolve
+    >>> convolve(torch.tensor([[[1.0, 2.0, 4.0]]]), torch.ones(1, 1, 2), None, (1,), (0,), (1,))
+    tensor([[[3., 6.]]])
+    """
+    if weight.requires_grad or not (torch.is_grad_enabled() and x.requires_grad):
+        return CONVOLVE[x.ndim - 2](x, weight, bias, stride, padding, dilation)
+    return _FixedConvolution.apply(x, weight, bias, stride, padding, dilation)
+
+
+class _FixedConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *how: Any) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.how, ctx.sizes, ctx.dtype = how, x.shape[2:], x.dtype
+        return CONVOLVE[x.ndim - 2](x, weight, bias, *how)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,), (stride, padding, dilation) = ctx.saved_tensors, ctx.how
+        axes = zip(ctx.sizes, grad.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+        lost = tuple(n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in axes)
+        transposed = TRANSPOSED[grad.ndim - 2]
+        found = transposed(grad, weight.to(grad.dtype), None, stride, padding, lost, 1, dilation)
+        return found.to(ctx.dtype), None, None, None, None, None

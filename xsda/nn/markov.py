@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from xsda.nn.tiles import Tiles
+
 Local = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -105,6 +107,10 @@ class MarkovNet(nn.Module):
         self.local = local
         self.order = order
         self.windows = windows
+
+    def tiled(self, tiles: Tiles) -> MarkovNet:
+        """Return the same network with windows that are evaluated tile by tile; weights are shared."""
+        return MarkovNet(self.local.tiled(tiles), self.order, windows=None)  # type: ignore[operator]
 
     def forward(self, x: Tensor, log_noise: Tensor, context: Tensor | None = None) -> Tensor:
         return compose_windows(self.local, x, log_noise, context, order=self.order, windows=self.windows)

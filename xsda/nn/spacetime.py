@@ -9,6 +9,7 @@ within ``reach``. A long trajectory is therefore treated like the segments that 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -17,12 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from xsda.nn.boundary import BoundaryConv
+from xsda.nn.boundary import BoundaryConv, convolve
 from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.extension import Extension, check_signs
+from xsda.nn.gate import gated
 from xsda.nn.norm import ChannelNorm
+from xsda.nn.tiles import Tiles, tile_by_tile
 
-AT_ONCE = 128  # states in one tensor: the allocator reuses the memory of small tensors, but not of large ones
+AT_ONCE = 2**16  # positions in one tensor: the allocator reuses the memory of small tensors, but not of large ones
 
 
 class SpaceTimeBlock(nn.Module):
@@ -60,9 +63,7 @@ class SpaceTimeBlock(nn.Module):
         for x in pieces:
             each = parts if len(emb) == 1 else parts.repeat(len(x) // batch, *(1,) * (x.ndim - 1))
             scale, shift, gain = each.chunk(3, dim=1)
-            a, b = self.space(torch.addcmul(shift, self.norm(x), 1 + scale)).chunk(2, dim=1)
-            a = a.movedim(1, -1).contiguous().movedim(-1, 1)  # half precision is slow on strided memory
-            hs.append(functional.silu(a) * b)
+            hs.append(gated(self.space(torch.addcmul(shift, self.norm(x), 1 + scale))))
             gains.append(1 + gain)
         nothing = torch.zeros_like(hs[0][:batch])
         past = [nothing, *(h[-batch:] for h in hs[:-1])]
@@ -78,7 +79,7 @@ class SpaceTimeBlock(nn.Module):
         line = states.reshape(1, len(h) // batch, -1, states.shape[-1]).movedim(-1, 1)  # (1, channel, time, all else)
         width = self.time.conv.weight.shape[0]
         kernel = self.time.conv.weight.reshape(width, 3, width, 1).transpose(1, 2).contiguous()
-        mixed = functional.conv2d(line, kernel, self.time.conv.bias)
+        mixed = convolve(line, kernel, self.time.conv.bias, (1, 1), (0, 0), (1, 1))
         return mixed.movedim(1, -1).reshape(len(h) - 2 * batch, *states.shape[1:]).movedim(-1, 1)
 
 
@@ -138,6 +139,9 @@ class SpaceTimeUNet(nn.Module):
         boundaries = self.extension.inner
         rank, size = len(boundaries), (kernel,) * len(boundaries)
         self.patch, self.recompute = patch, recompute
+        self.margin = kernel // 2  # the reach of a block in space
+        self.halo = max(patch * 2**level * self.margin * count for level, count in enumerate(blocks))
+        self.tiles: Tiles | None = None
         self.reach = sum(blocks) + sum(blocks[:-1])
         self.embed = NoiseEmbedding(features)
         self.lift = BoundaryConv((channels + context) * patch**rank, hidden[0], size, boundaries)
@@ -164,25 +168,52 @@ class SpaceTimeUNet(nn.Module):
         h = _fold(self.extension(x.transpose(0, 1).flatten(0, 1)), self.patch)
         if h.ndim == 4:
             h = h.contiguous(memory_format=torch.channels_last)
-        hs = [self.lift(h) for h in h.split(max(1, AT_ONCE // batch) * batch)]
+        hs = [self.lift(h) for h in _groups(h, batch)]
         skips = []
         for level, down in zip(self.encode, (*self.down, None), strict=True):
-            hs = self._run(level, hs, emb, batch)
+            hs = self._level(level, hs, emb, batch)
             if down is not None:
                 skips.append(hs)
                 hs = [down(h) for h in hs]
         for level, up, skip in zip(reversed(self.decode), reversed(self.up), reversed(skips), strict=True):
             large = [functional.interpolate(h, size=s.shape[2:], mode="nearest") for h, s in zip(hs, skip, strict=True)]
             hs = [up(torch.cat(pair, dim=1)) for pair in zip(large, skip, strict=True)]
-            hs = self._run(level, hs, emb, batch)
+            hs = self._level(level, hs, emb, batch)
         out = _unfold(torch.cat([self.out(self.norm(h)) for h in hs]), self.patch)
         return self.extension.cut(out, space).unflatten(0, (length, batch)).transpose(0, 1)
+
+    def tiled(self, tiles: Tiles) -> SpaceTimeUNet:
+        """Return the same network with levels that are evaluated tile by tile; weights are shared."""
+        other = copy.copy(self)
+        other.tiles = tiles
+        return other
+
+    def _level(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
+        """Evaluate the blocks of a level, tile by tile if there are tiles."""
+        if self.tiles is None:
+            return self._run(level, hs, emb, batch)
+
+        def part(h: Tensor) -> Tensor:
+            return torch.cat(self._run(level, list(_groups(h, batch)), emb, batch))
+
+        blocks, boundaries = len(level), self.extension.inner  # type: ignore[arg-type]
+        # tiles of all levels hold as many numbers
+        points = self.patch * (hs[0].shape[1] / self.lift.conv.out_channels) ** (1 / len(boundaries))
+        cuts = self.tiles.along_space(2, boundaries, self.margin * blocks, points)
+        time = self.tiles.along_time(0, blocks, batch, unit=batch)
+        whole = tile_by_tile(part, [time, *cuts], torch.cat(hs))
+        return list(whole.split([len(h) for h in hs]))
 
     def _run(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
         save = self.recompute and torch.is_grad_enabled()
         for block in level:  # type: ignore[attr-defined]
             hs = checkpoint(block, hs, emb, batch, use_reentrant=False) if save else block(hs, emb, batch)
         return hs
+
+
+def _groups(h: Tensor, batch: int) -> tuple[Tensor, ...]:
+    """Split states in the order of time, (time * batch, ...), into consecutive groups."""
+    return h.split(max(1, AT_ONCE // (batch * h.shape[2:].numel())) * batch)
 
 
 def _fold(x: Tensor, patch: int) -> Tensor:

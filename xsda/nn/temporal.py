@@ -7,17 +7,19 @@ states within ``reach``. A long trajectory is therefore treated like the segment
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from xsda.nn.boundary import CONVOLUTIONS, BoundaryConv
+from xsda.nn.boundary import CONVOLUTIONS, BoundaryConv, convolve
 from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.extension import Extension, check_signs
+from xsda.nn.gate import gated
 from xsda.nn.norm import ChannelNorm
+from xsda.nn.tiles import Tiles, tile_by_tile
 
 
 class GatedBlock(nn.Module):
@@ -47,8 +49,10 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         scale, shift, gain = self.modulate(emb).reshape(len(emb), -1, *(1,) * (x.ndim - 2)).chunk(3, dim=1)
-        a, b = self.mix(self.norm(x) * (1 + scale) + shift).chunk(2, dim=1)
-        return x + (1 + gain) * self.project(functional.silu(a) * b)
+        h = gated(self.mix(self.norm(x) * (1 + scale) + shift))
+        one, none = (1,) * (x.ndim - 2), (0,) * (x.ndim - 2)
+        h = convolve(h, self.project.weight, self.project.bias, one, none, one)
+        return x + (1 + gain) * h
 
 
 class TemporalNet(nn.Module):
@@ -102,8 +106,9 @@ class TemporalNet(nn.Module):
         signs = check_signs(signs, channels)
         if signs:
             self.config["signs"] = list(signs)
-        halo = len(dilations) * ((space_kernel - 1) // 2)  # the reach in space
-        self.extension = Extension(boundaries, halo=halo, signs=signs)
+        self.halo = len(dilations) * ((space_kernel - 1) // 2)  # the reach in space
+        self.extension = Extension(boundaries, halo=self.halo, signs=signs)
+        self.tiles: Tiles | None = None
         self.recompute = recompute
         self.reach = sum(d * (kernel - 1) // 2 for d in dilations)
         self.embed = NoiseEmbedding(features)
@@ -128,8 +133,25 @@ class TemporalNet(nn.Module):
         emb, sizes = self.embed(log_noise.reshape(-1)), x.shape[3:]
         if context is not None:
             x = torch.cat([x, context.expand(len(x), x.shape[1], *context.shape[2:])], dim=2)
-        h = self.lift(self.extension(x).transpose(1, 2))
+        h = self.extension(x).transpose(1, 2)
+        if self.tiles is None:
+            h = self._local(h, emb)
+        else:
+            cuts = self.tiles.along_space(3, self.extension.inner, self.halo)
+            cuts.append(self.tiles.along_time(2, self.reach, len(x)))
+            h = tile_by_tile(lambda h: self._local(h, emb), cuts, h)
+        return self.extension.cut(h.transpose(1, 2), sizes)
+
+    def tiled(self, tiles: Tiles) -> TemporalNet:
+        """Return the same network, evaluated tile by tile; weights are shared."""
+        other = copy.copy(self)
+        other.tiles = tiles
+        return other
+
+    def _local(self, h: Tensor, emb: Tensor) -> Tensor:
+        """All layers, on (batch, channel, time, *space)."""
+        h = self.lift(h)
         for block in self.blocks:
             save = self.recompute and torch.is_grad_enabled()
             h = checkpoint(block, h, emb, use_reentrant=False) if save else block(h, emb)
-        return self.extension.cut(self.out(self.norm(h)).transpose(1, 2), sizes)
+        return self.out(self.norm(h))

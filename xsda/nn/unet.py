@@ -6,6 +6,7 @@ interpolates to exactly the size before.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ from xsda.nn.boundary import BoundaryConv, check_boundaries
 from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.extension import Extension, check_signs
 from xsda.nn.norm import ChannelNorm
+from xsda.nn.tiles import Cut, Tiles, tile_by_tile
 
 
 class ModulatedBlock(nn.Module):
@@ -87,7 +89,10 @@ class UNet(nn.Module):
             raise ValueError(f"hidden={tuple(hidden)} and blocks={tuple(blocks)} must have the same length")
         self.boundaries = check_boundaries(boundaries, len(boundaries))
         size = (kernel,) * len(boundaries)
-        self.recompute = recompute
+        self.hidden, self.recompute = tuple(hidden), recompute
+        self.margin = 2 * (kernel // 2)  # the reach of a block
+        self.halo = max(2**level * self.margin * count for level, count in enumerate(blocks))
+        self.tiles: Tiles | None = None
         self.embed = NoiseEmbedding(features)
         self.lift = BoundaryConv(inputs, hidden[0], size, boundaries)
         self.down = nn.ModuleList(BoundaryConv(a, b, size, boundaries, stride=2) for a, b in pairwise(hidden))
@@ -108,16 +113,33 @@ class UNet(nn.Module):
         emb = self.embed(log_noise.reshape(-1))
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        h = self._run(self.encode[0], self.lift(x), emb)
+        h = self._level(self.encode[0], self.lift(x), emb)
         skips = []
         for down, level in zip(self.down, self.encode[1:], strict=True):
             skips.append(h)
-            h = self._run(level, down(h), emb)
-        h = self._run(self.decode[-1], h, emb)
+            h = self._level(level, down(h), emb)
+        h = self._level(self.decode[-1], h, emb)
         for up, level, skip in zip(reversed(self.up), reversed(self.decode[:-1]), reversed(skips), strict=True):
             h = functional.interpolate(h, size=skip.shape[2:], mode="nearest")
-            h = self._run(level, up(torch.cat([h, skip], dim=1)), emb)
+            h = self._level(level, up(torch.cat([h, skip], dim=1)), emb)
         return self.out(h)
+
+    def tiled(self, tiles: Tiles) -> UNet:
+        """Return the same network with levels that are evaluated tile by tile; weights are shared."""
+        other = copy.copy(self)
+        other.tiles = tiles
+        return other
+
+    def _level(self, level: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
+        """Evaluate the blocks of a level, tile by tile if there are tiles."""
+        if self.tiles is None:
+            return self._run(level, h, emb)
+        # tiles of all levels hold as many numbers
+        points = (h.shape[1] / self.hidden[0]) ** (1 / len(self.boundaries))
+        cuts = self.tiles.along_space(2, self.boundaries, self.margin * len(level), points)  # type: ignore[arg-type]
+        if len(emb) == 1:  # otherwise fields and noise levels would have to be divided together
+            cuts.append(Cut(0, self.tiles.states, 0))
+        return tile_by_tile(lambda h: self._run(level, h, emb), cuts, h)
 
     def _run(self, level: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
         save = self.recompute and torch.is_grad_enabled()
@@ -178,6 +200,13 @@ class WindowUNet(nn.Module):
             features=features,
             recompute=recompute,
         )
+        self.halo = self.unet.halo
+
+    def tiled(self, tiles: Tiles) -> WindowUNet:
+        """Return the same network with levels that are evaluated tile by tile; weights are shared."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "unet": self.unet.tiled(tiles)}
+        return other
 
     def forward(self, x: Tensor, log_noise: Tensor, context: Tensor | None = None) -> Tensor:
         parts = [x] if context is None else [x, context.expand(len(x), x.shape[1], *context.shape[2:])]

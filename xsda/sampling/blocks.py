@@ -6,8 +6,7 @@ array (member, ...) for each variable, and one number per member for each of its
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -19,10 +18,9 @@ from tqdm.auto import tqdm
 
 from xsda.arguments import warn
 from xsda.labels.grid import Field
-from xsda.sampling.devices import out_of_memory
+from xsda.sampling.devices import out_of_memory, take
 
 HALVINGS = 6  # how often the memory for activations is halved before one member counts as too large
-DEVICE_LOCK = threading.Lock()  # one block at a time in a process: a block uses all cores, or the GPU
 
 
 @dataclass
@@ -63,6 +61,9 @@ class Task(Protocol):
     def group(self) -> int: ...  # number of members that must be sampled together
 
     @property
+    def device(self) -> str | Sequence[str]: ...  # where to compute
+
+    @property
     def shared(self) -> Shared: ...
 
     def __call__(self, members: Sequence[int], advance: Callable[[int], None] | None = None) -> list[np.ndarray]: ...
@@ -88,7 +89,7 @@ def member_chunks(members: int, chunks: Any, core_dims: Sequence[str]) -> int | 
         if split:
             raise ValueError(
                 f"chunks={chunks!r} divides {', '.join(map(repr, split))}, but a trajectory is sampled whole; use "
-                f"{split!r} there"
+                f"{split!r} there{_instead(split, core_dims)}"
             )
         chunks = chunks.get("member", "auto")
     if chunks == "auto":
@@ -104,7 +105,19 @@ def check_core_chunks(ds: xr.Dataset, core_dims: Sequence[str]) -> None:
     if divided:
         raise ValueError(
             f"the grid is chunked along {list(divided)}, but a trajectory is sampled whole; use .chunk({divided!r})"
+            f"{_instead(divided, core_dims)}"
         )
+
+
+def _instead(divided: Iterable[str], core_dims: Sequence[str]) -> str:
+    """Say what keeps memory small along dimensions that cannot be divided into chunks."""
+    time, *space = core_dims
+    hints = []
+    if found := [d for d in divided if d in space]:
+        hints.append(f"tiles={dict.fromkeys(found, 256)!r} if the grid does not fit into memory")
+    if time in divided:
+        hints.append("reanalyse a long record window by window")
+    return f" ({', and '.join(hints)})"
 
 
 def member_bar(total: int, *, done: int = 0, label: str, progress: bool | None) -> tqdm:
@@ -188,6 +201,6 @@ def _fewer(task: Task, tried: int) -> int:
 
 
 def block(task: Task, batch: int, part: Sequence[int]) -> list[np.ndarray]:
-    """Compute one block of members; in each process one block at a time."""
-    with DEVICE_LOCK:
+    """Compute one block of members; on a device that is free."""
+    with take(task.device):
         return compute(task, part, batch=batch, progress=False, label="")

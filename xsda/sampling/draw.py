@@ -21,12 +21,14 @@ from xsda.priors.reference import refer
 from xsda.priors.registry import Model, Models, load_model
 from xsda.sampling.blocks import check_core_chunks, compute, member_chunks, outputs
 from xsda.sampling.choose import default_sampler, pick_sampler
-from xsda.sampling.devices import pick_device
+from xsda.sampling.devices import find_devices
 from xsda.sampling.finished import current_client
 from xsda.sampling.keep import check_out, draw_into_store, write_out
 from xsda.sampling.options import SamplingOptions
+from xsda.sampling.pieces import tile_sizes
 from xsda.sampling.pooling import share
 from xsda.sampling.shipping import Shipment, fingerprint, pack
+from xsda.sampling.spread import compute_on
 from xsda.sampling.task import SamplingTask
 
 NOTES = {
@@ -47,7 +49,8 @@ def sample(
     seed: int = 0,
     chunks: Any = None,
     batch: int | None = None,
-    device: str = "auto",
+    tiles: Mapping[str, int] | None = None,
+    device: str | Sequence[str] = "auto",
     precision: str = "auto",
     progress: bool | None = None,
     out: str | Path | None = None,
@@ -61,7 +64,7 @@ def sample(
         The grid: its coordinates define what is sampled. Its values are not read; a Dataset of coordinates is enough.
     model
         A prior, the path of one, or a name ("lorenz63"). A list of them shares the members out among several priors.
-    members, sampler, steps, seed, chunks, batch, device, precision, progress, out, overwrite
+    members, sampler, steps, seed, chunks, batch, tiles, device, precision, progress, out, overwrite
         As in ``xsda.assimilate``.
 
     Returns
@@ -77,8 +80,8 @@ def sample(
     """
     prior = load_model(model)
     own: dict[str, Any] = {
-        "sampler": sampler, "steps": steps, "seed": seed, "chunks": chunks, "batch": batch, "device": device,
-        "precision": precision, "progress": progress,
+        "sampler": sampler, "steps": steps, "seed": seed, "chunks": chunks, "batch": batch, "tiles": tiles,
+        "device": device, "precision": precision, "progress": progress,
     }  # fmt: skip
     options = SamplingOptions(members=members, redraw=0, **own)
     path = check_out(out, overwrite, pieces=not isinstance(prior, Pool))
@@ -110,6 +113,7 @@ def draw_ensemble(
     """
     numbers, batch = options.numbers, options.at_once(grid.shape)
     check_core_chunks(grid.template, grid.core_dims)
+    tiles = tile_sizes(prior, options.tiles, grid.core_dims[1:])
     chunk = member_chunks(len(numbers), options.chunks, grid.core_dims)
     if sampler.population > 1:
         _check_populations(numbers, chunk, options.batch, sampler.population)
@@ -119,13 +123,12 @@ def draw_ensemble(
     chunked = options.chunks is not None or any(v.chunks is not None for v in grid.template.data_vars.values())
     client = current_client() if store or chunked else None
     away = client is not None or (chunked and not store)  # other processes may compute
-    if not away:
-        pick_device(options.device)
+    devices = () if away else find_devices(options.device)  # raises if there is no such device
     content = (likelihood, grid.context(), grid.scaling)
     task = SamplingTask(
         refer(prior) if away else prior, grid.shape, grid.fields, sampler, guidance,
         pack(content) if away else Shipment(content), options.seed, options.device, options.precision,
-        options.redraw, factor,
+        options.redraw, factor, tiles=tiles,
     )  # fmt: skip
     if client is not None:
         from xsda.sampling.sending import send
@@ -147,7 +150,12 @@ def draw_ensemble(
         )
     if chunked:
         from xsda.sampling.graph import lazy
-    ds = label(lazy(task, numbers, chunk=chunk, batch=batch) if chunked else compute(task, numbers, **own))
+
+        arrays = lazy(task, numbers, chunk=chunk, batch=batch)
+    else:
+        draw = partial(compute_on, devices) if len(devices) > 1 else compute
+        arrays = draw(task, numbers, **own)
+    ds = label(arrays)
     return ds if out is None else write_out(ds, out, options.progress)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +41,14 @@ class SamplingOptions:
         ``{"member": 8}`` gives a lazy, dask-backed result.
     batch
         Members sampled at once (default: by the size of the state). A smaller number needs less memory.
+    tiles
+        Number of points of a tile along dimensions of space, for grids whose activations do not fit into memory.
     device
-        Where to compute. "auto" takes a GPU if there is one.
+        Where to compute: "auto" (all GPUs, or the CPU if there is none), "cpu", "cuda", one GPU such as "cuda:1", or
+        several of them. Members are shared out among the devices.
     precision
-        Floating-point numbers of the computation. "auto" is float32; bf16 and fp16 are for networks.
+        Floating-point numbers of the computation. "auto" is float32. bf16 and fp16 are for networks, and only used if
+        they agree with float32.
     progress
         Show a progress bar (default: where there is a terminal or a notebook).
     """
@@ -57,7 +61,8 @@ class SamplingOptions:
     seed: int = 0
     chunks: Any = None
     batch: int | None = None
-    device: str = "auto"
+    tiles: Mapping[str, int] | None = None
+    device: str | Sequence[str] = "auto"
     precision: str = "auto"
     progress: bool | None = None
 
@@ -68,6 +73,12 @@ class SamplingOptions:
         for name, least in (("batch", 1), ("steps", 2)):
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), least=least)
+        if self.tiles is not None and not isinstance(self.tiles, Mapping):
+            raise TypeError(
+                f"tiles={self.tiles!r} must be a mapping of dimensions to numbers of points: {{'lat': 256, 'lon': 256}}"
+            )
+        for name, size in (self.tiles or {}).items():
+            whole_number(f"tiles[{name!r}]", size, least=1)
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; {choose(self.precision, PRECISIONS)}")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference
 from xsda.sampling.blocks import Shared, shared
 from xsda.sampling.choose import pick_guidance
-from xsda.sampling.devices import pick_device
+from xsda.sampling.devices import on, pick_device, to_host
+from xsda.sampling.half import in_half
 from xsda.sampling.hold import hold
 from xsda.sampling.pieces import MEMORY, in_pieces, place
 from xsda.sampling.redraw import draw_again, modes
@@ -37,8 +39,47 @@ from xsda.sampling.shipping import Shipment
 
 DIVERGED = 100.0  # members beyond this many standard deviations have diverged
 HELD = 0.5  # share of the energy correction with observations, which constrain the large scales (docs/kolmogorov.md)
+KEPT = 2  # ensembles whose weights stay on the devices of a dask worker
+_WARNING = threading.Lock()
 
 Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """The prior and the likelihood of a task on one device. They go there once, not once for each batch.
+
+    ``halved`` is how often the memory for activations was halved before.
+    """
+
+    prior: Prior
+    denoiser: Denoiser
+    likelihood: Likelihood | None
+    scaling: StateScaling
+    device: torch.device
+    dtype: torch.dtype
+    halved: int
+
+    @classmethod
+    def of(cls, task: SamplingTask, device: torch.device) -> Placed:
+        """Load the prior and the likelihood of a task and put them on a device."""
+        prior = task.prior.load() if isinstance(task.prior, PriorReference) else task.prior
+        likelihood, context, scaling = task.shipment.load()
+        dtype = torch.float64 if task.precision == "float64" else torch.float32
+        own, halved = prior.denoiser, task.shared.halved
+        if isinstance(own, EofDenoiser | Anchored) and task.factor != 1.0:
+            own = own.times(task.factor)
+        placed = place(own, context, device, dtype)
+        denoiser = in_pieces(placed, task.shape, context, MEMORY >> halved, task.tiles)
+        if likelihood is not None:
+            likelihood = likelihood.to(device, dtype)
+            if isinstance(denoiser, Balanced):
+                denoiser = denoiser.times(HELD)
+        draw = partial(MemberNoise, task.seed, [0, 1], task.shape, device=device, dtype=dtype)
+        guided = likelihood is not None or task.past is not None
+        denoiser, complaint = in_half(denoiser, task.precision, prior.error, draw, gradient=guided)
+        task.warn("precision", complaint)
+        return cls(prior, denoiser, likelihood, scaling, device, dtype, halved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +97,20 @@ class SamplingTask:
     guidance: Guidance | None
     shipment: Shipment
     seed: int
-    device: str
+    device: str | Sequence[str]
     precision: str
     redraw: int = 0
     factor: float = 1.0
     past: Mapping[int, Tensor] | None = None
+    tiles: tuple[int | None, ...] | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    places: dict[torch.device, Placed] = field(default_factory=dict)  # freed with the task
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k != "places"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, places=_places(state["key"]))
 
     @property
     def token(self) -> str:
@@ -99,57 +148,56 @@ class SamplingTask:
 
     def __call__(self, members: Sequence[int], advance: Advance | None = None) -> list[np.ndarray]:
         """Compute these members: one array for each variable, then one for each note."""
-        run = Run.of(self)
-        x, notes = run.draw(members, 0, advance)
-        if run.likelihood is not None:
-            attempts = 0 if run.prior.exact or self.sampler.population > 1 else self.redraw
-            if self.past is not None:  # members differ in what they know, so each is compared with what is expected
-                self.shared.best = float(run.likelihood.y.numel()), math.inf
-            again = draw_again(
-                x, run.likelihood, members, attempts, lambda wanted, attempt: run.draw(wanted, attempt, advance)[0],
-                run.settle, self.shared,
-            )  # fmt: skip
-            self.warn("misfit", again)
-        run.check_far(x, members)
-        values = run.scaling.to_units(x.double().cpu().numpy())
-        return [f(values) for f in self.fields] + [notes[k].float().cpu().numpy() for k in self.notes]
+        device = pick_device(self.device)
+        with on(device):
+            run = Run(self, self.placed(device))
+            x, notes = run.draw(members, 0, advance)
+            if run.placed.likelihood is not None:
+                attempts = 0 if run.placed.prior.exact or self.sampler.population > 1 else self.redraw
+                if self.past is not None:  # members differ in what they know, so each is compared with what is expected
+                    self.shared.best = float(run.placed.likelihood.y.numel()), math.inf
+                again = draw_again(
+                    x, run.placed.likelihood, members, attempts,
+                    lambda wanted, attempt: run.draw(wanted, attempt, advance)[0], run.settle, self.shared,
+                )  # fmt: skip
+                self.warn("misfit", again)
+            run.check_far(x, members)
+            x, *found = to_host(x, *(notes[k].float() for k in self.notes))
+        values = run.placed.scaling.to_units(x.double().numpy())
+        return [f(values) for f in self.fields] + [v.numpy() for v in found]
+
+    def placed(self, device: torch.device) -> Placed:
+        """Return the prior and the likelihood on a device."""
+        found = self.places.get(device)
+        if found is None or found.halved != self.shared.halved:
+            found = None
+            self.places.pop(device, None)  # first, to make room
+            self.places[device] = found = Placed.of(self, device)
+        return found
 
     def warn(self, key: str, text: str | None) -> None:
         """Warn once for each key, however many batches there are."""
-        if text is not None and key not in self.shared.warned:
+        if text is None:
+            return
+        with _WARNING:
+            known = key in self.shared.warned
             self.shared.warned.add(key)
+        if not known:
             warn(text)
+
+
+@lru_cache(maxsize=KEPT)
+def _places(key: str) -> dict[torch.device, Placed]:
+    """Return what is placed for an ensemble in a dask worker, where each block brings a copy of the task."""
+    return {}
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A task with its prior and likelihood on the device."""
+    """A task on a device."""
 
     task: SamplingTask
-    prior: Prior
-    denoiser: Denoiser
-    likelihood: Likelihood | None
-    scaling: StateScaling
-    device: torch.device
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, task: SamplingTask) -> Run:
-        """Load the prior and the likelihood and put them on the device."""
-        prior = task.prior.load() if isinstance(task.prior, PriorReference) else task.prior
-        likelihood, context, scaling = task.shipment.load()
-        device = pick_device(task.device)
-        dtype = torch.float64 if task.precision == "float64" else torch.float32
-        own = prior.denoiser
-        if isinstance(own, EofDenoiser | Anchored) and task.factor != 1.0:
-            own = own.times(task.factor)
-        placed = place(own, context, device, dtype)
-        denoiser = in_pieces(placed, task.shape, context, MEMORY >> task.shared.halved)
-        if likelihood is not None:
-            likelihood = likelihood.to(device, dtype)
-            if isinstance(denoiser, Balanced):
-                denoiser = denoiser.times(HELD)
-        return cls(task, prior, denoiser, likelihood, scaling, device, dtype)
+    placed: Placed
 
     def draw(
         self, wanted: Sequence[int], attempt: int, advance: Advance | None = None
@@ -163,16 +211,20 @@ class Run:
         everyone = (
             [size * p + k for p in sorted({m // size for m in wanted}) for k in range(size)] if size > 1 else wanted
         )
-        guided, likelihood = self.denoiser, self.likelihood
+        placed = self.placed
+        guided, likelihood = placed.denoiser, placed.likelihood
         if task.past is not None:
-            past = torch.stack([task.past[m] for m in everyone]).to(self.device, self.dtype)
+            past = torch.stack([task.past[m] for m in everyone]).to(placed.device, placed.dtype)
             guided, likelihood = hold(guided, likelihood, past)
         if likelihood is not None:
             assert task.guidance is not None
-            guided = task.guidance.guide(guided, likelihood, self.prior.error)
-        noise = MemberNoise(task.seed, everyone, task.shape, attempt=attempt, device=self.device, dtype=self.dtype)
+            guided = task.guidance.guide(guided, likelihood, placed.prior.error)
+        noise = MemberNoise(
+            task.seed, everyone, task.shape, attempt=attempt, device=placed.device, dtype=placed.dtype,
+            ahead=placed.device.type != "cpu" and size == 1,
+        )  # fmt: skip
         notes: dict[str, Tensor] = {}
-        with autocast("auto" if self.prior.exact else task.precision, self.device):
+        with torch.inference_mode(likelihood is None):
             x = task.sampler.sample(guided, noise, callback=advance, notes=notes)
         if isinstance(guided, GuidedDenoiser):
             task.warn("guidance", guided.complaint())
@@ -183,27 +235,22 @@ class Run:
 
     def settle(self, x: Tensor) -> Tensor:
         """Move members to the modes of the posterior."""
-        assert self.likelihood is not None
-        with autocast(self.task.precision, self.device):
-            guidance = pick_guidance("auto", self.prior)
-            return modes(x, guidance.guide(self.denoiser, self.likelihood, self.prior.error))
+        placed = self.placed
+        assert placed.likelihood is not None
+        guidance = pick_guidance("auto", placed.prior)
+        return modes(x, guidance.guide(placed.denoiser, placed.likelihood, placed.prior.error))
 
     def check_far(self, x: Tensor, members: Sequence[int]) -> None:
         """Raise if a member is far outside the range of the prior and of the observations."""
-        bound = DIVERGED
-        if self.prior.exact and float(x.abs().max()) > DIVERGED:  # means and observations may be that large
-            mean = self.denoiser(torch.zeros_like(x[:1]), torch.ones((), dtype=torch.float64))
+        bound, placed = DIVERGED, self.placed
+        if placed.prior.exact and float(x.abs().max()) > DIVERGED:  # means and observations may be that large
+            mean = placed.denoiser(torch.zeros_like(x[:1]), torch.ones((), dtype=torch.float64))
             bound *= max(1.0, float(mean.abs().max()))
-            bound = bound if self.likelihood is None else max(bound, DIVERGED * float(self.likelihood.y.abs().max()))
+            if placed.likelihood is not None:
+                bound = max(bound, DIVERGED * float(placed.likelihood.y.abs().max()))
         far = (x.flatten(1).abs() > bound).any(1).nonzero().flatten().tolist()
         if far:
             raise NonFiniteSampleError(
                 f"member {', '.join(str(members[i]) for i in far[:8])} diverged (more than {bound:.3g} standard "
                 "deviations from the mean). Try more steps, corrections, or the default guidance (guidance='auto')"
             )
-
-
-def autocast(precision: str, device: torch.device) -> Any:
-    """Return the context in which networks compute in half precision, if ``precision`` asks for it."""
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    return torch.autocast(device.type, dtype=half) if half else contextlib.nullcontext()
