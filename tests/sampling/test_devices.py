@@ -17,8 +17,8 @@ from test_blocks import Small
 
 import xsda
 from xsda.sampling import devices, half, task
-from xsda.sampling.blocks import lazy
 from xsda.sampling.devices import find_devices, take
+from xsda.sampling.graph import lazy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*do not fit:RuntimeWarning")
 
@@ -119,7 +119,7 @@ def test_weights_go_to_a_worker_once_and_leave_with_the_task(lorenz, four, monke
     lazily = assimilated(lorenz, chunks={"member": 2}, device="cpu:1")
     blocks = [v for k, v in dict(lazily.x.__dask_graph__()).items() if len(k) == 2]
     for block in blocks:
-        pickle.loads(pickle.dumps(block))[0]()  # as a worker receives it
+        pickle.loads(pickle.dumps(block))()  # as a worker receives it
     assert len(blocks) == 4
     assert len(four) == 1
     del seen[:], four[:]

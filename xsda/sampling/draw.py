@@ -151,7 +151,7 @@ def draw_ensemble(
     if chunked:
         from xsda.sampling.graph import lazy
 
-        arrays = lazy(task, numbers, chunk=chunk, batch=batch)
+        arrays: Sequence[Any] = lazy(task, numbers, chunk=chunk, batch=batch)
     else:
         draw = partial(compute_on, devices) if len(devices) > 1 else compute
         arrays = draw(task, numbers, **own)
