@@ -148,6 +148,7 @@ def draw_ensemble(
         return draw_into_store(
             task, numbers, label(empty), path=store, overwrite=overwrite, time=time, run=run, chunk=chunk, **own
         )
+    arrays: Sequence[Any]
     if chunked:
         from xsda.sampling.graph import lazy
 

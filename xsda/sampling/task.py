@@ -119,7 +119,7 @@ class SamplingTask:
 
         return str(tokenize(
             self.prior, self.shape, self.fields, str(self.sampler), str(self.guidance), self.shipment.hash, self.seed,
-            self.device, self.precision, self.redraw, self.factor,
+            self.device, self.precision, self.redraw, self.factor, self.tiles,
         ))  # fmt: skip
 
     @property
