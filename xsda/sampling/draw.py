@@ -152,7 +152,7 @@ def draw_ensemble(
     if chunked:
         from xsda.sampling.graph import lazy
 
-        arrays: Sequence[Any] = lazy(task, numbers, chunk=chunk, batch=batch)
+        arrays = lazy(task, numbers, chunk=chunk, batch=batch)
     else:
         draw = partial(compute_on, devices) if len(devices) > 1 else compute
         arrays = draw(task, numbers, **own)
