@@ -31,7 +31,7 @@ from xsda.sampling.blocks import member_bar, member_chunks
 from xsda.sampling.choose import default_sampler, pick_guidance, pick_sampler
 from xsda.sampling.devices import take
 from xsda.sampling.finished import current_client, on_cluster
-from xsda.sampling.long_records import Chain, Memory, Span, plan_windows
+from xsda.sampling.long_records import Chain, Memory, Stretch, plan_windows
 from xsda.sampling.options import SamplingOptions
 from xsda.sampling.shipping import fingerprint
 from xsda.sampling.store import EnsembleStore, open_store
@@ -283,7 +283,7 @@ def _description(chain: Chain, prior: Prior, sizes: tuple[int, int, int]) -> dic
 
 
 def _reopen(
-    store: EnsembleStore, windows: Sequence[Span], observed: int, members: Sequence[int], template: xr.Dataset
+    store: EnsembleStore, windows: Sequence[Stretch], observed: int, members: Sequence[int], template: xr.Dataset
 ) -> None:
     """If the record of an earlier call was shorter, forget what its last windows settled without later observations."""
     before = int(store.notes.get(OBSERVED, observed))

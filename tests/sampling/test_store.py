@@ -5,10 +5,12 @@ import pickle
 import fresh
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 import zarr
 
 from xsda.files import read
+from xsda.sampling import devices
 from xsda.sampling.store import MARK, open_store
 
 RUN = {"prior": "lorenz63 (0a1b)", "seed": "0"}
@@ -235,3 +237,12 @@ def test_other_results_are_written_whole_at_the_end(observed, tmp_path, name, mo
         xr.testing.assert_allclose(post, expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(FileExistsError, match="pass overwrite=True to replace it"):
         truth.sda.assimilate(obs, model, out=tmp_path / name, **OPTIONS)
+
+
+@pytest.mark.filterwarnings("ignore:.*do not fit:RuntimeWarning")
+def test_several_devices_write_to_one_store(observed, path, monkeypatch):
+    truth, obs = observed
+    expected = truth.sda.assimilate(obs, "lorenz63", **OPTIONS).compute()
+    monkeypatch.setattr(devices, "installed", lambda: tuple(torch.device("cpu", i) for i in range(4)))
+    post = truth.sda.assimilate(obs, "lorenz63", out=path, device=["cpu:0", "cpu:1"], **OPTIONS)
+    xr.testing.assert_equal(post, expected)

@@ -20,6 +20,7 @@ from xsda.arguments import warn
 from xsda.labels.grid import Field
 from xsda.sampling.devices import out_of_memory, take
 
+Block = tuple[Sequence[int], list[np.ndarray]]  # members, and what a task returned for them
 HALVINGS = 6  # how often the memory for activations is halved before one member counts as too large
 
 

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
-from xsda.sampling.blocks import Task, block, fill
-
-Block = tuple[Sequence[int], list[np.ndarray]]  # members, and what the task returned for them
+from xsda.sampling.blocks import Block, Task, block, fill
+from xsda.sampling.devices import find_devices
+from xsda.sampling.spread import on_devices
 
 
 def current_client() -> Any:
@@ -36,14 +35,16 @@ def current_client() -> Any:
 def as_finished(task: Task, parts: Sequence[Sequence[int]], *, batch: int, bar: tqdm) -> Iterator[Block]:
     """Compute the ``parts`` of an ensemble, ``batch`` members at a time, and give each when it is finished.
 
-    The bar counts members. On a cluster, the order is that in which the workers finish.
+    The bar counts members. On a cluster, or on several devices, the order is that in which they finish.
     """
     client = current_client()
-    if client is None:
+    if client is not None:
+        yield from on_cluster(client, partial(block, task, batch), parts, bar)
+    elif len(devices := find_devices(task.device)) > 1:
+        yield from on_devices(devices, task, parts, batch=batch, bar=bar)
+    else:
         for part in parts:
             yield part, fill(task, part, batch=batch, bar=bar)
-    else:
-        yield from on_cluster(client, partial(block, task, batch), parts, bar)
 
 
 def on_cluster(client: Any, compute: Any, parts: Sequence[Sequence[int]], bar: tqdm) -> Iterator[Block]:

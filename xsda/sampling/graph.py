@@ -83,7 +83,7 @@ class BlockLayer(Numbered):
         return Node(key, self.compute, self.members[start : start + self.chunk])
 
 
-class Picks(Numbered):
+class PickLayer(Numbered):
     """Picks the array ``number`` with ``ndim`` dimensions besides ``member`` out of each block."""
 
     def __init__(self, blocks: BlockLayer, number: int, ndim: int):
@@ -108,7 +108,7 @@ class Ensemble(da.Array):
     @staticmethod
     def __dask_optimize__(graph: HighLevelGraph, keys: Any, **_: Any) -> HighLevelGraph:
         wanted, layers = set(flatten([keys])), graph.layers.values()
-        whole = len(wanted) == sum(len(layer) for layer in layers if isinstance(layer, Picks))
+        whole = len(wanted) == sum(len(layer) for layer in layers if isinstance(layer, PickLayer))
         return graph if whole else graph.cull(wanted)
 
 
@@ -119,7 +119,7 @@ def lazy(task: Task, members: Sequence[int], *, chunk: int, batch: int) -> list[
     rows = tuple(min(chunk, len(members) - start) for start in range(0, len(members), chunk))
     found = []
     for k, (shape, dtype) in enumerate(outputs(task)):
-        picks = Picks(blocks, k, len(shape))
+        picks = PickLayer(blocks, k, len(shape))
         graph = HighLevelGraph({name: blocks, picks.name: picks}, {name: set(), picks.name: {name}})
         found.append(Ensemble(graph, picks.name, chunks=(rows, *((n,) for n in shape)), dtype=dtype))
     return found

@@ -37,7 +37,7 @@ APART = 64  # bits of a seed; windows have seeds beyond those of users
 
 
 @dataclass(frozen=True)
-class Span:
+class Stretch:
     """States [start, stop) of a record: the first ``known`` are known, those up to ``settled`` are kept."""
 
     number: int
@@ -47,7 +47,7 @@ class Span:
     settled: int
 
 
-def plan_windows(observed: int, states: int, window: int, lag: int, overlap: int) -> list[Span]:
+def plan_windows(observed: int, states: int, window: int, lag: int, overlap: int) -> list[Stretch]:
     """Divide a record into windows.
 
     Parameters
@@ -61,7 +61,7 @@ def plan_windows(observed: int, states: int, window: int, lag: int, overlap: int
 
     Returns
     -------
-    list of Span
+    list of Stretch
         The windows in their order.
 
     Examples
@@ -70,14 +70,14 @@ def plan_windows(observed: int, states: int, window: int, lag: int, overlap: int
     >>> [(w.start, w.known, w.settled, w.stop) for w in plan_windows(20, 20, 10, 3, 2)]
     [(0, 0, 7, 10), (5, 2, 12, 15), (10, 2, 20, 20)]
     """
-    found: list[Span] = []
+    found: list[Stretch] = []
     settled = 0
     while settled < states:
         end = observed if settled < observed else states
         start = max(0, min(settled - overlap, end - window))
         stop = min(start + window, end)
         after = stop if stop == end else stop - (lag if end == observed else 0)
-        found.append(Span(len(found), start, stop, settled - start, after))
+        found.append(Stretch(len(found), start, stop, settled - start, after))
         settled = after
     return found
 
@@ -115,7 +115,7 @@ class Chain:
     prior: Prior | PriorReference
     record: xr.Dataset
     time: str
-    windows: Sequence[Span]
+    windows: Sequence[Stretch]
     opened: Callable[[Grid], Mapping[str, xr.Dataset]]
     reading: Mapping[str, Any]
     options: SamplingOptions
@@ -137,7 +137,9 @@ class Chain:
                 kept.write({n: v[rows] for n, v in values.items()}, missing, window.start + window.known)
             yield len(members) / len(self.windows)
 
-    def settled(self, prior: Prior, window: Span, members: Sequence[int], kept: Trajectories) -> dict[str, np.ndarray]:
+    def settled(
+        self, prior: Prior, window: Stretch, members: Sequence[int], kept: Trajectories
+    ) -> dict[str, np.ndarray]:
         """Return the states that one window settles, by variable."""
         grid = prior.bind(self.record.isel({self.time: slice(window.start, window.stop)}))
         likelihood = self.likelihood(grid, window.known)
@@ -162,7 +164,7 @@ class Chain:
         sources = during(self.opened(grid), grid, known)
         return compile_observations(grid, sources, **self.reading) if sources else None
 
-    def _past(self, grid: Grid, window: Span, members: Sequence[int], kept: Trajectories) -> dict[int, Tensor]:
+    def _past(self, grid: Grid, window: Stretch, members: Sequence[int], kept: Trajectories) -> dict[int, Tensor]:
         """Return the known states of each member, standardised."""
         first = grid.part(slice(0, window.known))
         values = kept.read(members, window.start, window.start + window.known)

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from xsda.sampling.blocks import Task, compute
-from xsda.sampling.devices import take
+from xsda.sampling.blocks import Block, Task, block, member_bar
+
+
+def on_devices(
+    devices: Sequence[torch.device], task: Task, parts: Sequence[Sequence[int]], *, batch: int, bar: tqdm
+) -> Iterator[Block]:
+    """Compute the parts of an ensemble and give each when it is finished; a free device takes the next."""
+    with ThreadPoolExecutor(len(devices)) as pool:
+        waiting = {pool.submit(block, task, batch, part): part for part in parts}
+        try:
+            for future in as_completed(list(waiting)):
+                part, values = waiting.pop(future), future.result()
+                bar.update(len(part))
+                yield part, values
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def compute_on(
@@ -26,17 +40,6 @@ def compute_on(
     size = min(batch, -(-len(members) // len(devices)))
     size = -(-size // task.group) * task.group
     parts = [members[start : start + size] for start in range(0, len(members), size)]
-    disable = None if progress is None else not progress
-    with (
-        tqdm(total=len(members), desc=label, unit="member", disable=disable) as bar,
-        ThreadPoolExecutor(len(devices)) as pool,
-    ):
-
-        def one(part: Sequence[int]) -> list[np.ndarray]:
-            with take(devices):
-                found = compute(task, part, batch=size, progress=False, label="")
-            bar.update(len(part))
-            return found
-
-        found = list(pool.map(one, parts))
-    return [np.concatenate(values) for values in zip(*found, strict=True)]
+    with member_bar(len(members), label=label, progress=progress) as bar:
+        found = {part[0]: values for part, values in on_devices(devices, task, parts, batch=size, bar=bar)}
+    return [np.concatenate(values) for values in zip(*(found[part[0]] for part in parts), strict=True)]
