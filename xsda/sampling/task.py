@@ -71,7 +71,7 @@ class Placed:
             likelihood = likelihood.to(device, dtype)
             if isinstance(denoiser, Balanced):
                 denoiser = denoiser.times(HELD)
-        draw = partial(MemberNoise, task.seed, [0, 1], task.shape, device=device, dtype=dtype)
+        draw = partial(MemberNoise, task.seed, [0], task.shape, device=device, dtype=dtype)
         denoiser, complaint = in_half(denoiser, task.precision, prior.error, draw, gradient=likelihood is not None)
         task.warn("precision", complaint)
         return cls(prior, denoiser, likelihood, scaling, device, dtype, halved)
