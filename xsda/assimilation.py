@@ -111,7 +111,7 @@ def assimilate(
         GPUs of their host among them.
     precision
         "auto" (float32), "float32", "float64", "bf16" or "fp16". The half precisions are for networks. They are tried
-        on two trajectories first: if they change the denoised states by more than a third of the error of the prior,
+        on one trajectory first: if they change the denoised states by more than a third of the error of the prior,
         there is a warning, and float32 is used.
     progress
         Show a progress bar. Default: in a terminal or notebook.

@@ -1,9 +1,9 @@
 """Networks in half precision, and the test whether they agree with the plain ones.
 
-The test compares the denoised states and the products with their derivative at three noise levels, for two free
-trajectories. It is the same for all members and workers, so that all of them use the same precision. The denoiser has
-an error of its own, which the prior stores. Another form of it agrees if it differs by less than a third of that error,
-which then grows by at most 5 %.
+The test compares the denoised states and the products with their derivative at three noise levels, for one free
+trajectory. It is the same for all members and workers, so that all of them use the same precision. It costs about as
+much as half a member. The denoiser has an error of its own, which the prior stores. Another form of it agrees if it
+differs by less than a third of that error, which then grows by at most 5 %.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from xsda.diffusion.samplers import DPMpp2M
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LEVELS = (0.1, 1.0, 10.0)  # noise levels of the test, in standard deviations of the data
-STEPS = 8  # of the free trajectories
+STEPS = 8  # of the free trajectory
 TOLERANCE = 1 / 3  # largest difference, as a share of the error of the denoiser, or of the product with its derivative
 
 

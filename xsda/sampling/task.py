@@ -75,7 +75,7 @@ class Placed:
             likelihood = likelihood.to(device, dtype)
             if isinstance(denoiser, Balanced):
                 denoiser = denoiser.times(HELD)
-        draw = partial(MemberNoise, task.seed, [0, 1], task.shape, device=device, dtype=dtype)
+        draw = partial(MemberNoise, task.seed, [0], task.shape, device=device, dtype=dtype)
         guided = likelihood is not None or task.past is not None
         denoiser, complaint = in_half(denoiser, task.precision, prior.error, draw, gradient=guided)
         task.warn("precision", complaint)
