@@ -37,7 +37,8 @@ def fields(*shape, seed=1):
         (("on_poles", "periodic"), (19, 32), (16, 16)),
     ],
 )
-def test_tiles_and_their_gradient_are_exact(kind, boundaries, size, tile):
+def test_tiles_and_their_gradient_are_exact(kind, boundaries, size, tile, monkeypatch):
+    monkeypatch.setattr("xsda.nn.tiles.WHOLE", 1)
     network, results = made(kind, boundaries), []
     x, weight = fields(2, 6, 2, *size).requires_grad_(), fields(2, 6, 2, *size, seed=2)
     context = fields(1, 1, 1, *size, seed=3)
@@ -64,7 +65,7 @@ def test_parts_reach_as_far_as_they_say(kind, monkeypatch):
 
     seen = []
 
-    def watch(function, cuts, x):
+    def watch(function, cuts, x, coarse=False):
         for cut in cuts:
             if cut.axis >= 2 and cut.size is not None:
                 leaf = torch.randn_like(x).requires_grad_()
@@ -104,7 +105,8 @@ def test_blocks_never_see_more_than_a_tile_and_its_surroundings():
     assert max(max(shape[2:]) for shape in seen) <= 16 // 2 + 2 * 2
 
 
-def test_a_gradient_keeps_the_inputs_of_the_parts_alone():
+def test_a_gradient_keeps_the_inputs_of_the_parts_alone(monkeypatch):
+    monkeypatch.setattr("xsda.nn.tiles.WHOLE", 1)
     x, context = fields(1, 4, 2, 64, 64), fields(1, 1, 1, 64, 64)
     network = made("spacetime", ("periodic", "zeros"))
     whole = activation_bytes(network, x, LEVEL[:1], context)

@@ -66,8 +66,9 @@ class SpaceTimeBlock(nn.Module):
             hs.append(gated(self.space(torch.addcmul(shift, self.norm(x), 1 + scale))))
             gains.append(1 + gain)
         nothing = torch.zeros_like(hs[0][:batch])
-        past = [nothing, *(h[-batch:] for h in hs[:-1])]
-        future = [*(h[:batch] for h in hs[1:]), nothing]
+        ends = [_ends(h, batch) for h in hs]
+        past = [nothing, *(last for _, last in ends[:-1])]
+        future = [*(first for first, _ in ends[1:]), nothing]
         out = []
         for x, gain, h, last, following in zip(pieces, gains, hs, past, future, strict=True):
             out.append(torch.addcmul(x, gain, self._mixed(torch.cat([last, h, following]), batch)))
@@ -176,8 +177,7 @@ class SpaceTimeUNet(nn.Module):
                 skips.append(hs)
                 hs = [down(h) for h in hs]
         for level, up, skip in zip(reversed(self.decode), reversed(self.up), reversed(skips), strict=True):
-            large = [functional.interpolate(h, size=s.shape[2:], mode="nearest") for h, s in zip(hs, skip, strict=True)]
-            hs = [up(torch.cat(pair, dim=1)) for pair in zip(large, skip, strict=True)]
+            hs = [up(torch.cat([_enlarged(h, s), s], dim=1)) for h, s in zip(hs, skip, strict=True)]
             hs = self._level(level, hs, emb, batch)
         out = _unfold(torch.cat([self.out(self.norm(h)) for h in hs]), self.patch)
         return self.extension.cut(out, space).unflatten(0, (length, batch)).transpose(0, 1)
@@ -192,16 +192,15 @@ class SpaceTimeUNet(nn.Module):
         """Evaluate the blocks of a level, tile by tile if there are tiles."""
         if self.tiles is None:
             return self._run(level, hs, emb, batch)
-
-        def part(h: Tensor) -> Tensor:
-            return torch.cat(self._run(level, list(_groups(h, batch)), emb, batch))
-
         blocks, boundaries = len(level), self.extension.inner  # type: ignore[arg-type]
         # tiles of all levels hold as many numbers
         points = self.patch * (hs[0].shape[1] / self.lift.conv.out_channels) ** (1 / len(boundaries))
         cuts = self.tiles.along_space(2, boundaries, self.margin * blocks, points)
         time = self.tiles.along_time(0, blocks, batch, unit=batch)
-        whole = tile_by_tile(part, [time, *cuts], torch.cat(hs))
+        coarse = all(level is not levels[0] for levels in (self.encode, self.decode) if len(levels))
+        whole = tile_by_tile(
+            lambda h: self._run(level, [h], emb, batch)[0], [time, *cuts], torch.cat(hs), coarse=coarse
+        )
         return list(whole.split([len(h) for h in hs]))
 
     def _run(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
@@ -209,6 +208,18 @@ class SpaceTimeUNet(nn.Module):
         for block in level:  # type: ignore[attr-defined]
             hs = checkpoint(block, hs, emb, batch, use_reentrant=False) if save else block(hs, emb, batch)
         return hs
+
+
+def _ends(h: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Return the first and the last of the states of a group."""
+    if len(h) == batch:
+        return h, h
+    first, *_, last = h.split([batch, len(h) - 2 * batch, batch])  # faster than slices in the backward pass
+    return first, last
+
+
+def _enlarged(h: Tensor, like: Tensor) -> Tensor:
+    return functional.interpolate(h, size=like.shape[2:], mode="nearest")
 
 
 def _groups(h: Tensor, batch: int) -> tuple[Tensor, ...]:

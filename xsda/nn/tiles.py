@@ -4,13 +4,14 @@ A part is local if its value at a position depends only on its input within some
 many positions around it, and cut to its own positions. This is exact and not an approximation. At the ends of the
 domain a tile ends as the domain does, and around a ring it continues on the other side.
 
-A network that halves the grid several times sees far (that of the prior ``kolmogorov`` sees 60 points), and tiles of
+A network that halves the grid several times sees far (that of the prior ``kolmogorov`` sees 63 points), and tiles of
 the whole network would consist mostly of their surroundings. Therefore only the residual blocks of one level are a
 part: they reach a few positions, and nearly all activations are theirs. The convolutions between the levels are linear.
 With fixed weights they keep nothing for a gradient, and are evaluated as a whole.
 
 For a gradient, the input of each part is kept, and the activations of one tile at a time are computed again in the
-backward pass. The weights get no gradient.
+backward pass. The weights get no gradient. Coarser levels have fewer activations, and their tiles more surroundings: a
+coarser level of few tiles is evaluated as a whole.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+WHOLE = 9  # a coarser level of at most so many tiles is evaluated as a whole
 
 Local = Callable[[Tensor], Tensor]
 
@@ -126,7 +129,7 @@ def _around(first: int, last: int, count: int) -> list[tuple[int, int]]:
     return runs
 
 
-def tile_by_tile(function: Local, cuts: Sequence[Cut], x: Tensor) -> Tensor:
+def tile_by_tile(function: Local, cuts: Sequence[Cut], x: Tensor, *, coarse: bool = False) -> Tensor:
     """Evaluate a local function tile by tile.
 
     Parameters
@@ -138,6 +141,8 @@ def tile_by_tile(function: Local, cuts: Sequence[Cut], x: Tensor) -> Tensor:
         How axes are divided.
     x
         The input, (n, channel, ...).
+    coarse
+        Whether ``x`` is a coarser level of a network. It is evaluated as a whole if it has few tiles.
 
     Returns
     -------
@@ -152,7 +157,7 @@ def tile_by_tile(function: Local, cuts: Sequence[Cut], x: Tensor) -> Tensor:
     tensor([[[5., 1., 3., 5., 7., 9.]]])
     """
     tiles = list(itertools.product(*(cut.spans(x.shape[cut.axis]) for cut in cuts)))
-    if len(tiles) == 1:
+    if len(tiles) <= (WHOLE if coarse else 1):
         return function(x)
     if torch.is_grad_enabled() and x.requires_grad:
         return _TileByTile.apply(function, tiles, x)

@@ -139,7 +139,8 @@ class UNet(nn.Module):
         cuts = self.tiles.along_space(2, self.boundaries, self.margin * len(level), points)  # type: ignore[arg-type]
         if len(emb) == 1:  # otherwise fields and noise levels would have to be divided together
             cuts.append(Cut(0, self.tiles.states, 0))
-        return tile_by_tile(lambda h: self._run(level, h, emb), cuts, h)
+        coarse = level is not self.encode[0] and level is not self.decode[0]
+        return tile_by_tile(lambda h: self._run(level, h, emb), cuts, h, coarse=coarse)
 
     def _run(self, level: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
         save = self.recompute and torch.is_grad_enabled()
