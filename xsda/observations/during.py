@@ -46,7 +46,7 @@ class Period:
     def __call__(self, grid: Grid) -> Mapping[str, xr.Dataset]:
         if not callable(self.obs):
             return self.obs  # type: ignore[return-value]
-        times = grid.template[grid.core_dims[0]].values
+        times = grid.template[grid.core_dims[0]].to_index()  # pandas Timestamps, if they are dates
         return as_sources(self.obs(times[0], times[-1]), units_of(grid), dims_of(grid))
 
 
