@@ -108,7 +108,7 @@ class SdaAccessor:
         steps: int | None = None,
         likelihood: str | ErrorLaw | Mapping[str, str | ErrorLaw] | None = None,
         correlation: Mapping[str, Any] | None = None,
-        redraw: int = 4,
+        redraw: int = 16,
         seed: int = 0,
         chunks: Any = None,
         batch: int | None = None,

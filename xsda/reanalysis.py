@@ -57,7 +57,7 @@ def reanalyse(
     steps: int | None = None,
     likelihood: str | ErrorLaw | Mapping[str, str | ErrorLaw] | None = None,
     correlation: Mapping[str, Any] | None = None,
-    redraw: int = 4,
+    redraw: int = 16,
     seed: int = 0,
     chunks: Any = None,
     batch: int | None = None,
@@ -125,7 +125,8 @@ def reanalyse(
     -----
     The result is a sample of the fixed-lag smoother if the prior is a Gaussian, or if ``overlap`` states determine what
     follows as well as the whole past does. Priors in closed form, and networks that correct a Gaussian, take the
-    settled states exactly. Other networks observe them with an error of 0.5 % of a standard deviation.
+    settled states exactly. Other networks keep them too, and make the following states agree with
+    them to about half a percent of a standard deviation.
 
     Examples
     --------

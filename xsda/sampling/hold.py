@@ -18,7 +18,8 @@ HELD_ERROR = 0.005  # standard deviation, in those of the prior, with which know
 def hold(denoiser: Denoiser, likelihood: Likelihood | None, past: Tensor) -> tuple[Denoiser, Likelihood | None]:
     """Return denoiser and likelihood of trajectories that begin with known states.
 
-    A Gaussian, or a network that corrects one, takes them exactly. Another network observes them with a small error.
+    A Gaussian, or a network that corrects one, takes them exactly. Another network observes them with a small error, so
+    that the other states agree with them, and ``Pinned`` keeps them.
 
     Parameters
     ----------
@@ -36,6 +37,25 @@ def hold(denoiser: Denoiser, likelihood: Likelihood | None, past: Tensor) -> tup
         groups=(Group(past[0].numel(), "known states"),), footprints=(_Numbers(tuple(past.shape[1:])),),
     )  # fmt: skip
     return denoiser, known if likelihood is None else likelihood.joined(known)
+
+
+class Pinned(Denoiser):
+    """A denoiser whose estimate of the first states is what is known, so that samplers keep them exactly.
+
+    Parameters
+    ----------
+    denoiser
+        The guided denoiser.
+    past
+        The known states of each member, (batch, known, channel, *space).
+    """
+
+    def __init__(self, denoiser: Denoiser, past: Tensor):
+        super().__init__()
+        self.denoiser, self.schedule, self.past = denoiser, denoiser.schedule, past
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([self.past, self.denoiser(x_t, t)[:, self.past.shape[1] :]], 1)
 
 
 @dataclass(frozen=True)

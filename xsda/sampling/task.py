@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +31,7 @@ from xsda.sampling.blocks import Shared, shared
 from xsda.sampling.choose import pick_guidance
 from xsda.sampling.devices import on, pick_device, to_host
 from xsda.sampling.half import in_half
-from xsda.sampling.hold import hold
+from xsda.sampling.hold import Pinned, hold
 from xsda.sampling.pieces import MEMORY, in_pieces, place
 from xsda.sampling.redraw import draw_again, modes
 from xsda.sampling.shipping import Shipment
@@ -155,7 +154,7 @@ class SamplingTask:
             if run.placed.likelihood is not None:
                 attempts = 0 if run.placed.prior.exact or self.sampler.population > 1 else self.redraw
                 if self.past is not None:  # members differ in what they know, so each is compared with what is expected
-                    self.shared.best = float(run.placed.likelihood.y.numel()), math.inf
+                    self.shared.best = (float(run.placed.likelihood.y.numel()),) * 2
                 again = draw_again(
                     x, run.placed.likelihood, members, attempts,
                     lambda wanted, attempt: run.draw(wanted, attempt, advance)[0], run.settle, self.shared,
@@ -225,7 +224,8 @@ class Run:
         )  # fmt: skip
         notes: dict[str, Tensor] = {}
         with torch.inference_mode(likelihood is None):
-            x = task.sampler.sample(guided, noise, callback=advance, notes=notes)
+            source = guided if task.past is None else Pinned(guided, past)
+            x = task.sampler.sample(source, noise, callback=advance, notes=notes)
         if isinstance(guided, GuidedDenoiser):
             task.warn("guidance", guided.complaint())
         task.warn("sampler", task.sampler.complaint(notes))
