@@ -148,11 +148,10 @@ def month(args: argparse.Namespace) -> None:
 
 
 def steps(ds: xr.Dataset) -> dict[str, float]:
-    """Root mean square change from 23 to 0 hours, and from 2 to 6 hours, when nothing divides the record."""
+    """Root mean square change to midnight, to 6 and 18 hours, where windows end, and to the hours beside these."""
     change = ds.t2m.diff("time") ** 2
-    hour = change.time.dt.hour
-    return {"midnight": float(np.sqrt(change[{"time": hour == 0}].mean())),
-            "other": float(np.sqrt(change[{"time": (hour > 2) & (hour <= 6)}].mean()))}  # fmt: skip
+    hours = {"midnight": [0], "border": [6, 18], "beside": [5, 7, 17, 19]}
+    return {k: float(np.sqrt(change[{"time": change.time.dt.hour.isin(h)}].mean())) for k, h in hours.items()}
 
 
 def year(args: argparse.Namespace) -> None:
