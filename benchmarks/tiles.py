@@ -26,7 +26,7 @@ from xsda.diffusion.samplers import DPMpp2M
 from xsda.guidance.guided import GuidedDenoiser
 
 STATES = 8
-CASES = ((64, None), (128, None), (512, None), (512, 256), (1024, 128), (1024, 256), (1024, 512), (1024, None))
+CASES = ((64, None), (128, None), (512, None), (512, 256), (1024, 160), (1024, 256))
 
 
 def grid(points: int, states: int = STATES) -> xr.Dataset:

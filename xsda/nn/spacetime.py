@@ -141,7 +141,7 @@ class SpaceTimeUNet(nn.Module):
         rank, size = len(boundaries), (kernel,) * len(boundaries)
         self.patch, self.recompute = patch, recompute
         self.margin = kernel // 2  # the reach of a block in space
-        self.halo = max(patch * 2**level * self.margin * count for level, count in enumerate(blocks))
+        self.halo = max(patch * 2**level * self.margin * (count + (level == 0)) for level, count in enumerate(blocks))
         self.tiles: Tiles | None = None
         self.reach = sum(blocks) + sum(blocks[:-1])
         self.embed = NoiseEmbedding(features)
@@ -169,8 +169,7 @@ class SpaceTimeUNet(nn.Module):
         h = _fold(self.extension(x.transpose(0, 1).flatten(0, 1)), self.patch)
         if h.ndim == 4:
             h = h.contiguous(memory_format=torch.channels_last)
-        hs = [self.lift(h) for h in _groups(h, batch)]
-        skips = []
+        hs, skips = list(_groups(h, batch)), []
         for level, down in zip(self.encode, (*self.down, None), strict=True):
             hs = self._level(level, hs, emb, batch)
             if down is not None:
@@ -179,7 +178,7 @@ class SpaceTimeUNet(nn.Module):
         for level, up, skip in zip(reversed(self.decode), reversed(self.up), reversed(skips), strict=True):
             hs = [up(torch.cat([_enlarged(h, s), s], dim=1)) for h, s in zip(hs, skip, strict=True)]
             hs = self._level(level, hs, emb, batch)
-        out = _unfold(torch.cat([self.out(self.norm(h)) for h in hs]), self.patch)
+        out = _unfold(torch.cat(hs), self.patch)
         return self.extension.cut(out, space).unflatten(0, (length, batch)).transpose(0, 1)
 
     def tiled(self, tiles: Tiles) -> SpaceTimeUNet:
@@ -189,18 +188,24 @@ class SpaceTimeUNet(nn.Module):
         return other
 
     def _level(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
-        """Evaluate the blocks of a level, tile by tile if there are tiles."""
+        """Evaluate the blocks of a level, and the first and the last layer with those of the finest level."""
+        first = level is self.encode[0]
+        last = level is self.decode[0] if len(self.decode) else first
+
+        def part(hs: list[Tensor]) -> list[Tensor]:
+            hs = self._run(level, [self.lift(h) for h in hs] if first else hs, emb, batch)
+            return [self.out(self.norm(h)) for h in hs] if last else hs
+
         if self.tiles is None:
-            return self._run(level, hs, emb, batch)
+            return part(hs)
         blocks, boundaries = len(level), self.extension.inner  # type: ignore[arg-type]
+        width = self.lift.conv.out_channels
         # tiles of all levels hold as many numbers
-        points = self.patch * (hs[0].shape[1] / self.lift.conv.out_channels) ** (1 / len(boundaries))
-        cuts = self.tiles.along_space(2, boundaries, self.margin * blocks, points)
+        points = self.patch * (1 if first else hs[0].shape[1] / width) ** (1 / len(boundaries))
+        cuts = self.tiles.along_space(2, boundaries, self.margin * (blocks + first + last), points)
         time = self.tiles.along_time(0, blocks, batch, unit=batch)
-        coarse = all(level is not levels[0] for levels in (self.encode, self.decode) if len(levels))
-        whole = tile_by_tile(
-            lambda h: self._run(level, [h], emb, batch)[0], [time, *cuts], torch.cat(hs), coarse=coarse
-        )
+        coarse = not (first or last)
+        whole = tile_by_tile(lambda h: part([h])[0], [time, *cuts], torch.cat(hs), coarse=coarse)
         return list(whole.split([len(h) for h in hs]))
 
     def _run(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
