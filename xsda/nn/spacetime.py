@@ -141,7 +141,8 @@ class SpaceTimeUNet(nn.Module):
         rank, size = len(boundaries), (kernel,) * len(boundaries)
         self.patch, self.recompute = patch, recompute
         self.margin = kernel // 2  # the reach of a block in space
-        self.halo = max(patch * 2**level * self.margin * (count + (level == 0)) for level, count in enumerate(blocks))
+        reaches = [n + (level == 0) + (level + 1 < len(blocks)) for level, n in enumerate(blocks)]  # with other layers
+        self.halo = max(patch * 2**level * self.margin * n for level, n in enumerate(reaches))
         self.tiles: Tiles | None = None
         self.reach = sum(blocks) + sum(blocks[:-1])
         self.embed = NoiseEmbedding(features)
@@ -176,8 +177,7 @@ class SpaceTimeUNet(nn.Module):
                 skips.append(hs)
                 hs = [down(h) for h in hs]
         for level, up, skip in zip(reversed(self.decode), reversed(self.up), reversed(skips), strict=True):
-            hs = [up(torch.cat([_enlarged(h, s), s], dim=1)) for h, s in zip(hs, skip, strict=True)]
-            hs = self._level(level, hs, emb, batch)
+            hs = self._level(level, [*hs, *skip], emb, batch, up)
         out = _unfold(torch.cat(hs), self.patch)
         return self.extension.cut(out, space).unflatten(0, (length, batch)).transpose(0, 1)
 
@@ -187,26 +187,39 @@ class SpaceTimeUNet(nn.Module):
         other.tiles = tiles
         return other
 
-    def _level(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
-        """Evaluate the blocks of a level, and the first and the last layer with those of the finest level."""
+    def _level(
+        self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int, up: nn.Module | None = None
+    ) -> list[Tensor]:
+        """Evaluate a level: its blocks, what precedes them, and at the end of the network the last layer.
+
+        On the way ``up``, the second half of ``hs`` is what the level gave on the way down.
+        """
         first = level is self.encode[0]
         last = level is self.decode[0] if len(self.decode) else first
 
-        def part(hs: list[Tensor]) -> list[Tensor]:
-            hs = self._run(level, [self.lift(h) for h in hs] if first else hs, emb, batch)
+        def part(hs: Sequence[Tensor]) -> list[Tensor]:
+            if first:
+                hs = [self.lift(h) for h in hs]
+            if up is not None:
+                count = len(hs) // 2
+                pairs = zip(hs[:count], hs[count:], strict=True)
+                hs = [up(torch.cat([_enlarged(h, skip), skip], dim=1)) for h, skip in pairs]
+            hs = self._run(level, list(hs), emb, batch)
             return [self.out(self.norm(h)) for h in hs] if last else hs
 
         if self.tiles is None:
             return part(hs)
         blocks, boundaries = len(level), self.extension.inner  # type: ignore[arg-type]
-        width = self.lift.conv.out_channels
         # tiles of all levels hold as many numbers
-        points = self.patch * (1 if first else hs[0].shape[1] / width) ** (1 / len(boundaries))
-        cuts = self.tiles.along_space(2, boundaries, self.margin * (blocks + first + last), points)
+        width = self.lift.conv.out_channels if first else hs[-1].shape[1]
+        points = self.patch * (width / self.lift.conv.out_channels) ** (1 / len(boundaries))
+        reach = self.margin * (blocks + first + last + (up is not None))
         time = self.tiles.along_time(0, blocks, batch, unit=batch)
-        coarse = not (first or last)
-        whole = tile_by_tile(lambda h: part([h])[0], [time, *cuts], torch.cat(hs), coarse=coarse)
-        return list(whole.split([len(h) for h in hs]))
+        cuts = [time, *self.tiles.along_space(2, boundaries, reach, points)]
+        fields = [hs] if up is None else [hs[: len(hs) // 2], hs[len(hs) // 2 :]]
+        whole = [torch.cat(f) for f in fields]
+        value = tile_by_tile(lambda *h: part(h)[0], cuts, *whole, coarse=not (first or last))
+        return list(value.split([len(h) for h in fields[-1]]))
 
     def _run(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
         save = self.recompute and torch.is_grad_enabled()
@@ -224,7 +237,7 @@ def _ends(h: Tensor, batch: int) -> tuple[Tensor, Tensor]:
 
 
 def _enlarged(h: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(h, size=like.shape[2:], mode="nearest")
+    return h if h.shape[2:] == like.shape[2:] else functional.interpolate(h, size=like.shape[2:], mode="nearest")
 
 
 def _groups(h: Tensor, batch: int) -> tuple[Tensor, ...]:
