@@ -65,7 +65,7 @@ def test_parts_reach_as_far_as_they_say(kind, monkeypatch):
 
     seen = []
 
-    def watch(function, cuts, *fields, coarse=False):
+    def watch(function, cuts, *fields):
         *others, x = fields
         for cut in cuts:
             if cut.axis >= 2 and cut.size is not None:
@@ -77,6 +77,7 @@ def test_parts_reach_as_far_as_they_say(kind, monkeypatch):
                 seen.append((int(felt.abs().max()), cut.reach, x.shape[cut.axis] > 2 * cut.reach + 1))
         return function(*fields)
 
+    monkeypatch.setattr("xsda.nn.tiles.WHOLE", 1)
     for module in (xsda.nn.spacetime, xsda.nn.temporal, xsda.nn.unet):
         monkeypatch.setattr(module, "tile_by_tile", watch)
     network = made(kind, ("periodic", "zeros")).tiled(Tiles((32, 32), 1))

@@ -23,7 +23,7 @@ from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.extension import Extension, check_signs
 from xsda.nn.gate import gated
 from xsda.nn.norm import ChannelNorm
-from xsda.nn.tiles import Tiles, tile_by_tile
+from xsda.nn.tiles import Tiles, few_tiles, tile_by_tile
 
 AT_ONCE = 2**16  # positions in one tensor: the allocator reuses the memory of small tensors, but not of large ones
 
@@ -217,9 +217,11 @@ class SpaceTimeUNet(nn.Module):
         time = self.tiles.along_time(0, blocks, batch, unit=batch)
         cuts = [time, *self.tiles.along_space(2, boundaries, reach, points)]
         fields = [hs] if up is None else [hs[: len(hs) // 2], hs[len(hs) // 2 :]]
-        whole = [torch.cat(f) for f in fields]
-        value = tile_by_tile(lambda *h: part(h)[0], cuts, *whole, coarse=not (first or last))
-        return list(value.split([len(h) for h in fields[-1]]))
+        groups = [len(h) for h in fields[-1]]
+        if not (first or last) and few_tiles(cuts, (sum(groups), *hs[-1].shape[1:])):
+            return part(hs)
+        value = tile_by_tile(lambda *h: part(h)[0], cuts, *(torch.cat(f) for f in fields))
+        return list(value.split(groups))
 
     def _run(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
         save = self.recompute and torch.is_grad_enabled()

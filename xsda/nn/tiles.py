@@ -16,6 +16,7 @@ coarser level of few tiles is evaluated as a whole.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -143,7 +144,12 @@ def _around(first: int, last: int, count: int) -> list[tuple[int, int]]:
     return runs
 
 
-def tile_by_tile(function: Local, cuts: Sequence[Cut], *fields: Tensor, coarse: bool = False) -> Tensor:
+def few_tiles(cuts: Sequence[Cut], shape: Sequence[int]) -> bool:
+    """Whether a field of this shape has so few tiles that a coarser level is evaluated as a whole."""
+    return math.prod(len(cut.spans(shape[cut.axis])) for cut in cuts) <= WHOLE
+
+
+def tile_by_tile(function: Local, cuts: Sequence[Cut], *fields: Tensor) -> Tensor:
     """Evaluate a local function tile by tile.
 
     Parameters
@@ -156,8 +162,6 @@ def tile_by_tile(function: Local, cuts: Sequence[Cut], *fields: Tensor, coarse: 
     fields
         The inputs, (n, channel, ...). All but the last may have half the size along axes from the third on. The entries
         of their pieces are repeated to the full size.
-    coarse
-        Whether this is a coarser level of a network. It is evaluated as a whole if it has few tiles.
 
     Returns
     -------
@@ -172,7 +176,7 @@ def tile_by_tile(function: Local, cuts: Sequence[Cut], *fields: Tensor, coarse: 
     tensor([[[5., 1., 3., 5., 7., 9.]]])
     """
     tiles = list(itertools.product(*(cut.spans(fields[-1].shape[cut.axis]) for cut in cuts)))
-    if len(tiles) <= (WHOLE if coarse else 1):
+    if len(tiles) == 1:
         return function(*fields)
     if torch.is_grad_enabled() and any(f.requires_grad for f in fields):
         return _TileByTile.apply(function, tiles, *fields)
