@@ -18,6 +18,7 @@ standard deviations occur. Innovations are therefore limited to ``limit`` standa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -149,24 +150,38 @@ class _Calibrated(GuidedDenoiser):
         key = float(self.schedule.noise_level(t)), (likelihood.whitening is not None)
         if key not in self._known:
             if (likelihood.whitening is not None) or (footprints := likelihood.footprints) is None:
-                known = likelihood.predict(self._fields(x0, t, PATTERNS)).square().mean(0)
+                fields = self._fields(x0, t, PATTERNS)
+                known = torch.cat([likelihood.predict(f).square() for f in fields]).mean(0)
             else:
                 rho, error = self.curve.correlation(self.schedule.noise_level(t)).tolist(), self.own_error(x0, t)
                 known = torch.cat([f.variance(error, rho) for f in footprints]).to(x0)
             self._known[key] = known
         return self._known[key].expand(len(x0), -1)
 
-    def _fields(self, x0: Tensor, t: Tensor, count: int) -> Tensor:
-        """Random errors of the denoiser, (count, time, channel, *space), scaled to the exact size at each point."""
+    def _fields(self, x0: Tensor, t: Tensor, count: int) -> Iterator[Tensor]:
+        """Yield random errors of the denoiser, (1, time, channel, *space), scaled to the exact size at each point.
+
+        There is one at a time in memory, because a grid may be large.
+        """
         if not len(self._signs):  # use the same signs at all noise levels
             shape, generator = (count, *x0.shape[1:]), torch.Generator().manual_seed(0)
             self._signs = (
                 torch.randint(0, 2, shape, generator=generator, dtype=torch.int8).to(x0.device).mul_(2).sub_(1)
             )
-        x = self._signs.to(x0)
-        for axis, root in self._roots(x0, t):
-            x = _along(x, root, axis)
-        return x.mul_(self._error(x0, t) / x.square().mean(0).sqrt())
+        roots = self._roots(x0, t)
+
+        def field(signs: Tensor) -> Tensor:
+            x = signs[None].to(x0)
+            for axis, root in roots:
+                x = _along(x, root, axis)
+            return x
+
+        square = torch.zeros_like(x0[:1])
+        for signs in self._signs:
+            square += field(signs).square()
+        scale = self._error(x0, t) / (square / count).sqrt()
+        for signs in self._signs:
+            yield field(signs) * scale
 
     def _error(self, x0: Tensor, t: Tensor) -> Tensor:
         return self.own_error(x0, t).reshape(1, 1, -1, *(1,) * (x0.ndim - 3))

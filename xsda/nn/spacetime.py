@@ -23,7 +23,7 @@ from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.extension import Extension, check_signs
 from xsda.nn.gate import gated
 from xsda.nn.norm import ChannelNorm
-from xsda.nn.tiles import Tiles, tile_by_tile
+from xsda.nn.tiles import Tiles, few_tiles, tile_by_tile
 
 AT_ONCE = 2**16  # positions in one tensor: the allocator reuses the memory of small tensors, but not of large ones
 
@@ -141,7 +141,8 @@ class SpaceTimeUNet(nn.Module):
         rank, size = len(boundaries), (kernel,) * len(boundaries)
         self.patch, self.recompute = patch, recompute
         self.margin = kernel // 2  # the reach of a block in space
-        self.halo = max(patch * 2**level * self.margin * count for level, count in enumerate(blocks))
+        reaches = [n + (level == 0) + (level + 1 < len(blocks)) for level, n in enumerate(blocks)]  # with other layers
+        self.halo = max(patch * 2**level * self.margin * n for level, n in enumerate(reaches))
         self.tiles: Tiles | None = None
         self.reach = sum(blocks) + sum(blocks[:-1])
         self.embed = NoiseEmbedding(features)
@@ -169,17 +170,15 @@ class SpaceTimeUNet(nn.Module):
         h = _fold(self.extension(x.transpose(0, 1).flatten(0, 1)), self.patch)
         if h.ndim == 4:
             h = h.contiguous(memory_format=torch.channels_last)
-        hs = [self.lift(h) for h in _groups(h, batch)]
-        skips = []
+        hs, skips = list(_groups(h, batch)), []
         for level, down in zip(self.encode, (*self.down, None), strict=True):
             hs = self._level(level, hs, emb, batch)
             if down is not None:
                 skips.append(hs)
                 hs = [down(h) for h in hs]
         for level, up, skip in zip(reversed(self.decode), reversed(self.up), reversed(skips), strict=True):
-            hs = [up(torch.cat([_enlarged(h, s), s], dim=1)) for h, s in zip(hs, skip, strict=True)]
-            hs = self._level(level, hs, emb, batch)
-        out = _unfold(torch.cat([self.out(self.norm(h)) for h in hs]), self.patch)
+            hs = self._level(level, [*hs, *skip], emb, batch, up)
+        out = _unfold(torch.cat(hs), self.patch)
         return self.extension.cut(out, space).unflatten(0, (length, batch)).transpose(0, 1)
 
     def tiled(self, tiles: Tiles) -> SpaceTimeUNet:
@@ -188,20 +187,41 @@ class SpaceTimeUNet(nn.Module):
         other.tiles = tiles
         return other
 
-    def _level(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
-        """Evaluate the blocks of a level, tile by tile if there are tiles."""
+    def _level(
+        self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int, up: nn.Module | None = None
+    ) -> list[Tensor]:
+        """Evaluate a level: its blocks, what precedes them, and at the end of the network the last layer.
+
+        On the way ``up``, the second half of ``hs`` is what the level gave on the way down.
+        """
+        first = level is self.encode[0]
+        last = level is self.decode[0] if len(self.decode) else first
+
+        def part(hs: Sequence[Tensor]) -> list[Tensor]:
+            if first:
+                hs = [self.lift(h) for h in hs]
+            if up is not None:
+                count = len(hs) // 2
+                pairs = zip(hs[:count], hs[count:], strict=True)
+                hs = [up(torch.cat([_enlarged(h, skip), skip], dim=1)) for h, skip in pairs]
+            hs = self._run(level, list(hs), emb, batch)
+            return [self.out(self.norm(h)) for h in hs] if last else hs
+
         if self.tiles is None:
-            return self._run(level, hs, emb, batch)
+            return part(hs)
         blocks, boundaries = len(level), self.extension.inner  # type: ignore[arg-type]
         # tiles of all levels hold as many numbers
-        points = self.patch * (hs[0].shape[1] / self.lift.conv.out_channels) ** (1 / len(boundaries))
-        cuts = self.tiles.along_space(2, boundaries, self.margin * blocks, points)
+        width = self.lift.conv.out_channels if first else hs[-1].shape[1]
+        points = self.patch * (width / self.lift.conv.out_channels) ** (1 / len(boundaries))
+        reach = self.margin * (blocks + first + last + (up is not None))
         time = self.tiles.along_time(0, blocks, batch, unit=batch)
-        coarse = all(level is not levels[0] for levels in (self.encode, self.decode) if len(levels))
-        whole = tile_by_tile(
-            lambda h: self._run(level, [h], emb, batch)[0], [time, *cuts], torch.cat(hs), coarse=coarse
-        )
-        return list(whole.split([len(h) for h in hs]))
+        cuts = [time, *self.tiles.along_space(2, boundaries, reach, points)]
+        fields = [hs] if up is None else [hs[: len(hs) // 2], hs[len(hs) // 2 :]]
+        groups = [len(h) for h in fields[-1]]
+        if not (first or last) and few_tiles(cuts, (sum(groups), *hs[-1].shape[1:])):
+            return part(hs)
+        value = tile_by_tile(lambda *h: part(h)[0], cuts, *(torch.cat(f) for f in fields))
+        return list(value.split(groups))
 
     def _run(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
         save = self.recompute and torch.is_grad_enabled()
@@ -219,7 +239,7 @@ def _ends(h: Tensor, batch: int) -> tuple[Tensor, Tensor]:
 
 
 def _enlarged(h: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(h, size=like.shape[2:], mode="nearest")
+    return h if h.shape[2:] == like.shape[2:] else functional.interpolate(h, size=like.shape[2:], mode="nearest")
 
 
 def _groups(h: Tensor, batch: int) -> tuple[Tensor, ...]:

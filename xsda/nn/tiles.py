@@ -5,9 +5,8 @@ many positions around it, and cut to its own positions. This is exact and not an
 domain a tile ends as the domain does, and around a ring it continues on the other side.
 
 A network that halves the grid several times sees far (that of the prior ``kolmogorov`` sees 63 points), and tiles of
-the whole network would consist mostly of their surroundings. Therefore only the residual blocks of one level are a
-part: they reach a few positions, and nearly all activations are theirs. The convolutions between the levels are linear.
-With fixed weights they keep nothing for a gradient, and are evaluated as a whole.
+the whole network would consist mostly of their surroundings. Therefore the layers of one level are a part: they reach a
+few positions. The fields between the levels are held whole; they are far smaller than the activations.
 
 For a gradient, the input of each part is kept, and the activations of one tile at a time are computed again in the
 backward pass. The weights get no gradient. Coarser levels have fewer activations, and their tiles more surroundings: a
@@ -17,6 +16,7 @@ coarser level of few tiles is evaluated as a whole.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ from torch import Tensor
 
 WHOLE = 9  # a coarser level of at most so many tiles is evaluated as a whole
 
-Local = Callable[[Tensor], Tensor]
+Local = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,21 @@ class Span:
     start: int
     size: int
 
+    def reads(self, x: Tensor) -> list[tuple[int, int]]:
+        """Return the ranges that are read of a field, which may be coarser by a factor of two."""
+        if x.shape[self.axis] == self.length:
+            return list(self.runs)
+        return [(a // 2, (b + 1) // 2) for a, b in self.runs]
+
+    def enlarge(self, piece: Tensor) -> Tensor:
+        """Repeat the entries of a piece of a coarser field, so that there is one for each entry of the finer field."""
+        index, before = [], 0
+        for a, b in self.runs:
+            index.append(torch.arange(a, b, device=piece.device) // 2 - a // 2 + before)
+            before += (b + 1) // 2 - a // 2
+        last = piece.movedim(1, -1)  # as they are in memory
+        return last.index_select(self.axis - 1, torch.cat(index)).movedim(-1, 1)
+
 
 Tile = tuple[Span, ...]
 
@@ -129,25 +144,29 @@ def _around(first: int, last: int, count: int) -> list[tuple[int, int]]:
     return runs
 
 
-def tile_by_tile(function: Local, cuts: Sequence[Cut], x: Tensor, *, coarse: bool = False) -> Tensor:
+def few_tiles(cuts: Sequence[Cut], shape: Sequence[int]) -> bool:
+    """Whether a field of this shape has so few tiles that a coarser level is evaluated as a whole."""
+    return math.prod(len(cut.spans(shape[cut.axis])) for cut in cuts) <= WHOLE
+
+
+def tile_by_tile(function: Local, cuts: Sequence[Cut], *fields: Tensor) -> Tensor:
     """Evaluate a local function tile by tile.
 
     Parameters
     ----------
     function
-        Takes a piece of ``x`` and returns a field over the same positions. It treats the ends of a piece like those of
-        the domain.
+        Takes a piece of each field and returns a field over the same positions. It treats the ends of a piece like
+        those of the domain.
     cuts
         How axes are divided.
-    x
-        The input, (n, channel, ...).
-    coarse
-        Whether ``x`` is a coarser level of a network. It is evaluated as a whole if it has few tiles.
+    fields
+        The inputs, (n, channel, ...). All but the last may have half the size along axes from the third on. The entries
+        of their pieces are repeated to the full size.
 
     Returns
     -------
     Tensor
-        ``function(x)``.
+        ``function(*fields)``.
 
     Examples
     --------
@@ -156,40 +175,52 @@ def tile_by_tile(function: Local, cuts: Sequence[Cut], x: Tensor, *, coarse: boo
     >>> tile_by_tile(lambda x: x + x.roll(1, 2), [Cut(2, 2, 1, periodic=True)], x)
     tensor([[[5., 1., 3., 5., 7., 9.]]])
     """
-    tiles = list(itertools.product(*(cut.spans(x.shape[cut.axis]) for cut in cuts)))
-    if len(tiles) <= (WHOLE if coarse else 1):
-        return function(x)
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _TileByTile.apply(function, tiles, x)
-    return _joined(function, tiles, x)
+    tiles = list(itertools.product(*(cut.spans(fields[-1].shape[cut.axis]) for cut in cuts)))
+    if len(tiles) == 1:
+        return function(*fields)
+    if torch.is_grad_enabled() and any(f.requires_grad for f in fields):
+        return _TileByTile.apply(function, tiles, *fields)
+    return _joined(function, tiles, fields)
 
 
 class _TileByTile(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, function: Local, tiles: list[Tile], x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        kind = x.device.type
+    def forward(ctx: Any, function: Local, tiles: list[Tile], *fields: Tensor) -> Tensor:
+        ctx.save_for_backward(*fields)
+        kind = fields[0].device.type
         half = {"enabled": torch.is_autocast_enabled(kind), "dtype": torch.get_autocast_dtype(kind)}
         ctx.function, ctx.tiles, ctx.autocast = function, tiles, {"device_type": kind, **half}
-        return _joined(function, tiles, x)
+        return _joined(function, tiles, fields)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
-        (x,) = ctx.saved_tensors
-        total = torch.zeros_like(x)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        fields = ctx.saved_tensors
+        totals = [torch.zeros_like(f) for f in fields]
         for tile in ctx.tiles:
             with torch.enable_grad(), torch.autocast(**ctx.autocast):
-                piece = _read(x, tile).detach().requires_grad_()
-                own = _inner(ctx.function(piece), tile)
-            _add(total, torch.autograd.grad(own, piece, _place(grad, tile))[0], tile)
-        return None, None, total
+                pieces = [_read(f, tile).detach().requires_grad_() for f in fields]
+                own = _inner(_value(ctx.function, pieces, fields, tile), tile)
+            found = torch.autograd.grad(own, pieces, _place(grad, tile))
+            for total, part in zip(totals, found, strict=True):
+                _add(total, part, [(s.axis, s.reads(total)) for s in tile])
+        return None, None, *totals
 
 
-def _joined(function: Local, tiles: list[Tile], x: Tensor) -> Tensor:
+def _value(function: Local, pieces: Sequence[Tensor], fields: Sequence[Tensor], tile: Tile) -> Tensor:
+    """Evaluate the function on the pieces that a tile reads, of equal size."""
+    sized = []
+    for piece, field in zip(pieces, fields, strict=True):
+        for span in tile:
+            piece = piece if field.shape[span.axis] == span.length else span.enlarge(piece)
+        sized.append(piece)
+    return function(*sized)
+
+
+def _joined(function: Local, tiles: list[Tile], fields: Sequence[Tensor]) -> Tensor:
     """Put the values on all tiles together, in the memory format of the first."""
     out = torch.empty(0)
     for number, tile in enumerate(tiles):
-        value = function(_read(x, tile))
+        value = _value(function, [_read(f, tile) for f in fields], fields, tile)
         if number == 0:
             sizes = {span.axis: span.length for span in tile}
             shape = [sizes.get(axis, n) for axis, n in enumerate(value.shape)]
@@ -202,19 +233,19 @@ def _read(x: Tensor, tile: Tile) -> Tensor:
     """Return the piece of a field that a tile reads."""
     piece = x
     for span in tile:
-        parts = [piece.narrow(span.axis, a, b - a) for a, b in span.runs]
+        parts = [piece.narrow(span.axis, a, b - a) for a, b in span.reads(x)]
         piece = parts[0] if len(parts) == 1 else torch.cat(parts, span.axis)
     return piece.contiguous(memory_format=_memory_format(x))
 
 
-def _add(total: Tensor, piece: Tensor, tile: Tile) -> None:
-    """Add a piece to the places where it was read."""
-    if not tile:
+def _add(total: Tensor, piece: Tensor, reads: Sequence[tuple[int, list[tuple[int, int]]]]) -> None:
+    """Add a piece to the places where it was read: ranges along some axes."""
+    if not reads:
         total += piece
         return
-    span, before = tile[0], 0
-    for a, b in span.runs:
-        _add(total.narrow(span.axis, a, b - a), piece.narrow(span.axis, before, b - a), tile[1:])
+    (axis, runs), before = reads[0], 0
+    for a, b in runs:
+        _add(total.narrow(axis, a, b - a), piece.narrow(axis, before, b - a), reads[1:])
         before += b - a
 
 

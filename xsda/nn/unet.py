@@ -19,7 +19,7 @@ from xsda.nn.boundary import BoundaryConv, check_boundaries
 from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.extension import Extension, check_signs
 from xsda.nn.norm import ChannelNorm
-from xsda.nn.tiles import Cut, Tiles, tile_by_tile
+from xsda.nn.tiles import Cut, Tiles, few_tiles, tile_by_tile
 
 
 class ModulatedBlock(nn.Module):
@@ -139,8 +139,9 @@ class UNet(nn.Module):
         cuts = self.tiles.along_space(2, self.boundaries, self.margin * len(level), points)  # type: ignore[arg-type]
         if len(emb) == 1:  # otherwise fields and noise levels would have to be divided together
             cuts.append(Cut(0, self.tiles.states, 0))
-        coarse = level is not self.encode[0] and level is not self.decode[0]
-        return tile_by_tile(lambda h: self._run(level, h, emb), cuts, h, coarse=coarse)
+        if level is not self.encode[0] and level is not self.decode[0] and few_tiles(cuts, h.shape):
+            return self._run(level, h, emb)
+        return tile_by_tile(lambda h: self._run(level, h, emb), cuts, h)
 
     def _run(self, level: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
         save = self.recompute and torch.is_grad_enabled()
