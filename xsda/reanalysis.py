@@ -69,6 +69,7 @@ def reanalyse(
     quality: Any = None,
     outside: str = "raise",
     superobs: Any = None,
+    overwrite: bool = False,
 ) -> xr.Dataset:
     """Draw posterior trajectories through a long record, each of them continuous, window by window.
 
@@ -116,6 +117,8 @@ def reanalyse(
         one. Each task goes through the whole record. Default: all members in this process.
     progress
         Show a progress bar. Default: in a terminal or notebook.
+    overwrite
+        Replace a store ``out`` of another run. Default: raise an error.
 
     Returns
     -------
@@ -163,7 +166,9 @@ def reanalyse(
             prior, record, time, plan_windows(observed, record.sizes[time], *sizes), period, reading, options,
             pick_sampler(sampler, steps, default_sampler(prior, guided=True)), pick_guidance(guidance, prior),
         )  # fmt: skip
-        return _in_memory(chain, prior, sizes) if out is None else _in_store(chain, prior, sizes, out, observed)
+        if out is None:
+            return _in_memory(chain, prior, sizes)
+        return _in_store(chain, prior, sizes, out, observed, overwrite)
 
 
 def _in_memory(chain: Chain, prior: Prior, sizes: tuple[int, int, int]) -> xr.Dataset:
@@ -174,7 +179,9 @@ def _in_memory(chain: Chain, prior: Prior, sizes: tuple[int, int, int]) -> xr.Da
     return _labelled(chain, grid, prior, sizes, [kept.arrays[f.name] for f in grid.fields])
 
 
-def _in_store(chain: Chain, prior: Prior, sizes: tuple[int, int, int], out: str | Path, observed: int) -> xr.Dataset:
+def _in_store(
+    chain: Chain, prior: Prior, sizes: tuple[int, int, int], out: str | Path, observed: int, overwrite: bool
+) -> xr.Dataset:
     """Draw the members that a store lacks, and return those of this call as they are in it."""
     grid, numbers = Grid.match(prior.layout, chain.record), list(chain.options.numbers)
     empty = [np.broadcast_to(np.zeros((), f.dtype), (len(numbers), *f.shape)) for f in grid.fields]
@@ -182,7 +189,7 @@ def _in_store(chain: Chain, prior: Prior, sizes: tuple[int, int, int], out: str 
     chunk = member_chunks(len(numbers), chain.options.chunks, grid.core_dims) or 1
     with open_store(
         out, template, time=chain.time, run=_description(chain, prior, sizes),
-        chunks={"member": chunk, chain.time: sizes[0]},
+        chunks={"member": chunk, chain.time: sizes[0]}, overwrite=overwrite,
     ) as store:  # fmt: skip
         _reopen(store, chain.windows, observed, template)
         _draw(chain, prior, store)
@@ -250,9 +257,12 @@ def _extended(whole: Grid, more: int) -> xr.Dataset:
     time, ds = whole.core_dims[0], whole.template
     if not more:
         return ds
-    n = ds.sizes[time]
-    values, others = ds[time].values, [c for c, v in ds.coords.items() if time in v.dims and c != time]
+    n, values = ds.sizes[time], ds[time].values
+    others = [c for c, v in ds.coords.items() if time in v.dims and c != time]
     later = values[-1] + (values[-1] - values[-2]) * np.arange(1, more + 1)
+    if is_datelike(ds[time]) and np.ptp(step := np.diff(whole.numbers(time))) > 1e-3 * step[0]:  # calendar months
+        own = {"calendar": ds[time].dt.calendar, "use_cftime": values.dtype == object}
+        later = xr.date_range(values[-1], periods=more + 1, freq=xr.infer_freq(ds[time]), **own).values[1:]
     longer = ds.drop_vars(others).isel({time: np.minimum(np.arange(n + more), n - 1)})
     return longer.assign_coords({time: (time, np.concatenate([values, later]), ds[time].attrs, ds[time].encoding)})
 
