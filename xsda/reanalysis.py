@@ -261,8 +261,13 @@ def _extended(whole: Grid, more: int) -> xr.Dataset:
     others = [c for c, v in ds.coords.items() if time in v.dims and c != time]
     later = values[-1] + (values[-1] - values[-2]) * np.arange(1, more + 1)
     if is_datelike(ds[time]) and np.ptp(step := np.diff(whole.numbers(time))) > 1e-3 * step[0]:  # calendar months
-        own = {"calendar": ds[time].dt.calendar, "use_cftime": values.dtype == object}
-        later = xr.date_range(values[-1], periods=more + 1, freq=xr.infer_freq(ds[time]), **own).values[1:]
+        freq, calendar = xr.infer_freq(ds[time]), ds[time].dt.calendar
+        if freq is None:
+            raise ValueError("the dates of the record have no frequency with which a forecast can go on; use horizon=0")
+        index = xr.date_range(
+            values[-1], periods=more + 1, freq=freq, calendar=calendar, use_cftime=values.dtype == "O"
+        )
+        later = index.values[1:]
     longer = ds.drop_vars(others).isel({time: np.minimum(np.arange(n + more), n - 1)})
     return longer.assign_coords({time: (time, np.concatenate([values, later]), ds[time].attrs, ds[time].encoding)})
 

@@ -168,7 +168,7 @@ class Chain:
         try:
             return compile_observations(grid, sources, **self.reading) if sources else None
         except NothingObserved as reason:
-            warn(f"some windows are drawn without observations: {reason}")
+            warn(f"some windows are drawn without observations: {str(reason).partition(';')[0]}")
             return None
 
     def _past(self, grid: Grid, window: Stretch, members: Sequence[int], kept: Trajectories) -> dict[int, Tensor]:

@@ -76,9 +76,11 @@ class EnsembleStore:
 
     def parts(self, members: Sequence[int], size: int) -> list[list[int]]:
         """Divide members into parts of about ``size``, no two of which write to the same chunk."""
-        chunk, blocks, parts = self._arrays[MARK].chunks[0], {}, []
+        chunk = self._arrays[MARK].chunks[0]
+        blocks: dict[int, list[int]] = {}
         for m in members:
             blocks.setdefault(self._rows[m] // chunk, []).append(m)
+        parts: list[list[int]] = []
         for block in blocks.values():
             if parts and len(parts[-1]) + len(block) <= size:
                 parts[-1] += block
