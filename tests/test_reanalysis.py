@@ -228,6 +228,7 @@ def test_tables_and_dates(obs):
         ({"window": 8}, "exactly 10 states"),
         ({"horizon": "2D"}, "holds no dates"),
         ({"horizon": -1}, "horizon=-1 must be"),
+        ({"sampler": "tds"}, "weighted particles"),
     ],
 )
 def test_sizes_that_do_not_fit(prior, obs, change, message):

@@ -152,6 +152,12 @@ def reanalyse(
         "sigma": sigma, "likelihood": likelihood, "correlation": correlation, "derived": derived, "quality": quality,
         "outside": outside, "superobs": superobs,
     }  # fmt: skip
+    stepper = pick_sampler(sampler, steps, default_sampler(prior, guided=True))
+    if stepper.population > 1:
+        raise ValueError(
+            f"reanalyse continues each member from its own past, but {stepper} draws members together as weighted "
+            "particles; use another sampler"
+        )
     whole = Grid.match(prior.layout, ds)
     time, observed = whole.core_dims[0], whole.shape[0]
     if time not in ds.coords:
@@ -164,7 +170,7 @@ def reanalyse(
         record = _without_values(_extended(whole, _steps_of(horizon, whole)), time)
         chain = Chain(
             prior, record, time, plan_windows(observed, record.sizes[time], *sizes), period, reading, options,
-            pick_sampler(sampler, steps, default_sampler(prior, guided=True)), pick_guidance(guidance, prior),
+            stepper, pick_guidance(guidance, prior),
         )  # fmt: skip
         if out is None:
             return _in_memory(chain, prior, sizes)
