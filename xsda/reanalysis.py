@@ -82,8 +82,8 @@ def reanalyse(
     ds
         The record: its coordinates define what is estimated. Its values are not read. Its times have even steps.
     obs
-        Observations with times, as in ``xsda.assimilate``. For records that are too long to open at once, a function
-        ``obs(first, last)`` that returns those between two times of ``ds``.
+        Observations with times, as in ``xsda.assimilate``. Averages over time need bounds. For records that are too
+        long to open at once, a function ``obs(first, last)`` that returns those between two times of ``ds``, or None.
     model
         A prior, the path of one, or a name.
     window
@@ -105,7 +105,8 @@ def reanalyse(
         How far to continue after the end of ``ds``, without observations: a length of time such as "2D", or a number of
         states.
     sigma, guidance, sampler, steps, likelihood, correlation, batch, device, precision, derived, quality, superobs
-        As in ``xsda.assimilate``.
+        As in ``xsda.assimilate``. If ``obs`` is a function, ``sigma`` cannot be an array. Correlated errors are
+        correlated within a window only.
     outside
         What to do with observations outside the grid or the record, as in ``xsda.assimilate``.
     redraw
@@ -113,8 +114,8 @@ def reanalyse(
     seed
         Seed of the noise. A record of one window gives what ``xsda.assimilate`` gives.
     chunks
-        ``{"member": 8}`` computes 8 members in each dask task, on the cluster of the current dask client if there is
-        one. Each task goes through the whole record. Default: all members in this process.
+        ``{"member": 8}`` computes 8 members in each dask task. Each task goes through the whole record. With ``out``,
+        tasks run on the cluster of the current dask client if there is one. Default: all members in this process.
     progress
         Show a progress bar. Default: in a terminal or notebook.
     overwrite

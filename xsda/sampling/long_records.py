@@ -3,8 +3,8 @@
 A window has ``overlap`` known states, then states that it settles, then ``lag`` states that are drawn to use the later
 observations but are settled by the next window only (fixed-lag smoothing)::
 
-    window 1   |------ settled ------|--lag--|
-    window 2                    |known|------ settled ------|--lag--|
+    window 1   |====== settled ======|==lag==|
+    window 2                   |known|====== settled ======|==lag==|
 
 All windows have the same length. The last one ends with the record, knows more states, and settles all others.
 """
