@@ -167,6 +167,7 @@ def reanalyse(
     sizes = _sizes(prior, observed, window, lag, overlap)
     with without_repeats():
         prior.bind(ds.isel({time: slice(sizes[0])}))  # raises, and warns, before anything is drawn
+        whole = Grid.match(prior.layout, _without_values(ds, time))  # it goes to each task
         period, reading = divided(obs, whole, reading)
         record = _without_values(_extended(whole, _steps_of(horizon, whole)), time)
         chain = Chain(

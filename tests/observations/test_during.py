@@ -47,9 +47,10 @@ def part(whole, start):
 def test_errors_of_all_observations_are_divided_with_them(whole):
     """Arrays over all observations, and errors by source where one source is empty in a window."""
     obs = {"a": series(whole, [1, 3, 8.5, 15, 17]), "b": series(whole, [2, 4])}
+    obs["once"] = series(whole, [5]).isel(time=0)
     errors = xr.DataArray(np.arange(1.0, 6).reshape(5, 1), dims=("time", "y"))
-    period, options = divided(obs, whole, {**OPTIONS, "sigma": {"a": errors, "b": 0.5}})
-    assert compile_observations(part(whole, 0), period(part(whole, 0)), **options).y.numel() == 5
+    period, options = divided(obs, whole, {**OPTIONS, "sigma": {"a": errors, "b": 0.5, "once": 1.0}})
+    assert compile_observations(part(whole, 0), period(part(whole, 0)), **options).y.numel() == 6
     grid = part(whole, 10)
     likelihood = compile_observations(grid, period(grid, 3), likelihood={"b": "student_t"}, **options)
     np.testing.assert_allclose(likelihood.std * grid.layout.std[0], [4.0, 5.0], rtol=1e-6)

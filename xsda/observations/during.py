@@ -63,7 +63,8 @@ class Period:
                     f"overlap={least} or more"
                 )
             count += int(keep.sum())
-            found[source] = ds.isel({d: np.flatnonzero(keep) for d in coord.dims})
+            ds = ds if coord.dims else ds.expand_dims(str(coord.name))
+            found[source] = ds.isel({d: np.flatnonzero(keep) for d in coord.dims or (coord.name,)})
         if not near:
             a, b = (grid.template[time].to_index()[i] for i in (0, -1))
             warn(f"there are no observations from {a} to {b}, a whole window; members follow the prior there")
