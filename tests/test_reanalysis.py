@@ -139,8 +139,10 @@ def test_a_run_that_stops_goes_on_with_the_same_numbers(prior, obs, tmp_path):
         return obs.sel(time=slice(first, last))
 
     out = tmp_path / "r.zarr"
-    with pytest.raises(OSError, match="away"):
+    with pytest.raises(OSError, match="away") as raised:
         record(STATES).sda.reanalyse(opened, prior, members=4, out=out, **OPTIONS)
+    assert "from 10.0 to 19.0" in raised.value.__notes__[0]
+    assert "same call continues" in raised.value.__notes__[1]
     run = record(STATES).sda.reanalyse(opened, prior, members=4, out=out, **OPTIONS)
     np.testing.assert_array_equal(run.v, whole.v)
     more = record(STATES).sda.reanalyse(opened, prior, members=6, out=out, **OPTIONS)

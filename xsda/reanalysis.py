@@ -200,7 +200,11 @@ def _in_store(
         chunks={"member": chunk, chain.time: sizes[0]}, overwrite=overwrite,
     ) as store:  # fmt: skip
         _reopen(store, chain.windows, observed, template)
-        _draw(chain, prior, store)
+        try:
+            _draw(chain, prior, store)
+        except BaseException as error:
+            error.add_note(f"Settled states are kept in {out}; the same call continues")
+            raise
         ds = store.dataset()
     return ds if ds["member"].values.tolist() == numbers else ds.sel(member=numbers)
 

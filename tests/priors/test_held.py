@@ -7,10 +7,12 @@ from torch import nn
 
 from xsda.diffusion.anchored import Anchored
 from xsda.diffusion.error import ErrorCurve
+from xsda.likelihood import Group, Likelihood, StudentT
 from xsda.priors.eof import EofDenoiser, time_factors
 from xsda.priors.exact import GaussianDenoiser
 from xsda.priors.held import Held
 from xsda.priors.separable import SeparableDenoiser
+from xsda.sampling.hold import HELD_ERROR, hold
 
 TIME, SPACE, KNOWN = 6, (2, 3), 2
 SHAPE, POINTS = (TIME, 1, *SPACE), 6
@@ -104,3 +106,18 @@ def test_a_network_that_adds_nothing_is_the_wider_gaussian():
         expected = Held(wide, past)(x_t, t)
         torch.testing.assert_close(Held(anchored, past)(x_t, t), expected, rtol=1e-3, atol=3e-4)
         torch.testing.assert_close(Held(anchored, past).linearised(x_t, t), expected, rtol=1e-3, atol=3e-4)
+
+
+def test_a_network_observes_known_states_beside_the_observations():
+    """The log-likelihoods add up, each member with its own past and with the law of each observation."""
+    g = torch.Generator().manual_seed(0)
+    x, past = torch.randn(3, *SHAPE, generator=g), torch.randn(3, KNOWN, 1, *SPACE, generator=g)
+    near = past + 2 * HELD_ERROR * torch.randn(past.shape, generator=g)
+    x = torch.cat([near, x[:, KNOWN:]], 1)
+    groups = (Group(1), Group(1, "t", StudentT(df=4)))
+    obs = Likelihood(lambda x: x[:, 4, 0, 0, :2], torch.tensor([0.3, 2.0]), torch.tensor([0.5, 0.1]), groups=groups)
+    known = torch.distributions.Normal(past.flatten(1), HELD_ERROR).log_prob(near.flatten(1)).sum(1)
+    for own, expected in ((None, known), (obs, known + obs.log_prob(x))):
+        _, joined = hold(nn.Identity(), own, past)
+        assert joined is not None
+        torch.testing.assert_close(joined.log_prob(x), expected, rtol=1e-4, atol=1e-4)

@@ -134,7 +134,12 @@ class Chain:
         for window in self.windows:
             missing = [m for m, n in zip(members, kept.complete(members), strict=True) if n < window.settled]
             if missing:
-                values = self.settled(prior, window, members, kept)
+                try:
+                    values = self.settled(prior, window, members, kept)
+                except Exception as error:
+                    first, last = self.record[self.time].values[[window.start, window.stop - 1]]
+                    error.add_note(f"This was in the window from {first} to {last}")
+                    raise
                 rows = [members.index(m) for m in missing]
                 kept.write({n: v[rows] for n, v in values.items()}, missing, window.start + window.known)
             yield len(members) / len(self.windows)
