@@ -1,5 +1,6 @@
 """Long records against the fixed-lag smoother in closed form, and runs that stop and go on."""
 
+import warnings
 from itertools import pairwise
 
 import hypothesis.strategies as st
@@ -138,8 +139,10 @@ def test_a_run_that_stops_goes_on_with_the_same_numbers(prior, obs, tmp_path):
         return obs.sel(time=slice(first, last))
 
     out = tmp_path / "r.zarr"
-    with pytest.raises(OSError, match="away"):
+    with pytest.raises(OSError, match="away") as raised:
         record(STATES).sda.reanalyse(opened, prior, members=4, out=out, **OPTIONS)
+    assert "from 10.0 to 19.0" in raised.value.__notes__[0]
+    assert "same call continues" in raised.value.__notes__[1]
     run = record(STATES).sda.reanalyse(opened, prior, members=4, out=out, **OPTIONS)
     np.testing.assert_array_equal(run.v, whole.v)
     more = record(STATES).sda.reanalyse(opened, prior, members=6, out=out, **OPTIONS)
@@ -156,6 +159,49 @@ def test_a_longer_record_draws_only_the_last_states_again(prior, obs, tmp_path):
     settled = max(w.settled for w in plan_windows(STATES, STATES, WINDOW, LAG, OVERLAP) if w.stop <= 19)
     np.testing.assert_array_equal(run.v[:, :settled], first.v[:, :settled])
     assert not (run.v[:, settled:19] == first.v[:, settled:19]).any()
+
+
+def test_members_of_earlier_calls_follow_a_longer_record(prior, obs, tmp_path):
+    """Also without a lag, which needs no settled state again; and those that the call between did not draw."""
+    opens = []
+
+    def opened(first, last):
+        opens.append(first)
+        return obs.sel(time=slice(first, last))
+
+    for lag in (0, LAG):
+        options, out = {**OPTIONS, "lag": lag, "steps": 4}, tmp_path / f"{lag}.zarr"
+        record(19).sda.reanalyse(opened, prior, members=[0, 1], out=out, **options)
+        record(STATES).sda.reanalyse(opened, prior, members=[2, 3], out=out, **options)
+        opens.clear()
+        run = record(STATES).sda.reanalyse(opened, prior, members=[3, 0, 1], out=out, **options)
+        assert run.member.values.tolist() == [3, 0, 1]
+        xr.testing.assert_allclose(run.v, record(STATES).sda.reanalyse(obs, prior, members=[3, 0, 1], **options).v)
+        valid = [w for w in plan_windows(STATES, STATES, WINDOW, lag, OVERLAP) if w.stop <= 19]
+        assert len(opens) == 1 + len(plan_windows(STATES, STATES, WINDOW, lag, OVERLAP)) - len(valid)
+
+
+def test_windows_without_observations_and_one_warning_of_each_kind(prior, obs):
+    """Missing values in a window, none at all, and positions outside the grid."""
+    missing = obs.where(obs.time > 11)
+    away = obs.assign_coords(y=[7.0]).isel(time=slice(1, 8))
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        record(STATES).sda.reanalyse([missing, away], prior, members=1, outside="drop", **OPTIONS)
+    kinds = [str(w.message).lstrip("0123456789 ").split("(")[0] for w in given]
+    assert len(kinds) == len(set(kinds))
+    assert any("windows are drawn without" in k for k in kinds)
+    with pytest.warns(RuntimeWarning, match="no observations from"):
+        gap = record(STATES).sda.reanalyse(obs.isel(time=[0, 8]), prior, members=1, **OPTIONS)
+    assert bool(gap.v.notnull().all())
+
+
+def test_a_record_of_months_goes_on_with_months(obs):
+    grid = record(STATES).assign_coords(time=pd.date_range("2001-01-01", periods=STATES, freq="MS"))
+    prior = xsda.GaussianPrior.separable(grid.isel(time=slice(WINDOW)).fillna(0), in_time(WINDOW), Y_COV)
+    dated = obs.assign_coords(time=grid.time.values[obs.time.values.astype(int)])
+    run = grid.sda.reanalyse(dated, prior, members=1, horizon=3, **OPTIONS)
+    assert run.time.dt.day.values.tolist() == [1] * (STATES + 3)
 
 
 def test_chunks_and_batches_change_nothing(prior, obs, tmp_path):
@@ -183,6 +229,8 @@ def test_tables_and_dates(obs):
         ({"lag": 5, "overlap": 5}, "overlap=5 and lag=5 fill window=10"),
         ({"window": 8}, "exactly 10 states"),
         ({"horizon": "2D"}, "holds no dates"),
+        ({"horizon": -1}, "horizon=-1 must be"),
+        ({"sampler": "tds"}, "weighted particles"),
     ],
 )
 def test_sizes_that_do_not_fit(prior, obs, change, message):
@@ -200,6 +248,8 @@ def test_what_cannot_be_divided_is_refused(prior, obs, tmp_path):
         grid.isel(time=slice(8)).sda.reanalyse(obs.isel(time=slice(2)), prior, **options)
     with pytest.raises(ValueError, match="time"):
         grid.isel(time=[*range(12), *range(13, 26)]).sda.reanalyse(obs, prior, **options)
+    with pytest.raises(ValueError, match="no coordinate 'time'"):
+        grid.drop_vars("time").sda.reanalyse(obs, prior, **options)
     grid.sda.reanalyse(obs, prior, out=tmp_path / "r.zarr", **options)
     with pytest.raises(FileExistsError, match="observations"):
         grid.sda.reanalyse(obs + 1, prior, out=tmp_path / "r.zarr", **options)

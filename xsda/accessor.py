@@ -119,13 +119,14 @@ class SdaAccessor:
         quality: Any = None,
         outside: str = "raise",
         superobs: Any = None,
+        overwrite: bool = False,
     ) -> xr.Dataset:
         return reanalyse(
             self._ds, obs, model, window=window, lag=lag, overlap=overlap, members=members, out=out, horizon=horizon,
             sigma=sigma, guidance=guidance, sampler=sampler, steps=steps, likelihood=likelihood,
             correlation=correlation, redraw=redraw, seed=seed, chunks=chunks, batch=batch, device=device,
             precision=precision, progress=progress, derived=derived, quality=quality, outside=outside,
-            superobs=superobs,
+            superobs=superobs, overwrite=overwrite,
         )  # fmt: skip
 
     @documented(sample)

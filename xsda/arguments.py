@@ -6,9 +6,12 @@ import difflib
 import math
 import operator
 import os
+import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Real
 from typing import Any
 
@@ -57,10 +60,27 @@ def choose(name: object, known: Iterable[object]) -> str:
 
 
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_GIVEN: ContextVar[set[str] | None] = ContextVar("given", default=None)
+
+
+@contextmanager
+def without_repeats() -> Iterator[None]:
+    """Within this context, give no warning twice, even if its numbers differ."""
+    token = _GIVEN.set(set())
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
 
 
 def warn(text: str, category: type[Warning] = RuntimeWarning) -> None:
     """Warn at the line of the user's code that called the package."""
+    given = _GIVEN.get()
+    if given is not None:
+        kind = re.sub(r"[-+.:\d]+", "#", text)
+        if kind in given:
+            return
+        given.add(kind)
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(HERE):
         level, frame = level + 1, frame.f_back

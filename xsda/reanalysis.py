@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from xsda.arguments import whole_number
+from xsda.arguments import whole_number, without_repeats
 from xsda.diffusion.samplers import Sampler
 from xsda.guidance import Guidance
+from xsda.labels.axes import is_datelike
 from xsda.labels.grid import Grid
 from xsda.labels.provenance import describe
 from xsda.labels.requirements import check_time
 from xsda.likelihood import ErrorLaw
-from xsda.observations.during import Period
+from xsda.observations.during import divided
 from xsda.observations.operator import Derived
 from xsda.observations.sources import Sources
 from xsda.priors.held import base_of
@@ -68,6 +69,7 @@ def reanalyse(
     quality: Any = None,
     outside: str = "raise",
     superobs: Any = None,
+    overwrite: bool = False,
 ) -> xr.Dataset:
     """Draw posterior trajectories through a long record, each of them continuous, window by window.
 
@@ -80,8 +82,8 @@ def reanalyse(
     ds
         The record: its coordinates define what is estimated. Its values are not read. Its times have even steps.
     obs
-        Observations with times, as in ``xsda.assimilate``. For records that are too long to open at once, a function
-        ``obs(first, last)`` that returns those between two times of ``ds``.
+        Observations with times, as in ``xsda.assimilate``. Averages over time need bounds. For records that are too
+        long to open at once, a function ``obs(first, last)`` that returns those between two times of ``ds``, or None.
     model
         A prior, the path of one, or a name.
     window
@@ -103,7 +105,8 @@ def reanalyse(
         How far to continue after the end of ``ds``, without observations: a length of time such as "2D", or a number of
         states.
     sigma, guidance, sampler, steps, likelihood, correlation, batch, device, precision, derived, quality, superobs
-        As in ``xsda.assimilate``.
+        As in ``xsda.assimilate``. If ``obs`` is a function, ``sigma`` cannot be an array. Correlated errors are
+        correlated within a window only.
     outside
         What to do with observations outside the grid or the record, as in ``xsda.assimilate``.
     redraw
@@ -111,10 +114,12 @@ def reanalyse(
     seed
         Seed of the noise. A record of one window gives what ``xsda.assimilate`` gives.
     chunks
-        ``{"member": 8}`` computes 8 members in each dask task, on the cluster of the current dask client if there is
-        one. Each task goes through the whole record. Default: all members in this process.
+        ``{"member": 8}`` computes 8 members in each dask task. Each task goes through the whole record. With ``out``,
+        tasks run on the cluster of the current dask client if there is one. Default: all members in this process.
     progress
         Show a progress bar. Default: in a terminal or notebook.
+    overwrite
+        Replace a store ``out`` of another run. Default: raise an error.
 
     Returns
     -------
@@ -149,31 +154,60 @@ def reanalyse(
         "sigma": sigma, "likelihood": likelihood, "correlation": correlation, "derived": derived, "quality": quality,
         "outside": outside, "superobs": superobs,
     }  # fmt: skip
+    stepper = pick_sampler(sampler, steps, default_sampler(prior, guided=True))
+    if stepper.population > 1:
+        raise ValueError(
+            f"reanalyse continues each member from its own past, but {stepper} draws members together as weighted "
+            "particles; use another sampler"
+        )
     whole = Grid.match(prior.layout, ds)
     time, observed = whole.core_dims[0], whole.shape[0]
+    if time not in ds.coords:
+        raise ValueError(f"the record has no coordinate {time!r}, which divides the observations; assign one to it")
     check_time(whole)
     sizes = _sizes(prior, observed, window, lag, overlap)
-    prior.bind(ds.isel({time: slice(sizes[0])}))  # raises, and warns, before anything is drawn
-    record = _without_values(_extended(whole, _steps_of(horizon, whole)), time)
-    chain = Chain(
-        prior, record, time, plan_windows(observed, record.sizes[time], *sizes), Period(obs, whole, outside),
-        reading, options, pick_sampler(sampler, steps, default_sampler(prior, guided=True)),
-        pick_guidance(guidance, prior),
-    )  # fmt: skip
-    grid = Grid.match(prior.layout, record)
-    if out is None:
-        kept = Memory(grid.fields, options.numbers, time)
-        _draw(chain, prior, kept, options)
-        return _labelled(chain, grid, prior, sizes, [kept.arrays[f.name] for f in grid.fields])
-    empty = [np.broadcast_to(np.zeros((), f.dtype), (len(options.numbers), *f.shape)) for f in grid.fields]
+    with without_repeats():
+        prior.bind(ds.isel({time: slice(sizes[0])}))  # raises, and warns, before anything is drawn
+        whole = Grid.match(prior.layout, _without_values(ds, time))  # it goes to each task
+        period, reading = divided(obs, whole, reading)
+        record = _without_values(_extended(whole, _steps_of(horizon, whole)), time)
+        chain = Chain(
+            prior, record, time, plan_windows(observed, record.sizes[time], *sizes), period, reading, options,
+            stepper, pick_guidance(guidance, prior),
+        )  # fmt: skip
+        if out is None:
+            return _in_memory(chain, prior, sizes)
+        return _in_store(chain, prior, sizes, out, observed, overwrite)
+
+
+def _in_memory(chain: Chain, prior: Prior, sizes: tuple[int, int, int]) -> xr.Dataset:
+    """Draw the members and return them."""
+    grid, numbers = Grid.match(prior.layout, chain.record), chain.options.numbers
+    kept = Memory(grid.fields, numbers, chain.time)
+    _draw(chain, prior, kept)
+    return _labelled(chain, grid, prior, sizes, [kept.arrays[f.name] for f in grid.fields])
+
+
+def _in_store(
+    chain: Chain, prior: Prior, sizes: tuple[int, int, int], out: str | Path, observed: int, overwrite: bool
+) -> xr.Dataset:
+    """Draw the members that a store lacks, and return those of this call as they are in it."""
+    grid, numbers = Grid.match(prior.layout, chain.record), list(chain.options.numbers)
+    empty = [np.broadcast_to(np.zeros((), f.dtype), (len(numbers), *f.shape)) for f in grid.fields]
     template = _labelled(chain, grid, prior, sizes, empty)
-    chunk = member_chunks(len(options.numbers), chunks, grid.core_dims) or 1
+    chunk = member_chunks(len(numbers), chain.options.chunks, grid.core_dims) or 1
     with open_store(
-        out, template, time=time, run=_description(chain, prior, sizes), chunks={"member": chunk, time: sizes[0]}
-    ) as store:
-        _reopen(store, chain.windows, observed, options.numbers, template)
-        _draw(chain, prior, store, options)
-        return store.dataset()
+        out, template, time=chain.time, run=_description(chain, prior, sizes),
+        chunks={"member": chunk, chain.time: sizes[0]}, overwrite=overwrite,
+    ) as store:  # fmt: skip
+        _reopen(store, chain.windows, observed, template)
+        try:
+            _draw(chain, prior, store)
+        except BaseException as error:
+            error.add_note(f"Settled states are kept in {out}; the same call continues")
+            raise
+        ds = store.dataset()
+    return ds if ds["member"].values.tolist() == numbers else ds.sel(member=numbers)
 
 
 def _sizes(prior: Prior, states: int, window: int | None, lag: int | None, overlap: int | None) -> tuple[int, int, int]:
@@ -210,43 +244,45 @@ def _steps_of(horizon: str | int, whole: Grid) -> int:
     time = whole.core_dims[0]
     if not isinstance(horizon, str):
         return whole_number("horizon", horizon, least=0)
-    if not (time in whole.template.coords and whole.template[time].dtype.kind == "M"):
+    if not is_datelike(whole.template[time]):
         raise ValueError(
             f"horizon={horizon!r} is a length of time, but {time!r} holds no dates; give a number of states"
         )
     try:
-        length = pd.Timedelta(horizon).total_seconds()
+        length = pd.Timedelta(horizon).total_seconds()  # NaN for "NaT"
     except ValueError:
+        length = np.nan
+    if np.isnan(length):
         raise ValueError(
             f"horizon={horizon!r} is no length of time; use one such as '2D' or '6h', or a number of states"
-        ) from None
+        )
     numbers = whole.numbers(time)
     steps = length / float(numbers[1] - numbers[0])
     if steps < 0 or abs(steps - round(steps)) > 1e-6:
-        raise ValueError(f"horizon={horizon!r} is not a whole number of steps of {numbers[1] - numbers[0]:g} s")
+        raise ValueError(
+            f"horizon={horizon!r} must be a positive multiple of the time step ({numbers[1] - numbers[0]:g} s)"
+        )
     return round(steps)
 
 
 def _extended(whole: Grid, more: int) -> xr.Dataset:
-    """Return the coordinates and variables of a record with more states, whose values are missing."""
+    """Return a record with more states; what is known only of its own states is left out."""
     time, ds = whole.core_dims[0], whole.template
     if not more:
         return ds
-    n = ds.sizes[time]
-    longer = ds.isel({time: np.minimum(np.arange(n + more), n - 1)})
-    if time in ds.coords:
-        values = ds[time].values
-        step = values[-1] - values[-2]
-        later = values[-1] + step * np.arange(1, more + 1)
-        longer = longer.assign_coords(
-            {
-                time: ds[time]
-                .copy(data=values)
-                .pad({time: (0, more)}, mode="edge")
-                .copy(data=np.concatenate([values, later]))
-            }
+    n, values = ds.sizes[time], ds[time].values
+    others = [c for c, v in ds.coords.items() if time in v.dims and c != time]
+    later = values[-1] + (values[-1] - values[-2]) * np.arange(1, more + 1)
+    if is_datelike(ds[time]) and np.ptp(step := np.diff(whole.numbers(time))) > 1e-3 * step[0]:  # calendar months
+        freq, calendar = xr.infer_freq(ds[time]), ds[time].dt.calendar
+        if freq is None:
+            raise ValueError("the dates of the record have no frequency with which a forecast can go on; use horizon=0")
+        index = xr.date_range(
+            values[-1], periods=more + 1, freq=freq, calendar=calendar, use_cftime=values.dtype == "O"
         )
-    return longer
+        later = index.values[1:]
+    longer = ds.drop_vars(others).isel({time: np.minimum(np.arange(n + more), n - 1)})
+    return longer.assign_coords({time: (time, np.concatenate([values, later]), ds[time].attrs, ds[time].encoding)})
 
 
 def _without_values(ds: xr.Dataset, time: str) -> xr.Dataset:
@@ -283,13 +319,12 @@ def _description(chain: Chain, prior: Prior, sizes: tuple[int, int, int]) -> dic
     }  # fmt: skip
 
 
-def _reopen(
-    store: EnsembleStore, windows: Sequence[Stretch], observed: int, members: Sequence[int], template: xr.Dataset
-) -> None:
+def _reopen(store: EnsembleStore, windows: Sequence[Stretch], observed: int, template: xr.Dataset) -> None:
     """If the record of an earlier call was shorter, forget what its last windows settled without later observations."""
     before = int(store.notes.get(OBSERVED, observed))
     if before != observed:
-        valid = max((w.settled for w in windows if w.stop <= before and w.settled < w.stop), default=0)
+        valid = max((w.settled for w in windows if w.stop <= before and w.stop < observed), default=0)
+        members = store.members  # also those that this call does not draw
         late = [m for m, n in zip(members, store.complete(members), strict=True) if n > valid]
         if late:
             axis = {str(n): v.dims.index(store.time) for n, v in template.data_vars.items()}
@@ -298,11 +333,11 @@ def _reopen(
     store.notes[OBSERVED] = observed
 
 
-def _draw(chain: Chain, prior: Prior, kept: Memory | EnsembleStore, options: SamplingOptions) -> None:
+def _draw(chain: Chain, prior: Prior, kept: Memory | EnsembleStore) -> None:
     """Draw all members: in this process, or each chunk of them as one task of a cluster."""
-    numbers, client = list(options.numbers), current_client()
-    size = member_chunks(len(numbers), options.chunks, ()) or len(numbers)
-    parts = [numbers[i : i + size] for i in range(0, len(numbers), size)]
+    options, client = chain.options, current_client()
+    numbers = list(options.numbers)
+    parts = kept.parts(numbers, member_chunks(len(numbers), options.chunks, ()) or len(numbers))
     with member_bar(len(numbers), label="reanalysing", progress=options.progress) as bar:
         if client is not None and options.chunks is not None and isinstance(kept, EnsembleStore):
             from xsda.sampling.sending import send
@@ -319,5 +354,5 @@ def _draw(chain: Chain, prior: Prior, kept: Memory | EnsembleStore, options: Sam
 
 def _on_worker(chain: Chain, store: EnsembleStore, members: Sequence[int]) -> None:
     """Draw a chunk of members in a process of a cluster."""
-    with take(chain.options.device):
+    with take(chain.options.device), without_repeats():
         deque(chain.drawn(members, store), maxlen=0)

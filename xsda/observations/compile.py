@@ -232,7 +232,7 @@ def _place(grid: Grid, ds: xr.Dataset, da: xr.DataArray, dim: str) -> Place:
     if dim == grid.core_dims[0]:
         check_calendar(coord, axis.origin is not None, f"the grid's {dim!r}")
     if method == "mean" and not (kept and "bounds" not in coord.attrs):
-        return Place((dim,), dims, axis.average(*_bounds(ds, coord, axis.origin)))
+        return Place((dim,), dims, axis.average(*cell_edges(ds, coord, axis.origin)))
     stencil = axis.locate(axis_numbers(coord, axis.origin))
     if method == "mean" and not stencil.contiguous:
         raise ValueError(
@@ -303,7 +303,7 @@ def _place_without_coordinate(da: xr.DataArray, dim: str, axis: GridAxis, method
     return Place((dim,), (dim,), Stencil.identity(size))
 
 
-def _bounds(ds: xr.Dataset, coord: xr.DataArray, origin: Any) -> tuple[np.ndarray, np.ndarray]:
+def cell_edges(ds: xr.Dataset, coord: xr.DataArray, origin: Any) -> tuple[np.ndarray, np.ndarray]:
     """Cell bounds: those that the coordinate names, otherwise the midpoints between its values."""
     bounds = cell_bounds(ds, coord)
     if bounds is not None:

@@ -9,18 +9,81 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from xsda.arguments import warn
 from xsda.labels.axes import axis_numbers
+from xsda.labels.cf import cell_method, standard_error
 from xsda.labels.grid import Grid
-from xsda.observations.compile import matching_coordinate
+from xsda.observations.compile import cell_edges, matching_coordinate
+from xsda.observations.errors import error_std
 from xsda.observations.read import dims_of, units_of
+from xsda.observations.selected import Selection
 from xsda.observations.sources import Sources, as_sources, observed_variables
 
 ROUNDING = 1e-6  # of a time step
+Opener = Callable[[Any, Any], Sources]
 
 
 @dataclass(frozen=True, eq=False)
 class Period:
-    """Opens the observations between the times of a grid. It can be sent to other processes.
+    """Opens the observations of a part of a record, by source. It can be sent to other processes.
+
+    Parameters
+    ----------
+    obs
+        All observations by source, or a function of two times.
+    whole
+        The grid of the whole record. Observations outside it are left out.
+    """
+
+    obs: Mapping[str, xr.Dataset] | Opener
+    whole: Grid
+
+    def __call__(self, grid: Grid, known: int = 0) -> dict[str, xr.Dataset]:
+        """Return the observations of the states of ``grid``, the first of which are ``known``.
+
+        Observations up to the last known state are left out. An average over time belongs to the last state in it. The
+        result is empty if there is no observation; otherwise it has all sources.
+        """
+        time, origin = grid.core_dims[0], self.whole.origin
+        states, record = (axis_numbers(g.template[time], origin) for g in (grid, self.whole))
+        slack = ROUNDING * (record[1] - record[0])
+        if known and states[known - 1] >= record[-1] - slack:  # a forecast
+            return {}
+        start = states[known - 1] + slack if known else states[0] - slack
+        found, count, near = {}, 0, 0
+        for source, ds in self._sources(grid).items():
+            coord = _times(source, ds, grid)
+            first, last = _extent(source, ds, coord, self.whole)
+            near += int(((last >= states[0] - slack) & (last <= states[-1] + slack)).sum())
+            keep = (last >= start) & (last <= states[-1] + slack)
+            if known and (early := keep & (first < states[0] - slack)).any():
+                least = int(np.ceil((last - first)[early].max() / (record[1] - record[0]) - ROUNDING))
+                raise ValueError(
+                    f"averages of {source} over time are longer than the {known} known states of a window; use "
+                    f"overlap={least} or more"
+                )
+            count += int(keep.sum())
+            ds = ds if coord.dims else ds.expand_dims(str(coord.name))
+            found[source] = ds.isel({d: np.flatnonzero(keep) for d in coord.dims or (coord.name,)})
+        if not near:
+            a, b = (grid.template[time].to_index()[i] for i in (0, -1))
+            warn(f"there are no observations from {a} to {b}, a whole window; members follow the prior there")
+        return found if count else {}
+
+    def _sources(self, grid: Grid) -> Mapping[str, xr.Dataset]:
+        if not callable(self.obs):
+            return self.obs
+        times = grid.template[grid.core_dims[0]].to_index()  # pandas Timestamps, if they are dates
+        opened = self.obs(times[0], times[-1])
+        if opened is None or (isinstance(opened, list | tuple | Mapping) and not len(opened)):
+            return {}  # nothing in this period
+        return as_sources(opened, units_of(grid), dims_of(grid))
+
+
+def divided(obs: Sources | Opener, whole: Grid, reading: Mapping[str, Any]) -> tuple[Period, dict[str, Any]]:
+    """Prepare observations for being read period by period.
+
+    Errors and quality flags, which may be arrays over all observations, are applied to all of them.
 
     Parameters
     ----------
@@ -28,75 +91,92 @@ class Period:
         All observations, or a function of two times.
     whole
         The grid of the whole record.
-    outside
-        "raise", or "drop": what happens to observations outside the record.
-    """
-
-    obs: Sources | Callable[[Any, Any], Sources]
-    whole: Grid
-    outside: str
-
-    def __post_init__(self) -> None:
-        if not callable(self.obs):
-            sources = as_sources(self.obs, units_of(self.whole), dims_of(self.whole))
-            if self.outside == "raise":
-                check_within(sources, self.whole)
-            object.__setattr__(self, "obs", sources)
-
-    def __call__(self, grid: Grid) -> Mapping[str, xr.Dataset]:
-        if not callable(self.obs):
-            return self.obs  # type: ignore[return-value]
-        times = grid.template[grid.core_dims[0]].to_index()  # pandas Timestamps, if they are dates
-        return as_sources(self.obs(times[0], times[-1]), units_of(grid), dims_of(grid))
-
-
-def during(sources: Mapping[str, xr.Dataset], grid: Grid, known: int = 0) -> dict[str, xr.Dataset]:
-    """Return the observations between the first and the last state of a grid.
-
-    Parameters
-    ----------
-    sources
-        Datasets by source, as ``as_sources`` returns them.
-    grid
-        The grid of the period.
-    known
-        Number of states at its beginning that are known. Observations up to the last of them are left out.
+    reading
+        Options of ``read``.
 
     Returns
     -------
-    dict
-        Datasets by source; those without an observation in the period are left out.
+    period, reading
+        The observations, and the options that are left for each period.
     """
-    numbers = grid.numbers(grid.core_dims[0])
-    slack = _slack(numbers)
-    start, found = numbers[known - 1] + slack if known else numbers[0] - slack, {}
+    if callable(obs):
+        return Period(obs, whole), dict(reading)
+    sources, selection = as_sources(obs, units_of(whole), dims_of(whole)), Selection(reading["quality"], "raise", None)
+    _check_within(sources, whole, drop=reading["outside"] == "drop")
+    prepared = {}
     for source, ds in sources.items():
-        coord = _times(source, ds, grid)
-        values = axis_numbers(coord, grid.origin)
-        keep = (values >= start) & (values <= numbers[-1] + slack)
-        if keep.any():
-            found[source] = ds.isel({d: np.flatnonzero(keep) for d in coord.dims})
-    return found
+        own = ds
+        for name in observed_variables(ds):
+            if reading["sigma"] is not None:
+                own = _with_error(own, name, error_std(ds, name, reading["sigma"], source, sources))
+            own = selection.keep_good(own, name, source)
+        prepared[source] = own
+    selection.say()
+    return Period(prepared, whole), {**reading, "sigma": None, "quality": None}
 
 
-def check_within(sources: Mapping[str, xr.Dataset], grid: Grid) -> None:
-    """Raise if observations lie before or after a record."""
-    numbers = grid.numbers(grid.core_dims[0])
-    slack = _slack(numbers)
+def _with_error(ds: xr.Dataset, name: str, std: np.ndarray) -> xr.Dataset:
+    """Give a variable this standard error, in its own units, instead of one that it has."""
+    old, da = standard_error(ds, ds[name]), ds[name]
+    ds = ds if old is None else ds.drop_vars(str(old.name))
+    others = [v for v in str(da.attrs.get("ancillary_variables", "")).split() if old is None or v != old.name]
+    own = f"{name}_error_of_reanalyse"
+    attrs = {"standard_name": f"{da.attrs.get('standard_name', da.name)} standard_error"}
+    attrs |= {"units": da.attrs["units"]} if "units" in da.attrs else {}
+    named = da.assign_attrs(ancillary_variables=" ".join([*others, own]))
+    return ds.assign({name: named, own: (da.dims, std, attrs)})
+
+
+def _check_within(sources: Mapping[str, xr.Dataset], whole: Grid, *, drop: bool) -> None:
+    """Raise if observations lie before or after a record, or have no time; with ``drop``, only tell."""
+    numbers = whole.numbers(whole.core_dims[0])
+    slack = ROUNDING * float(numbers[1] - numbers[0])
     for source, ds in sources.items():
-        coord = _times(source, ds, grid)
-        values = axis_numbers(coord, grid.origin)
-        away = (values < numbers[0] - slack) | (values > numbers[-1] + slack)
-        if away.any():
-            first = np.ravel(coord.values)[np.flatnonzero(np.ravel(away))[0]]
-            raise ValueError(
-                f"{int(away.sum())} of {away.size} times of {source} lie outside the record (the first is {first}); "
-                "extend the record, or pass outside='drop'"
-            )
+        coord = _times(source, ds, whole)
+        values = axis_numbers(coord, whole.origin)
+        away = np.ravel(~((values >= numbers[0] - slack) & (values <= numbers[-1] + slack)))
+        if not away.any():
+            continue
+        first = np.ravel(coord.values)[np.flatnonzero(away)[0]]
+        text = f"{int(away.sum())} of {away.size} times of {source} lie outside the record (the first is {first})"
+        if not drop:
+            raise ValueError(f"{text}; extend the record, or pass outside='drop'")
+        warn(f"{text} and are not used", UserWarning)
 
 
-def _slack(numbers: np.ndarray) -> float:
-    return ROUNDING * float(numbers[1] - numbers[0])
+def _extent(source: str, ds: xr.Dataset, coord: xr.DataArray, whole: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Return the times of the first and the last state that observations need: their own, or the ends of averages.
+
+    They are NaN outside the record.
+    """
+    time, origin = whole.core_dims[0], whole.origin
+    record, values = axis_numbers(whole.template[time], origin), axis_numbers(coord, origin)
+    half = (record[1] - record[0]) / 2
+    inside = (values >= record[0] - ROUNDING * half) & (values <= record[-1] + ROUNDING * half)
+    first = last = np.where(inside, values, np.nan)
+    if not any(_averaged(ds[n], coord, whole) for n in observed_variables(ds)):
+        return first, last
+    if "bounds" not in coord.attrs:
+        raise ValueError(
+            f"{source} holds averages over time, whose bounds are needed to divide them into periods: add a variable "
+            f"'{coord.name}_bnds' with two columns and set ds[{str(coord.name)!r}].attrs['bounds'] to its name"
+        )
+    lower, upper = (np.clip(e.reshape(values.shape), *record[[0, -1]]) for e in _inner(ds, coord, origin, half))
+    return np.where(inside, np.minimum(lower, values), np.nan), np.where(inside, np.maximum(upper, values), np.nan)
+
+
+def _inner(ds: xr.Dataset, coord: xr.DataArray, origin: Any, half: float) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of averages, by half a step inside: the cells of the states reach as far."""
+    edges = cell_edges(ds, coord, origin)
+    return np.minimum(*edges) + half, np.maximum(*edges) - half
+
+
+def _averaged(da: xr.DataArray, coord: xr.DataArray, whole: Grid) -> bool:
+    """Whether a variable is an average over time and the grid is not, as ``compile_variable`` decides it."""
+    names = {whole.core_dims[0], str(coord.name), str(coord.attrs.get("standard_name", coord.name))}
+    template = whole.template.get(da.name)
+    same = template is not None and cell_method(template, names) == "mean"
+    return cell_method(da, names) == "mean" and not (same and "bounds" not in coord.attrs)
 
 
 def _times(source: str, ds: xr.Dataset, grid: Grid) -> xr.DataArray:

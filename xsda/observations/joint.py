@@ -21,7 +21,7 @@ from xsda.likelihood.whitening import Whitener, Whitening
 from xsda.observations.correlation import whitener
 from xsda.observations.footprints import Footprints
 from xsda.observations.masking import on_valid_points
-from xsda.observations.observed import Observed
+from xsda.observations.observed import NothingObserved, Observed
 from xsda.observations.operator import (
     Derived,
     ObservationOperator,
@@ -158,7 +158,7 @@ def join(grid: Grid, observed: Sequence[Observed]) -> Likelihood:
     torch.Size([1, 4])
     """
     if not any(len(o.pick) for o in observed):
-        raise ValueError(
+        raise NothingObserved(
             "all observations are missing (NaN), so there is nothing to assimilate; for samples of the prior use "
             "ds.sda.sample"
         )
@@ -197,7 +197,7 @@ def _outside_mask(grid: Grid, observed: Sequence[Observed]) -> list[tuple[Scaled
     """Scale each variable, and leave out those inside the mask; raise if that is all of them."""
     found = [_scaled(grid, o) for o in observed]
     if not any(len(s.pick) for s, _ in found):
-        raise ValueError(
+        raise NothingObserved(
             "all observations lie where the prior has no values (its mask, such as land); check their coordinates, or "
             "use a prior of this region"
         )

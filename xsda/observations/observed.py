@@ -18,6 +18,10 @@ from xsda.observations.operator import Derived, VariableOperator
 MANY = 2**24  # with more stencil points than this, duplicates are not searched for
 
 
+class NothingObserved(ValueError):
+    """No value is left that can be assimilated."""
+
+
 @dataclass(frozen=True, eq=False)
 class Observed:
     """One observed variable of one source, as ``read`` returns it.

@@ -13,7 +13,7 @@ from xsda.arguments import warn
 from xsda.labels.grid import Grid
 from xsda.observations.compile import swapped
 from xsda.observations.inside import drop_outside
-from xsda.observations.observed import Observed
+from xsda.observations.observed import NothingObserved, Observed
 from xsda.observations.quality import accepted
 from xsda.observations.superobs import superobs
 
@@ -74,7 +74,9 @@ class Selection:
                 hint = "; they are inside if latitude and longitude are swapped" if swapped(grid, o.da) else ""
                 self.texts.append(f"{total} lie outside the grid and are not used ({where}){hint}")
         if not any(len(o.pick) for o in kept) and any(len(o.pick) for o in found):
-            raise ValueError(f"no observation lies inside the grid: {'; '.join(self.texts)}; check units and positions")
+            raise NothingObserved(
+                f"no observation lies inside the grid: {'; '.join(self.texts)}; check units and positions"
+            )
         return kept
 
     def average(self, observed: Observed, grid: Grid) -> Observed:

@@ -3,8 +3,8 @@
 A window has ``overlap`` known states, then states that it settles, then ``lag`` states that are drawn to use the later
 observations but are settled by the next window only (fixed-lag smoothing)::
 
-    window 1   |------ settled ------|--lag--|
-    window 2                    |known|------ settled ------|--lag--|
+    window 1   |====== settled ======|==lag==|
+    window 2                   |known|====== settled ======|==lag==|
 
 All windows have the same length. The last one ends with the record, knows more states, and settles all others.
 """
@@ -12,19 +12,20 @@ All windows have the same length. The last one ends with the record, knows more 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from xsda.arguments import warn
 from xsda.diffusion.samplers import Sampler
 from xsda.guidance import Guidance
 from xsda.labels.grid import Field, Grid
 from xsda.likelihood import Likelihood
-from xsda.observations.during import during
 from xsda.observations.joint import compile_observations
+from xsda.observations.observed import NothingObserved
 from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference
 from xsda.sampling.blocks import compute
@@ -105,7 +106,7 @@ class Chain:
     windows
         The windows, in their order.
     opened
-        Returns the observations between the times of a grid, by source.
+        Returns the observations of a grid whose first states are known, by source (``xsda.observations.during``).
     reading
         How they are read: options of ``compile_observations``.
     options, sampler, guidance
@@ -116,11 +117,12 @@ class Chain:
     record: xr.Dataset
     time: str
     windows: Sequence[Stretch]
-    opened: Callable[[Grid], Mapping[str, xr.Dataset]]
+    opened: Callable[[Grid, int], Mapping[str, xr.Dataset]]
     reading: Mapping[str, Any]
     options: SamplingOptions
     sampler: Sampler
     guidance: Guidance
+    warned: set[str] = field(default_factory=set)  # keys of warnings that were given, for all windows
 
     def drawn(self, members: Sequence[int], kept: Trajectories) -> Iterator[float]:
         """Draw the windows of these members that are not settled yet, and keep them; yield how many members that makes.
@@ -132,7 +134,12 @@ class Chain:
         for window in self.windows:
             missing = [m for m, n in zip(members, kept.complete(members), strict=True) if n < window.settled]
             if missing:
-                values = self.settled(prior, window, members, kept)
+                try:
+                    values = self.settled(prior, window, members, kept)
+                except Exception as error:
+                    first, last = self.record[self.time].values[[window.start, window.stop - 1]]
+                    error.add_note(f"This was in the window from {first} to {last}")
+                    raise
                 rows = [members.index(m) for m in missing]
                 kept.write({n: v[rows] for n, v in values.items()}, missing, window.start + window.known)
             yield len(members) / len(self.windows)
@@ -150,19 +157,24 @@ class Chain:
             self.options.device, self.options.precision, self.options.redraw, factor,
             self._past(grid, window, members, kept) if window.known else None,
         )  # fmt: skip
+        task.shared.warned = self.warned
         batch = min(self.options.at_once(grid.shape), len(members))
         arrays = compute(task, members, batch=batch, progress=False, label="")
         states = slice(window.known, window.settled - window.start)
         values = {}
-        for field, array in zip(grid.fields, arrays, strict=False):  # notes come last
-            place = tuple(states if d == self.time else slice(None) for d in field.dims)
-            values[field.name] = array[(slice(None), *place)]
+        for variable, array in zip(grid.fields, arrays, strict=False):  # notes come last
+            place = tuple(states if d == self.time else slice(None) for d in variable.dims)
+            values[variable.name] = array[(slice(None), *place)]
         return values
 
     def likelihood(self, grid: Grid, known: int) -> Likelihood | None:
         """Return the likelihood of the observations of a window that do not belong to known states alone."""
-        sources = during(self.opened(grid), grid, known)
-        return compile_observations(grid, sources, **self.reading) if sources else None
+        sources = self.opened(grid, known)
+        try:
+            return compile_observations(grid, sources, **self.reading) if sources else None
+        except NothingObserved as reason:
+            warn(f"some windows are drawn without observations: {str(reason).partition(';')[0]}")
+            return None
 
     def _past(self, grid: Grid, window: Stretch, members: Sequence[int], kept: Trajectories) -> dict[int, Tensor]:
         """Return the known states of each member, standardised."""
@@ -190,6 +202,10 @@ class Memory:
         self.axes = {f.name: f.dims.index(time) for f in fields}
         self.rows = {m: row for row, m in enumerate(members)}
         self.done = np.zeros(len(members), int)
+
+    def parts(self, members: Sequence[int], size: int) -> list[list[int]]:
+        """Divide members into parts of ``size``."""
+        return [list(members[i : i + size]) for i in range(0, len(members), size)]
 
     def complete(self, members: Sequence[int]) -> np.ndarray:
         """Return how many states of these members are settled."""

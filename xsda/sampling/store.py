@@ -69,6 +69,25 @@ class EnsembleStore:
         """What a run notes about itself beside its description; changes are written at once."""
         return self._arrays[MARK].attrs
 
+    @property
+    def members(self) -> list[int]:
+        """Numbers of all members of the store."""
+        return list(self._rows)
+
+    def parts(self, members: Sequence[int], size: int) -> list[list[int]]:
+        """Divide members into parts of about ``size``, no two of which write to the same chunk."""
+        chunk = self._arrays[MARK].chunks[0]
+        blocks: dict[int, list[int]] = {}
+        for m in members:
+            blocks.setdefault(self._rows[m] // chunk, []).append(m)
+        parts: list[list[int]] = []
+        for block in blocks.values():
+            if parts and len(parts[-1]) + len(block) <= size:
+                parts[-1] += block
+            else:
+                parts.append(block)
+        return parts
+
     def complete(self, members: Sequence[int]) -> np.ndarray:
         """Return how many states of these members are complete."""
         rows, marks = np.array([self._rows[m] for m in members]), self._arrays[MARK]
