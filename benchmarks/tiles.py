@@ -119,7 +119,7 @@ def main() -> None:
         options.name, rows, folder=options.results, seed=0,
         question="What do tiles cost, and how much memory do they save?",
         columns={
-            "grid": "", "tile": "", "seconds": ("s", ".1f"), "microseconds": ("us", ".2f"), "ratio": ("1", ".2f"),
+            "grid": "", "tile": "", "seconds": ("s", ".2f"), "microseconds": ("us", ".2f"), "ratio": ("1", ".2f"),
             "peak": ("GiB", ".2f"),
         },
         difference=float(f"{difference:.2g}"), reach=reach(),

@@ -103,8 +103,8 @@ def assimilate(
         Members sampled at once. Default: by the size of the state. A smaller number needs less memory.
     tiles
         ``{"lat": 256, "lon": 256}`` evaluates the network tile by tile, with this many points along these dimensions.
-        The result is the same, and the activations of one tile at a time are in memory. Use it if one member does not
-        fit; it takes about half as long again. For networks.
+        The result is the same up to rounding, and the activations of few tiles at a time are in memory. Use it if one
+        member does not fit into memory; it takes up to twice as long. For networks.
     device
         "auto" (all GPUs, or the CPU if there is none), "cpu", "cuda" (all CUDA devices), one GPU such as "cuda:1", or a
         list of devices. Each block of members goes to a device that is free. The workers of a dask cluster share the

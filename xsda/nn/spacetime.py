@@ -220,7 +220,11 @@ class SpaceTimeUNet(nn.Module):
         groups = [len(h) for h in fields[-1]]
         if not (first or last) and few_tiles(cuts, (sum(groups), *hs[-1].shape[1:])):
             return part(hs)
-        value = tile_by_tile(lambda *h: part(h)[0], cuts, *(torch.cat(f) for f in fields))
+
+        def joined(*pieces: Tensor) -> Tensor:
+            return torch.cat(part([h for piece in pieces for h in _groups(piece, batch)]))
+
+        value = tile_by_tile(joined, cuts, *(torch.cat(f) for f in fields))
         return list(value.split(groups))
 
     def _run(self, level: nn.Module, hs: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
