@@ -143,7 +143,7 @@ def month(args: argparse.Namespace) -> None:
         print(rows[-1], flush=True)
     record(
         "reanalysis_month", rows, folder=args.results, seed=60, question="Are members continuous at midnight?",
-        columns={"method": "", "midnight": ("K", ".2f"), "other": ("K", ".2f"), "rmse": ("K", ".2f"), "seconds": ("s", ".0f")},
+        columns={"method": ""} | dict.fromkeys(("midnight", "border", "beside", "rmse"), ("K", ".2f")) | {"seconds": ("s", ".0f")},
     )  # fmt: skip
 
 
