@@ -131,7 +131,7 @@ def reanalyse(
     The result is a sample of the fixed-lag smoother if the prior is a Gaussian, or if ``overlap`` states determine what
     follows as well as the whole past does. Priors in closed form, and networks that correct a Gaussian, take the
     settled states exactly. Other networks keep them too, and make the following states agree with
-    them to about half a percent of a standard deviation.
+    them to about a thousandth of a standard deviation.
 
     Examples
     --------
