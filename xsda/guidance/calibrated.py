@@ -33,6 +33,7 @@ from xsda.likelihood.likelihood import Likelihood
 
 TOLERANCE, ITERATIONS = 1e-3, 300  # of the solves with correlated errors
 SMALL = 0.15  # below this ratio of D to the variance of the observations, the whitened system needs fewer iterations
+FIELD_NUMBERS = 2**20  # numbers of these fields that are in memory at once
 PATTERNS = 16  # random fields that estimate the diagonal of H C H' if the footprints of H are unknown
 
 
@@ -146,7 +147,8 @@ class _Calibrated(GuidedDenoiser):
             return likelihood.spread(x0.detach(), self.own_error(x0, t)) ** 2
         if not likelihood.linear:
             fields, state = self._fields(x0, t, PATTERNS // 2), x0.detach()
-            return torch.stack([likelihood.tangent(state, f.expand_as(x0)).square() for f in fields]).mean(0)
+            seen = [likelihood.tangent(state, f.expand_as(x0)).square() for part in fields for f in part]
+            return torch.stack(seen).mean(0)
         key = float(self.schedule.noise_level(t)), (likelihood.whitening is not None)
         if key not in self._known:
             if (likelihood.whitening is not None) or (footprints := likelihood.footprints) is None:
@@ -159,9 +161,9 @@ class _Calibrated(GuidedDenoiser):
         return self._known[key].expand(len(x0), -1)
 
     def _fields(self, x0: Tensor, t: Tensor, count: int) -> Iterator[Tensor]:
-        """Yield random errors of the denoiser, (1, time, channel, *space), scaled to the exact size at each point.
+        """Yield random errors of the denoiser, (some, time, channel, *space), scaled to the exact size at each point.
 
-        There is one at a time in memory, because a grid may be large.
+        There are few at a time in memory, because a grid may be large.
         """
         if not len(self._signs):  # use the same signs at all noise levels
             shape, generator = (count, *x0.shape[1:]), torch.Generator().manual_seed(0)
@@ -171,16 +173,17 @@ class _Calibrated(GuidedDenoiser):
         roots = self._roots(x0, t)
 
         def field(signs: Tensor) -> Tensor:
-            x = signs[None].to(x0)
+            x = signs.to(x0)
             for axis, root in roots:
                 x = _along(x, root, axis)
             return x
 
+        parts = self._signs.split(max(1, FIELD_NUMBERS // x0[0].numel()))
         square = torch.zeros_like(x0[:1])
-        for signs in self._signs:
-            square += field(signs).square()
+        for signs in parts:
+            square += field(signs).square().sum(0)
         scale = self._error(x0, t) / (square / count).sqrt()
-        for signs in self._signs:
+        for signs in parts:
             yield field(signs) * scale
 
     def _error(self, x0: Tensor, t: Tensor) -> Tensor:
