@@ -8,15 +8,21 @@ of whole assimilations of 128 states around each piece. An exact sampler would s
 Gaussian with patterns fitted to the whole month: steps of the members at midnight in a reanalysis, and in separate
 daily assimilations.
 
+``kolmogorov``: 512 states of turbulence, u and v at every fourth point of every state with error 0.1, one member, beside
+its first 64 states. Curvature is the root mean square second difference in time, relative to that of the truth. It is
+centred on the first state of a window ("border") and one state later ("beside").
+
 ``year``: time and memory of one member for 1, 3 and 12 months of hours with 10 stations and 16 steps, each in a process
 of its own::
 
     python benchmarks/reanalysis.py lorenz63
     python benchmarks/reanalysis.py month
+    python benchmarks/reanalysis.py kolmogorov
     python benchmarks/reanalysis.py year
 """
 
 import argparse
+import json
 import resource
 import subprocess
 import sys
@@ -33,7 +39,7 @@ from record import add_options, record
 
 import xsda
 from xsda.sampling.long_records import plan_windows
-from xsda.systems import Lorenz63
+from xsda.systems import KolmogorovFlow, Lorenz63
 
 SYSTEM = Lorenz63()
 PARTICLES, PIECE, EVERY, ERROR, LAG = 2**14, 64, 4, 0.5, 32
@@ -154,16 +160,64 @@ def steps(ds: xr.Dataset) -> dict[str, float]:
     return {k: float(np.sqrt(change[{"time": change.time.dt.hour.isin(h)}].mean())) for k, h in hours.items()}
 
 
+def kolmogorov(args: argparse.Namespace) -> None:
+    rows, states = [], args.states or 512
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "truth.nc"
+        KolmogorovFlow().simulate(states, coarsen=4, burn_in=64, seed=50).to_netcdf(path)
+        for length in (states // 8, states):
+            rows.append(in_a_process("flow", "--states", str(length), "--prior", str(path)))
+            print(rows[-1], flush=True)
+    errors = dict.fromkeys(("rmse_border", "rmse_beside", "curvature_border", "curvature_beside"), ("1", ".3f"))
+    record(
+        "reanalysis_kolmogorov", rows, folder=args.results, seed=50,
+        question="Is a long record of turbulence continuous, in constant memory and linear time?",
+        columns={"states": ("1", ".0f"), "windows": ("1", ".0f"), "seconds": ("s", ".0f"), "seconds_a_state": ("s", ".2f"),
+                 "megabytes": ("MB", ".0f")} | errors,
+    )  # fmt: skip
+
+
+def flow(args: argparse.Namespace) -> None:
+    """One run of ``kolmogorov``, in a process of its own."""
+    truth = xr.open_dataset(args.prior).isel(time=slice(args.states))
+    points = {"y": slice(None, None, 4), "x": slice(None, None, 4)}
+    obs = truth.sda.observe(truth[["u", "v"]].isel(points), sigma=0.1, seed=51)
+    began = time.process_time()
+    run = truth.sda.reanalyse(obs, "kolmogorov", members=1, progress=False).isel(member=0)
+    seconds, peak = time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    plan = plan_windows(args.states, args.states, *(run.attrs[k] for k in ("window", "lag", "overlap")))
+    first = np.array([w.settled for w in plan[:-1]])  # of each window but the first
+
+    def size(ds: xr.Dataset) -> float:
+        return float(np.sqrt(sum((ds[v] ** 2).mean() for v in ("u", "v")) / 2))
+
+    def second(ds: xr.Dataset) -> xr.Dataset:
+        return ds[["u", "v"]].diff("time", 2, label="lower")  # the value at k is centred on k + 1
+
+    def relative(states: np.ndarray) -> float:
+        return size(second(run).isel(time=states)) / size(second(truth).isel(time=states))
+
+    error = run[["u", "v"]] - truth[["u", "v"]]
+    row = {
+        "states": args.states, "windows": len(plan), "seconds": seconds, "seconds_a_state": seconds / args.states,
+        "megabytes": peak, "rmse_border": size(error.isel(time=first)), "rmse_beside": size(error.isel(time=first + 1)),
+        "curvature_border": relative(first - 1), "curvature_beside": relative(first),
+    }  # fmt: skip
+    print(json.dumps(row))
+
+
+def in_a_process(*words: str) -> dict[str, float]:
+    """Run a part of this script, and return what it prints."""
+    found = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(found.splitlines()[-1])
+
+
 def year(args: argparse.Namespace) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = xsda.GaussianPrior.fit(temperature()[0], length=24).save(Path(folder) / "prior.safetensors")
         for months in (1, 3, 12):
-            words = [sys.executable, __file__, "part", "--months", str(months), "--prior", str(path)]
-            found = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
-            states, seconds, megabytes = map(float, found)
-            each = {"seconds": seconds, "seconds_a_day": seconds / states * 24, "megabytes": megabytes}
-            rows.append({"months": months, "states": states, **each})
+            rows.append({"months": months} | in_a_process("part", "--months", str(months), "--prior", str(path)))
             print(rows[-1], flush=True)
     record(
         "reanalysis_year", rows, folder=args.results, seed=60, question="How do time and memory grow with the record?",
@@ -172,7 +226,7 @@ def year(args: argparse.Namespace) -> None:
 
 
 def part(args: argparse.Namespace) -> None:
-    """One run of ``year``, in a process of its own: states, CPU seconds and the peak of its memory."""
+    """One run of ``year``, in a process of its own."""
     ds, obs = temperature()
     obs = obs.isel(station=slice(10))
     days = 730 * args.months
@@ -190,11 +244,12 @@ def part(args: argparse.Namespace) -> None:
         grid.sda.reanalyse(
             opened, args.prior, members=1, sigma=SIGMA, steps=16, out=Path(folder) / "run.zarr", progress=False
         )
-    print(days, time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    seconds, peak = time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"states": days, "seconds": seconds, "seconds_a_day": seconds / days * 24, "megabytes": peak}))
 
 
 def main() -> None:
-    parts = {"lorenz63": lorenz63, "month": month, "year": year, "part": part}
+    parts = {"lorenz63": lorenz63, "month": month, "kolmogorov": kolmogorov, "flow": flow, "year": year, "part": part}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=parts)
     parser.add_argument("--members", type=int)
