@@ -1,6 +1,7 @@
 """Long records against the fixed-lag smoother in closed form, and runs that stop and go on."""
 
 import warnings
+from functools import partial
 from itertools import pairwise
 
 import hypothesis.strategies as st
@@ -194,6 +195,21 @@ def test_windows_without_observations_and_one_warning_of_each_kind(prior, obs):
     with pytest.warns(RuntimeWarning, match="no observations from"):
         gap = record(STATES).sda.reanalyse(obs.isel(time=[0, 8]), prior, members=1, **OPTIONS)
     assert bool(gap.v.notnull().all())
+
+
+def test_options_by_source_where_a_window_lacks_a_source(prior, obs):
+    """A source without observations in a window is as one that is there and empty."""
+    ship = obs.isel(time=[4]) + 0.3
+
+    def opened(first, last, empty):
+        found = {"buoy": obs.sel(time=slice(first, last)), "ship": ship.sel(time=slice(first, last))}
+        return {name: ds for name, ds in found.items() if empty or ds.time.size}
+
+    options = {**OPTIONS, "sigma": {"buoy": SIGMA, "ship": {"v": 1.0}}, "likelihood": {"ship": "student_t"}, "steps": 4}
+    with pytest.warns(RuntimeWarning, match="sigma names 'ship', which is not among the sources and variables of a"):
+        run = record(STATES).sda.reanalyse(partial(opened, empty=False), prior, members=1, **options)
+    whole = record(STATES).sda.reanalyse(partial(opened, empty=True), prior, members=1, **options)
+    xr.testing.assert_equal(run.v, whole.v)
 
 
 def test_a_record_of_months_goes_on_with_months(obs):

@@ -143,6 +143,14 @@ def test_another_run_is_refused(path, change, run, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_shorter_record_is_refused_for_one_reason(path):
+    with opened(path, field([0, 1])):
+        pass
+    reason = r"another run: its record and horizon are 2 states longer; take another name"
+    with pytest.raises(FileExistsError, match=reason), opened(path, field([0, 1], states=4)):
+        pass
+
+
 def test_what_is_no_store_of_a_run_is_refused(path):
     ds = field([0, 1])
     ds.to_zarr(path, consolidated=False)
