@@ -174,8 +174,7 @@ def check_places(grid: Grid, ds: xr.Dataset, name: str, derived: Mapping[str, De
 
 def _places(grid: Grid, ds: xr.Dataset, da: xr.DataArray) -> list[Place]:
     """Find where the observations lie on the grid."""
-    space = _in_space(grid, ds, da)
-    return [_place(grid, ds, da, grid.core_dims[0]), *space]
+    return [_place(grid, ds, da, grid.core_dims[0]), *_in_space(grid, ds, da)]
 
 
 def _in_space(grid: Grid, ds: xr.Dataset, da: xr.DataArray) -> list[Place]:
