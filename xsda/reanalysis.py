@@ -102,8 +102,8 @@ def reanalyse(
         continues with the same call. The same call with a longer record continues an earlier one: only the last ``lag``
         states and the new ones are drawn. Default: the result is kept in memory.
     horizon
-        How far to continue after the end of ``ds``, without observations: a length of time such as "2D", or a number of
-        states.
+        How far to continue after the end of the record, without observations: a number of states, or a length of time
+        such as "2D".
     sigma, guidance, sampler, steps, likelihood, correlation, batch, device, precision, derived, quality, superobs
         As in ``xsda.assimilate``. If ``obs`` is a function, ``sigma`` cannot be an array. Correlated errors are
         correlated within a window only.
