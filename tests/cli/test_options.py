@@ -168,16 +168,17 @@ def test_every_option_of_reanalyse_arrives(files, monkeypatch):
 
 def test_a_longer_record_continues_the_store_of_reanalyse(files):
     xr.load_dataset(files / "buoys.nc").isel(time=slice(6)).to_netcdf(files / "early.nc")
-    command = ("--model", "lorenz63", "--window", 16, "--lag", 2, "--members", 2, "--steps", 4, "--redraw", 0, "--out")
+    options = "--model lorenz63 --window 16 --lag 2 --overlap 5 --members 1 --steps 2 --redraw 0 --out"
+    command = options.split()
     call("reanalyse", files / "early.nc", *command, files / "r.zarr", "--horizon", 1)
     first = xr.open_zarr(files / "r.zarr", consolidated=False).load()
     assert first.sizes["time"] == 22
     told = call("reanalyse", files / "buoys.nc", *command, files / "r.zarr")
-    assert told.endswith("r.zarr (member 2, time 29)\n")
+    assert told.endswith("r.zarr (member 1, time 29)\n")
     call("reanalyse", files / "buoys.nc", *command, files / "whole.zarr")
     run, whole = (xr.open_zarr(files / f"{name}.zarr", consolidated=False) for name in ("r", "whole"))
     np.testing.assert_array_equal(run.x, whole.x)
-    settled = 21 - 2
+    settled = 16 - 2
     np.testing.assert_array_equal(run.x[:, :settled], first.x[:, :settled])
     assert not (run.x[:, settled:21] == first.x[:, settled:21]).any()
     assert "must end in .zarr" in call("reanalyse", files / "buoys.nc", *command, files / "r.nc", code=2)
