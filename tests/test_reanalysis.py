@@ -233,7 +233,8 @@ def test_tables_and_dates(obs):
     grid = record(STATES, hours=True)
     dated = obs.assign_coords(time=grid.time.values[obs.time.values.astype(int)])
     table = pd.DataFrame({"time": dated.time.values[::-1], "y": 0.0, "v": obs.v.values[::-1, 0]})
-    runs = [grid.sda.reanalyse(o, prior, members=2, horizon="3h", **OPTIONS) for o in (dated, table)]
+    three = (dated, "3h"), (table, np.timedelta64(3, "h"))
+    runs = [grid.sda.reanalyse(o, prior, members=2, horizon=h, **OPTIONS) for o, h in three]
     np.testing.assert_allclose(runs[0].v, runs[1].v, atol=1e-5)
     assert runs[0].time.values[-1] == grid.time.values[-1] + np.timedelta64(3, "h")
 

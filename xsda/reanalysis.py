@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def reanalyse(
     overlap: int | None = None,
     members: int | Sequence[int] = 16,
     out: str | Path | None = None,
-    horizon: str | int = 0,
+    horizon: str | int | timedelta = 0,
     sigma: Any = None,
     guidance: str | Guidance = "auto",
     sampler: str | Sampler = "auto",
@@ -239,10 +240,10 @@ def _sizes(prior: Prior, states: int, window: int | None, lag: int | None, overl
     return window, lag, overlap
 
 
-def _steps_of(horizon: str | int, whole: Grid) -> int:
+def _steps_of(horizon: str | int | timedelta, whole: Grid) -> int:
     """Return a horizon as a number of states."""
     time = whole.core_dims[0]
-    if not isinstance(horizon, str):
+    if not isinstance(horizon, str | timedelta | np.timedelta64):
         return whole_number("horizon", horizon, least=0)
     if not is_datelike(whole.template[time]):
         raise ValueError(

@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 
 from xsda.arguments import warn
-from xsda.labels.axes import axis_numbers
+from xsda.labels.axes import axis_numbers, axis_text
 from xsda.labels.cf import cell_method, standard_error
 from xsda.labels.grid import Grid
-from xsda.observations.compile import cell_edges, check_places, matching_coordinate
+from xsda.observations.compile import cell_edges, check_places, matching_coordinate, swapped
 from xsda.observations.errors import error_std
 from xsda.observations.observed import NothingObserved
 from xsda.observations.quality import NothingAccepted
@@ -21,6 +21,7 @@ from xsda.observations.read import dims_of, read, units_of
 from xsda.observations.selected import Selection
 from xsda.observations.sources import Sources, as_sources, observed_variables
 
+SWAPPED = ", but inside if latitude and longitude are swapped"
 ROUNDING = 1e-6  # of a time step
 Opener = Callable[[Any, Any], Sources]
 
@@ -158,7 +159,7 @@ def _check_within(sources: Mapping[str, xr.Dataset], whole: Grid, *, drop: bool)
         away = np.ravel(~((values >= numbers[0] - slack) & (values <= numbers[-1] + slack)))
         if not away.any():
             continue
-        first = np.ravel(coord.values)[np.flatnonzero(away)[0]]
+        first = axis_text(np.ravel(values)[np.flatnonzero(away)[0]], whole.origin)
         text = f"{int(away.sum())} of {away.size} times of {source} lie outside the record (the first is {first})"
         if not drop:
             raise ValueError(f"{text}; extend the record, or pass outside='drop'")
@@ -174,9 +175,10 @@ def _check_places(sources: Mapping[str, xr.Dataset], whole: Grid, reading: Mappi
     options: dict[str, Any] = {name: reading.get(name) for name in ("derived", "likelihood", "correlation")}
     found = read(places, units_of(whole), errors=False, outside=reading["outside"], grid=whole, **options)
     if not any(o.da.size for o in found):
+        turned = any(swapped(whole, ds[n]) for ds in places.values() for n in observed_variables(ds))
         raise NothingObserved(
-            "no observation lies inside the grid and its times; check units, positions and times, or use ds.sda.sample "
-            "for samples of the prior"
+            f"no observation lies inside the grid and its times{SWAPPED if turned else ''}; check units, positions and "
+            "times, or use ds.sda.sample for samples of the prior"
         )
     for o in found:
         check_places(whole, o.ds, o.name, o.derived)

@@ -138,7 +138,7 @@ class Chain:
                 try:
                     values = self.settled(prior, window, members, kept)
                 except Exception as error:
-                    first, last = self.record[self.time].values[[window.start, window.stop - 1]]
+                    first, last = self.record[self.time].to_index()[[window.start, window.stop - 1]]
                     error.add_note(f"This was in the window from {first} to {last}")
                     raise
                 rows = [members.index(m) for m in missing]

@@ -253,7 +253,7 @@ def _continued(path: Path, template: xr.Dataset, time: str, run: Mapping[str, st
 def _resize(arrays: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
     """Give arrays with the dimension ``member`` these sizes, the coordinate of the members last."""
     for array in sorted(arrays.values(), key=lambda a: a.basename == "member"):
-        dims = array.metadata.dimension_names
+        dims = array.metadata.dimension_names or ()  # none for scalars
         shape = tuple(sizes.get(d, n) for d, n in zip(dims, array.shape, strict=True))
         if "member" in dims and shape != array.shape:
             array.resize(shape)
