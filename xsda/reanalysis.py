@@ -125,7 +125,8 @@ def reanalyse(
     Returns
     -------
     xarray.Dataset
-        The variables of the prior over (member, time, ...). With ``out`` it is read lazily from the store.
+        The variables of the prior over (member, time, ...). With ``out`` it is read lazily from the store. With a
+        horizon, coordinates over time without even steps are left out.
 
     Notes
     -----
@@ -267,7 +268,7 @@ def _steps_of(horizon: str | int | timedelta, whole: Grid) -> int:
 
 
 def _extended(whole: Grid, more: int) -> xr.Dataset:
-    """Return a record with more states; what is known only of its own states is left out."""
+    """Return a record with more states; coordinates without even steps, known only of its own states, are left out."""
     time, ds = whole.core_dims[0], whole.template
     if not more:
         return ds
@@ -283,7 +284,21 @@ def _extended(whole: Grid, more: int) -> xr.Dataset:
         )
         later = index.values[1:]
     longer = ds.drop_vars(others).isel({time: np.minimum(np.arange(n + more), n - 1)})
-    return longer.assign_coords({time: (time, np.concatenate([values, later]), ds[time].attrs, ds[time].encoding)})
+    longer = longer.assign_coords({time: (time, np.concatenate([values, later]), ds[time].attrs, ds[time].encoding)})
+    return longer.assign_coords({c: v for c in others if (v := _onward(ds[c].variable, time, more)) is not None})
+
+
+def _onward(v: xr.Variable, time: str, more: int) -> xr.Variable | None:
+    """Return a coordinate over time, such as ``valid_time``, with more states; None if it has no even steps."""
+    values = np.moveaxis(v.values, v.dims.index(time), -1)
+    if values.dtype.kind not in "iufmM":
+        return None
+    steps = np.diff(values, axis=-1)
+    first = steps[..., :1]
+    if not (np.allclose(steps, first, rtol=1e-6, atol=0) if values.dtype.kind == "f" else (steps == first).all()):
+        return None
+    values = np.concatenate([values, values[..., -1:] + first * np.arange(1, more + 1)], -1)
+    return xr.Variable(v.dims, np.moveaxis(values, -1, v.dims.index(time)), v.attrs, v.encoding)
 
 
 def _without_values(ds: xr.Dataset, time: str) -> xr.Dataset:
@@ -314,7 +329,8 @@ def _description(chain: Chain, prior: Prior, sizes: tuple[int, int, int]) -> dic
     first = chain.windows[0]
     grid = prior.bind(chain.record.isel({chain.time: slice(first.start, first.stop)}))
     return {
-        "prior_hash": prior.hash, "observations (of the first window)": fingerprint(chain.likelihood(grid, 0)),
+        "prior_hash": prior.hash,
+        "observations and errors (of the first window)": fingerprint(chain.likelihood(grid, 0)),
         "window, lag and overlap": str(sizes), "guidance": str(chain.guidance), "sampler": str(chain.sampler),
         "seed": str(chain.options.seed), "redraw": str(chain.options.redraw), "precision": chain.options.precision,
     }  # fmt: skip
