@@ -222,10 +222,8 @@ def test_a_record_of_months_goes_on_with_months(obs):
 
 def test_coordinates_with_even_steps_go_on(prior, obs):
     own = {"valid": ("time", np.arange(STATES) + 6.0), "phase": ("time", np.arange(STATES) % 2)}
-    own["bounds"] = ("bnds", "time"), np.arange(STATES) + np.array([[-0.5], [0.5]])
     run = record(STATES).assign_coords(own).sda.reanalyse(obs, prior, members=1, horizon=2, **{**OPTIONS, "steps": 2})
     np.testing.assert_array_equal(run.valid, np.arange(STATES + 2) + 6.0)
-    np.testing.assert_array_equal(run.bounds, np.arange(STATES + 2) + np.array([[-0.5], [0.5]]))
     assert "phase" not in run.coords
 
 

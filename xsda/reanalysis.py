@@ -285,20 +285,18 @@ def _extended(whole: Grid, more: int) -> xr.Dataset:
         later = index.values[1:]
     longer = ds.drop_vars(others).isel({time: np.minimum(np.arange(n + more), n - 1)})
     longer = longer.assign_coords({time: (time, np.concatenate([values, later]), ds[time].attrs, ds[time].encoding)})
-    return longer.assign_coords({c: v for c in others if (v := _onward(ds[c].variable, time, more)) is not None})
+    return longer.assign_coords({c: v for c in others if (v := _onward(ds[c].variable, more)) is not None})
 
 
-def _onward(v: xr.Variable, time: str, more: int) -> xr.Variable | None:
+def _onward(v: xr.Variable, more: int) -> xr.Variable | None:
     """Return a coordinate over time, such as ``valid_time``, with more states; None if it has no even steps."""
-    values = np.moveaxis(v.values, v.dims.index(time), -1)
-    if values.dtype.kind not in "iufmM":
+    if v.ndim > 1 or v.dtype.kind not in "iufmM":
         return None
-    steps = np.diff(values, axis=-1)
-    first = steps[..., :1]
-    if not (np.allclose(steps, first, rtol=1e-6, atol=0) if values.dtype.kind == "f" else (steps == first).all()):
+    values, steps = v.values, np.diff(v.values)
+    if not (np.allclose(steps, steps[0], rtol=1e-6, atol=0) if v.dtype.kind == "f" else (steps == steps[0]).all()):
         return None
-    values = np.concatenate([values, values[..., -1:] + first * np.arange(1, more + 1)], -1)
-    return xr.Variable(v.dims, np.moveaxis(values, -1, v.dims.index(time)), v.attrs, v.encoding)
+    later = values[-1] + steps[0] * np.arange(1, more + 1)
+    return xr.Variable(v.dims, np.concatenate([values, later]), v.attrs, v.encoding)
 
 
 def _without_values(ds: xr.Dataset, time: str) -> xr.Dataset:
