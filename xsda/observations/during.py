@@ -22,6 +22,7 @@ from xsda.observations.selected import Selection
 from xsda.observations.sources import Sources, as_sources, observed_variables
 
 SWAPPED = ", but inside if latitude and longitude are swapped"
+READ_LATER = ("derived", "likelihood", "correlation", "outside", "superobs")  # options that each period needs
 ROUNDING = 1e-6  # of a time step
 Opener = Callable[[Any, Any], Sources]
 
@@ -172,8 +173,8 @@ def _check_places(sources: Mapping[str, xr.Dataset], whole: Grid, reading: Mappi
     No value is read.
     """
     places = {source: _places(source, ds, whole) for source, ds in sources.items()}
-    options: dict[str, Any] = {name: reading.get(name) for name in ("derived", "likelihood", "correlation")}
-    found = read(places, units_of(whole), errors=False, outside=reading["outside"], grid=whole, **options)
+    options: dict[str, Any] = {name: reading.get(name) for name in READ_LATER}
+    found = read(places, units_of(whole), errors=False, grid=whole, **options)
     if not any(o.da.size for o in found):
         turned = any(swapped(whole, ds[n]) for ds in places.values() for n in observed_variables(ds))
         raise NothingObserved(
