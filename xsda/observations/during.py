@@ -21,7 +21,6 @@ from xsda.observations.read import dims_of, read, units_of
 from xsda.observations.selected import Selection
 from xsda.observations.sources import Sources, as_sources, observed_variables
 
-SWAPPED = ", but inside if latitude and longitude are swapped"
 READ_LATER = ("derived", "likelihood", "correlation", "outside", "superobs")  # options that each period needs
 ROUNDING = 1e-6  # of a time step
 Opener = Callable[[Any, Any], Sources]
@@ -176,10 +175,12 @@ def _check_places(sources: Mapping[str, xr.Dataset], whole: Grid, reading: Mappi
     options: dict[str, Any] = {name: reading.get(name) for name in READ_LATER}
     found = read(places, units_of(whole), errors=False, grid=whole, **options)
     if not any(o.da.size for o in found):
-        turned = any(swapped(whole, ds[n]) for ds in places.values() for n in observed_variables(ds))
+        given = [ds[n] for ds in sources.values() for n in observed_variables(ds)]
+        if not any(da.size for da in given):
+            raise NothingObserved("there are no observations; for samples of the prior use ds.sda.sample")
+        hint = ", but inside if latitude and longitude are swapped" if any(swapped(whole, da) for da in given) else ""
         raise NothingObserved(
-            f"no observation lies inside the grid and its times{SWAPPED if turned else ''}; check units, positions and "
-            "times, or use ds.sda.sample for samples of the prior"
+            f"no observation lies inside the grid and the times of the record{hint}; check units, positions and times"
         )
     for o in found:
         check_places(whole, o.ds, o.name, o.derived)
