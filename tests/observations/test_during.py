@@ -91,6 +91,8 @@ def test_places_outside_the_grid_are_found_in_the_whole_record(whole):
     divided([good, away], whole, {**OPTIONS, "outside": "drop"})
     with pytest.raises(ValueError, match="outside the grid along 'y': 7; the grid covers 0 to 1"):
         divided([good, away], whole, OPTIONS)
+    with pytest.raises(ValueError, match="there are no observations"):
+        divided(good.isel(time=[]), whole, OPTIONS)
     with pytest.raises(ValueError, match="no observation lies inside the grid"):
         divided(away, whole, {**OPTIONS, "outside": "drop"})
     ship = xr.Dataset(
