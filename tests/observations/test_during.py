@@ -102,6 +102,8 @@ def test_places_outside_the_grid_are_found_in_the_whole_record(whole):
         divided(ship, whole, OPTIONS)
     with pytest.raises(KeyError, match="likelihood names 'w', which is not observed; choose one of 'v'"):
         divided(good, whole, {**OPTIONS, "likelihood": {"w": "huber"}})
+    with pytest.raises(KeyError, match="sigma names 'shp', which is not observed; did you mean 'ship'"):
+        divided({"buoy": good, "ship": good}, whole, {**OPTIONS, "sigma": {"buoy": 1.0, "shp": 1.0}})
     with pytest.raises(ValueError, match="superobs='1hh' must be 'cell' or a length of time"):
         divided(good, whole, {**OPTIONS, "superobs": "1hh"})
     lazy = good.assign(v=good.v.copy(data=da.from_delayed(delayed(pytest.fail)("a value was read"), (2, 1), float)))
