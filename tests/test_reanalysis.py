@@ -1,6 +1,7 @@
 """Long records against the fixed-lag smoother in closed form, and runs that stop and go on."""
 
 import warnings
+from functools import partial
 from itertools import pairwise
 
 import hypothesis.strategies as st
@@ -196,12 +197,34 @@ def test_windows_without_observations_and_one_warning_of_each_kind(prior, obs):
     assert bool(gap.v.notnull().all())
 
 
+def test_options_by_source_where_a_window_lacks_a_source(prior, obs):
+    """A source without observations in a window is as one that is there and empty."""
+    ship = obs.isel(time=[4]) + 0.3
+
+    def opened(first, last, empty):
+        found = {"buoy": obs.sel(time=slice(first, last)), "ship": ship.sel(time=slice(first, last))}
+        return {name: ds for name, ds in found.items() if empty or ds.time.size}
+
+    options = {**OPTIONS, "sigma": {"buoy": SIGMA, "ship": {"v": 1.0}}, "likelihood": {"ship": "student_t"}, "steps": 4}
+    with pytest.warns(RuntimeWarning, match="sigma names 'ship', which is not among the sources and variables of a"):
+        run = record(STATES).sda.reanalyse(partial(opened, empty=False), prior, members=1, **options)
+    whole = record(STATES).sda.reanalyse(partial(opened, empty=True), prior, members=1, **options)
+    xr.testing.assert_equal(run.v, whole.v)
+
+
 def test_a_record_of_months_goes_on_with_months(obs):
     grid = record(STATES).assign_coords(time=pd.date_range("2001-01-01", periods=STATES, freq="MS"))
     prior = xsda.GaussianPrior.separable(grid.isel(time=slice(WINDOW)).fillna(0), in_time(WINDOW), Y_COV)
     dated = obs.assign_coords(time=grid.time.values[obs.time.values.astype(int)])
     run = grid.sda.reanalyse(dated, prior, members=1, horizon=3, **OPTIONS)
     assert run.time.dt.day.values.tolist() == [1] * (STATES + 3)
+
+
+def test_coordinates_with_even_steps_go_on(prior, obs):
+    own = {"valid": ("time", np.arange(STATES) + 6.0), "phase": ("time", np.arange(STATES) % 2)}
+    run = record(STATES).assign_coords(own).sda.reanalyse(obs, prior, members=1, horizon=2, **{**OPTIONS, "steps": 2})
+    np.testing.assert_array_equal(run.valid, np.arange(STATES + 2) + 6.0)
+    assert "phase" not in run.coords
 
 
 def test_chunks_and_batches_change_nothing(prior, obs, tmp_path):
@@ -217,7 +240,8 @@ def test_tables_and_dates(obs):
     grid = record(STATES, hours=True)
     dated = obs.assign_coords(time=grid.time.values[obs.time.values.astype(int)])
     table = pd.DataFrame({"time": dated.time.values[::-1], "y": 0.0, "v": obs.v.values[::-1, 0]})
-    runs = [grid.sda.reanalyse(o, prior, members=2, horizon="3h", **OPTIONS) for o in (dated, table)]
+    three = (dated, "3h"), (table, np.timedelta64(3, "h"))
+    runs = [grid.sda.reanalyse(o, prior, members=2, horizon=h, **OPTIONS) for o, h in three]
     np.testing.assert_allclose(runs[0].v, runs[1].v, atol=1e-5)
     assert runs[0].time.values[-1] == grid.time.values[-1] + np.timedelta64(3, "h")
 

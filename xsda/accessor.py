@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,7 +102,7 @@ class SdaAccessor:
         overlap: int | None = None,
         members: int | Sequence[int] = 16,
         out: str | Path | None = None,
-        horizon: str | int = 0,
+        horizon: str | int | timedelta = 0,
         sigma: Any = None,
         guidance: str | Guidance = "auto",
         sampler: str | Sampler = "auto",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def reanalyse(
     overlap: int | None = None,
     members: int | Sequence[int] = 16,
     out: str | Path | None = None,
-    horizon: str | int = 0,
+    horizon: str | int | timedelta = 0,
     sigma: Any = None,
     guidance: str | Guidance = "auto",
     sampler: str | Sampler = "auto",
@@ -102,8 +103,8 @@ def reanalyse(
         continues with the same call. The same call with a longer record continues an earlier one: only the last ``lag``
         states and the new ones are drawn. Default: the result is kept in memory.
     horizon
-        How far to continue after the end of ``ds``, without observations: a length of time such as "2D", or a number of
-        states.
+        How far to continue after the end of the record, without observations: a number of states, or a length of time
+        such as "2D".
     sigma, guidance, sampler, steps, likelihood, correlation, batch, device, precision, derived, quality, superobs
         As in ``xsda.assimilate``. If ``obs`` is a function, ``sigma`` cannot be an array. Correlated errors are
         correlated within a window only.
@@ -124,7 +125,8 @@ def reanalyse(
     Returns
     -------
     xarray.Dataset
-        The variables of the prior over (member, time, ...). With ``out`` it is read lazily from the store.
+        The variables of the prior over (member, time, ...). With ``out`` it is read lazily from the store. With a
+        horizon, coordinates over time without even steps are left out.
 
     Notes
     -----
@@ -239,10 +241,10 @@ def _sizes(prior: Prior, states: int, window: int | None, lag: int | None, overl
     return window, lag, overlap
 
 
-def _steps_of(horizon: str | int, whole: Grid) -> int:
+def _steps_of(horizon: str | int | timedelta, whole: Grid) -> int:
     """Return a horizon as a number of states."""
     time = whole.core_dims[0]
-    if not isinstance(horizon, str):
+    if not isinstance(horizon, str | timedelta | np.timedelta64):
         return whole_number("horizon", horizon, least=0)
     if not is_datelike(whole.template[time]):
         raise ValueError(
@@ -266,7 +268,7 @@ def _steps_of(horizon: str | int, whole: Grid) -> int:
 
 
 def _extended(whole: Grid, more: int) -> xr.Dataset:
-    """Return a record with more states; what is known only of its own states is left out."""
+    """Return a record with more states; coordinates without even steps, known only of its own states, are left out."""
     time, ds = whole.core_dims[0], whole.template
     if not more:
         return ds
@@ -282,7 +284,19 @@ def _extended(whole: Grid, more: int) -> xr.Dataset:
         )
         later = index.values[1:]
     longer = ds.drop_vars(others).isel({time: np.minimum(np.arange(n + more), n - 1)})
-    return longer.assign_coords({time: (time, np.concatenate([values, later]), ds[time].attrs, ds[time].encoding)})
+    longer = longer.assign_coords({time: (time, np.concatenate([values, later]), ds[time].attrs, ds[time].encoding)})
+    return longer.assign_coords({c: v for c in others if (v := _onward(ds[c].variable, more)) is not None})
+
+
+def _onward(v: xr.Variable, more: int) -> xr.Variable | None:
+    """Return a coordinate over time, such as ``valid_time``, with more states; None if it has no even steps."""
+    if v.ndim > 1 or v.dtype.kind not in "iufmM":
+        return None
+    values, steps = v.values, np.diff(v.values)
+    if not (np.allclose(steps, steps[0], rtol=1e-6, atol=0) if v.dtype.kind == "f" else (steps == steps[0]).all()):
+        return None
+    later = values[-1] + steps[0] * np.arange(1, more + 1)
+    return xr.Variable(v.dims, np.concatenate([values, later]), v.attrs, v.encoding)
 
 
 def _without_values(ds: xr.Dataset, time: str) -> xr.Dataset:
@@ -313,7 +327,8 @@ def _description(chain: Chain, prior: Prior, sizes: tuple[int, int, int]) -> dic
     first = chain.windows[0]
     grid = prior.bind(chain.record.isel({chain.time: slice(first.start, first.stop)}))
     return {
-        "prior_hash": prior.hash, "observations (of the first window)": fingerprint(chain.likelihood(grid, 0)),
+        "prior_hash": prior.hash,
+        "observations and errors (of the first window)": fingerprint(chain.likelihood(grid, 0)),
         "window, lag and overlap": str(sizes), "guidance": str(chain.guidance), "sampler": str(chain.sampler),
         "seed": str(chain.options.seed), "redraw": str(chain.options.redraw), "precision": chain.options.precision,
     }  # fmt: skip

@@ -148,7 +148,7 @@ def test_commands_are_silent_in_a_log(tmp_path, command):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "demo", "simulate", "train", "assimilate", "sample", "evaluate", "plot", "models"]
+    "command", ["", "demo", "simulate", "train", "assimilate", "reanalyse", "sample", "evaluate", "plot", "models"]
 )
 def test_help(command):
     out = call(*([command] if command else []), "--help")

@@ -10,9 +10,9 @@ import xarray as xr
 from click.testing import CliRunner
 
 import xsda
-from xsda import assimilation
+from xsda import assimilation, reanalysis
 from xsda.accessor import SdaAccessor
-from xsda.cli.ensembles import assimilate, sample
+from xsda.cli.ensembles import assimilate, reanalyse, sample
 from xsda.cli.prepare import train
 from xsda.cli.program import program
 from xsda.cli.shared import descriptions
@@ -23,7 +23,7 @@ from xsda.sampling.options import SamplingOptions
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(SamplingOptions)}
 # --grid, OBSERVATIONS, --model; functions cannot be typed; --out and --overwrite belong to all commands
 ELSEWHERE = {"ds", "self", "obs", "model", "derived", "out", "overwrite"}
-OF_COMMANDS = {"observations", "models", "grid", "out", "overwrite"}
+OF_COMMANDS = {"observations", "model", "models", "grid", "out", "overwrite"}
 
 
 def of_function(function):
@@ -64,6 +64,16 @@ def test_the_command_has_every_argument_of_the_function():
     assert set(of_command(assimilate)) == set(of_function(xsda.assimilate))
 
 
+def test_names_defaults_and_help_of_reanalyse():
+    typed, known = of_command(reanalyse), of_function(xsda.reanalyse)
+    assert set(typed) == set(known)
+    assert drawn(typed) == {k: v for k, v in DEFAULTS.items() if k != "tiles"}
+    texts = {n: t.replace("``", "").replace('"2D"', "2D") for n, t in descriptions(xsda.reanalyse).items()}
+    helps = {p.name: p.help for p in reanalyse.params if isinstance(p, click.Option)}
+    for name in ("window", "lag", "overlap", "horizon"):
+        assert (helps[name], typed[name]) == (texts[name], known[name])
+
+
 def test_defaults_of_train_are_those_of_the_function():
     """The command holds them itself, since those of the library cannot be read without torch, or leaves them open."""
     known = {p.name: p.default for p in inspect.signature(xsda.train).parameters.values()}
@@ -75,7 +85,7 @@ def test_defaults_of_train_are_those_of_the_function():
     assert {"steps", "batch_size", "learning_rate", "patience", "precision", "seed", "window", "network"} <= set(typed)
 
 
-@pytest.mark.parametrize("command", [assimilate, sample])
+@pytest.mark.parametrize("command", [assimilate, reanalyse, sample])
 def test_help_of_the_draw_is_that_of_the_dataclass(command):
     texts = descriptions(SamplingOptions)
     assert set(texts) == set(DEFAULTS)
@@ -137,6 +147,43 @@ def test_every_option_of_assimilate_arrives(files, monkeypatch):
         "quality": ["good", 1], "outside": "drop", "superobs": "1h", "out": files / "a.nc", "overwrite": False,
         **{name: value for name, (_, value) in GUIDED.items()},
     }  # fmt: skip
+
+
+def test_every_option_of_reanalyse_arrives(files, monkeypatch):
+    seen, draw = spied(monkeypatch, reanalysis, "reanalyse"), {k: v for k, v in GUIDED.items() if k != "tiles"}
+    sizes = {"window": ("12", 12), "lag": ("3", 3), "overlap": ("2", 2), "horizon": ("2D", "2D")}
+    call(
+        "reanalyse", files / "buoys.nc", files / "ships.nc", "--model", "lorenz63", "--out", files / "r.zarr", "--quiet",
+        "--sigma", "buoys=0.5", "--sigma", "ships=2", "--likelihood", "huber", "--correlation", "x/time=0.1",
+        "--quality", "good", "--outside", "drop", "--superobs", "cell", "--overwrite", *typed(draw), *typed(sizes),
+    )  # fmt: skip
+    grid, obs, prior = seen.pop("arguments")
+    assert (grid.sizes["time"], list(obs), prior.name) == (29, ["buoys", "ships"], "lorenz63")
+    assert seen == {
+        "sigma": {"buoys": 0.5, "ships": 2.0}, "likelihood": "huber", "correlation": {"x": {"time": 0.1}},
+        "quality": ["good"], "outside": "drop", "superobs": "cell", "progress": False, "out": files / "r.zarr",
+        "overwrite": True, **{name: value for name, (_, value) in {**draw, **sizes}.items()},
+    }  # fmt: skip
+
+
+def test_a_longer_record_continues_the_store_of_reanalyse(files):
+    xr.load_dataset(files / "buoys.nc").isel(time=slice(6)).to_netcdf(files / "early.nc")
+    options = "--model lorenz63 --window 16 --lag 2 --overlap 5 --members 1 --steps 2 --redraw 0 --out"
+    command = options.split()
+    call("reanalyse", files / "early.nc", *command, files / "r.zarr", "--horizon", 1)
+    first = xr.open_zarr(files / "r.zarr", consolidated=False).load()
+    assert first.sizes["time"] == 22
+    told = call("reanalyse", files / "buoys.nc", *command, files / "r.zarr")
+    assert told.endswith("r.zarr (member 1, time 29)\n")
+    call("reanalyse", files / "buoys.nc", *command, files / "whole.zarr")
+    run, whole = (xr.open_zarr(files / f"{name}.zarr", consolidated=False) for name in ("r", "whole"))
+    np.testing.assert_array_equal(run.x, whole.x)
+    settled = 16 - 2
+    np.testing.assert_array_equal(run.x[:, :settled], first.x[:, :settled])
+    assert not (run.x[:, settled:21] == first.x[:, settled:21]).any()
+    assert "must end in .zarr" in call("reanalyse", files / "buoys.nc", *command, files / "r.nc", code=2)
+    said = call("reanalyse", files / "buoys.nc", *command, files / "r.zarr", "--seed", 1, code=2)
+    assert "seed was 0, now 1; take another name, or pass --overwrite" in said
 
 
 def test_every_option_of_sample_arrives(files, monkeypatch):

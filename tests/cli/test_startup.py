@@ -33,6 +33,7 @@ COMMANDS = [
     "explain",
     "check",
     "assimilate",
+    "reanalyse",
     "sample",
     "evaluate",
     "plot",

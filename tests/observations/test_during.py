@@ -1,9 +1,11 @@
 """Observations of the windows of a record are those of the whole record, each where it is new."""
 
+import dask.array as da
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from dask import delayed
 
 from xsda.labels.grid import Grid
 from xsda.labels.layout import Layout
@@ -62,6 +64,50 @@ def test_quality_is_that_of_the_whole_record(whole):
         period, options = divided(obs, whole, {**OPTIONS, "quality": 0})
     assert compile_observations(part(whole, 0), period(part(whole, 0)), **{**options, "sigma": 1.0}).y.numel() == 1
     assert not period(part(whole, 10))["obs"].v.notnull().any()  # and no error
+
+
+def test_a_period_may_have_no_good_value_and_no_flags(whole):
+    """If a function opens the observations, the flags of one period say nothing about the others."""
+    flagged = series(whole, [1, 2, 13, 14]).assign(v_quality=(("time", "y"), [[0], [1], [1], [1]]))
+    plain = series(whole, [3])
+
+    def opened(first, last):
+        found = {"a": flagged.sel(time=slice(first, last)), "b": plain.sel(time=slice(first, last))}
+        return {name: ds for name, ds in found.items() if ds.time.size}
+
+    period, options = divided(opened, whole, {**OPTIONS, "quality": 0})
+    with pytest.warns(UserWarning, match="'v' in b has no quality flags"):
+        first = compile_observations(part(whole, 0), period(part(whole, 0)), **{**options, "sigma": 1.0})
+    assert first.y.numel() == 2
+    with pytest.warns(UserWarning, match="quality=0 accepts no value of 'v' in a; its flags are 1"):
+        assert not period(part(whole, 10))["a"].v.notnull().any()
+    with pytest.warns(UserWarning, match="'v' in b has no quality flags"):
+        assert list(period(part(whole, 3), 0)) == ["b"]
+
+
+def test_places_outside_the_grid_are_found_in_the_whole_record(whole):
+    """As an assimilation finds them, without reading a value."""
+    good, away = series(whole, [1, 20]), series(whole, [15, 16]).assign_coords(y=[7.0])
+    divided([good, away], whole, {**OPTIONS, "outside": "drop"})
+    with pytest.raises(ValueError, match="outside the grid along 'y': 7; the grid covers 0 to 1"):
+        divided([good, away], whole, OPTIONS)
+    with pytest.raises(ValueError, match="there are no observations"):
+        divided(good.isel(time=[]), whole, OPTIONS)
+    with pytest.raises(ValueError, match="no observation lies inside the grid"):
+        divided(away, whole, {**OPTIONS, "outside": "drop"})
+    ship = xr.Dataset(
+        {"v": ("obs", [0.0, 0, 0])}, {"time": ("obs", hours(whole, [1, 9, 20])), "y": ("obs", [0, 1, 1.5])}
+    )
+    with pytest.raises(ValueError, match=r"along 'y': 1\.5"):
+        divided(ship, whole, OPTIONS)
+    with pytest.raises(KeyError, match="likelihood names 'w', which is not observed; choose one of 'v'"):
+        divided(good, whole, {**OPTIONS, "likelihood": {"w": "huber"}})
+    with pytest.raises(KeyError, match="sigma names 'shp', which is not observed; did you mean 'ship'"):
+        divided({"buoy": good, "ship": good}, whole, {**OPTIONS, "sigma": {"buoy": 1.0, "shp": 1.0}})
+    with pytest.raises(ValueError, match="superobs='1hh' must be 'cell' or a length of time"):
+        divided(good, whole, {**OPTIONS, "superobs": "1hh"})
+    lazy = good.assign(v=good.v.copy(data=da.from_delayed(delayed(pytest.fail)("a value was read"), (2, 1), float)))
+    divided(lazy, whole, OPTIONS)
 
 
 def test_averages_that_borders_cut_are_used_where_they_end(whole):

@@ -19,10 +19,11 @@ LAT = xr.DataArray([50.0, 51.0, 52.0], dims="lat", attrs={"units": "degrees_nort
 
 
 def field(members, states=6):
-    """Variables in two orders of dimensions, a note on each member, and dates with bounds."""
+    """Variables in two orders of dimensions, a note on each member, dates with bounds, and scalars as in GRIB files."""
     time = np.datetime64("2026-03-01", "ns") + np.arange(states) * np.timedelta64(6, "h")
     bounds = (("time", "bnds"), np.stack([time - np.timedelta64(3, "h"), time + np.timedelta64(3, "h")], 1))
     coords = {"member": list(members), "time": time, "lat": LAT, "time_bnds": bounds}
+    coords |= {"surface": 0.0, "step": np.timedelta64(6, "h").astype("m8[ns]")}
     coords["particles"] = ("member", RNG.random(len(members)).astype("f4"))
     t2m = (("member", "lat", "time"), RNG.standard_normal((len(members), 3, states)).astype("f4"), {"units": "K"})
     ice = (("member", "time"), RNG.standard_normal((len(members), states)))
@@ -141,6 +142,14 @@ def test_another_run_is_refused(path, change, run, message):
         pass
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_shorter_record_is_refused_for_one_reason(path):
+    with opened(path, field([0, 1])):
+        pass
+    reason = r"another run: its record and horizon are 2 states longer; take another name"
+    with pytest.raises(FileExistsError, match=reason), opened(path, field([0, 1], states=4)):
+        pass
 
 
 def test_what_is_no_store_of_a_run_is_refused(path):

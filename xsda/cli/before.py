@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xsda.cli.reports import choice_options, choices, read_observations
-from xsda.cli.shared import FILE, models_option, overwrite_option, sigma_option
+from xsda.cli.reports import as_given, choice_options, choices, read_sources
+from xsda.cli.shared import (
+    FILE,
+    correlation_option,
+    grid_option,
+    likelihood_option,
+    model_option,
+    models_option,
+    overwrite_option,
+    sigma_option,
+)
 from xsda.cli.spoken import spoken
-from xsda.cli.values import LAWS, Name, law, model_names, settings, standard_deviation
+from xsda.cli.values import law, settings, standard_deviation
 
 if TYPE_CHECKING:
     from xsda.observations import Explanation
-
-grid_option = click.option(
-    "--grid", default=None, type=FILE,
-    help="File whose coordinates say what is estimated [default: the points of the prior, and its time steps from the "
-    "first to the last observation].",
-)  # fmt: skip
 
 
 @click.command()
@@ -28,14 +31,8 @@ grid_option = click.option(
 @models_option
 @grid_option
 @sigma_option
-@click.option(
-    "--likelihood", multiple=True, metavar="LAW | NAME=LAW", type=Name(LAWS),
-    help=f"Law of the observation errors: {', '.join(LAWS)} [default: gaussian]; may be repeated.",
-)  # fmt: skip
-@click.option(
-    "--correlation", multiple=True, metavar="NAME/COORDINATE=LENGTH",
-    help="Correlation length of the observation errors along a coordinate, e.g. t2m/time=6h; may be repeated.",
-)  # fmt: skip
+@likelihood_option
+@correlation_option
 @choice_options
 def explain(
     observations: tuple[Path, ...], models: tuple[str, ...], grid: Path | None, sigma: tuple[str, ...],
@@ -55,17 +52,14 @@ def explain(
         "sigma": standard_deviation(sigma, "--sigma"), "likelihood": law(likelihood),
         "correlation": settings(correlation, "--correlation") or None, **choices(quality, outside, superobs),
     }  # fmt: skip
-    prior, sources = load_model(list(models)).priors[0], _sources(observations)
+    prior, sources = load_model(list(models)).priors[0], read_sources(observations)
     target = read(grid) if grid else default_grid(prior, sources)
-    click.echo(repr(_as_command(explanation(target, _given(sources), prior, **options))))
+    click.echo(repr(_as_command(explanation(target, as_given(sources), prior, **options))))
 
 
 @click.command()
 @click.argument("observations", nargs=-1, required=True, type=FILE)
-@click.option(
-    "--model", required=True, type=Name(model_names, files=True),
-    help="Name of a prior (see `xsda models`) or its file.",
-)  # fmt: skip
+@model_option
 @click.option(
     "--grid", default=None, type=FILE,
     help="File with the coordinates of the grid. Without it values are compared with the whole region.",
@@ -98,11 +92,11 @@ def check(
             raise ValueError(
                 f"--out writes one file, but there are {len(observations)} files of observations; check each"
             )
-    sources = _sources(observations)
+    sources = read_sources(observations)
     flags = flag(
-        _given(sources), model, grid=read(grid) if grid else None, background=read(background) if background else None,
-        sigma=standard_deviation(sigma, "--sigma"), limit=limit, repeats=repeats,
-        **choices(quality, outside, superobs),
+        as_given(sources), model, grid=read(grid) if grid else None,
+        background=read(background) if background else None, sigma=standard_deviation(sigma, "--sigma"), limit=limit,
+        repeats=repeats, **choices(quality, outside, superobs),
     )  # fmt: skip
     click.echo(repr(flags))
     if out is not None:
@@ -116,15 +110,3 @@ def _as_command(found: Explanation) -> Explanation:
     advice = found.table["sigma from"].map(lambda text: spoken(text, command))
     notes = tuple(spoken(note, command) for note in found.notes)
     return replace(found, table=found.table.assign(**{"sigma from": advice}), notes=notes)
-
-
-def _sources(paths: tuple[Path, ...]) -> dict[str, Any]:
-    """The observations by the names of their files."""
-    sources = {path.stem: read_observations(path) for path in paths}
-    if len(sources) < len(paths):
-        raise ValueError("two observation files have the same name; rename one")
-    return sources
-
-
-def _given(sources: dict[str, Any]) -> Any:
-    return sources if len(sources) > 1 else next(iter(sources.values()))

@@ -12,8 +12,11 @@ from xsda.observations.sources import Sources, as_sources
 from xsda.priors.prior import Prior
 
 
-def default_grid(prior: Prior, obs: Sources) -> xr.Dataset:
-    """Time steps of the prior from the first to the last observation, and its space axes."""
+def default_grid(prior: Prior, obs: Sources, *, long: bool = False) -> xr.Dataset:
+    """Time steps of the prior from the first to the last observation, and its space axes.
+
+    A prior of trajectories of a fixed length has only so many steps, unless the record may be ``long``.
+    """
     layout = prior.layout
     sources = as_sources(obs, [v.name for v in layout.variables])
     times = [ds[layout.time] for ds in sources.values() if layout.time in ds.coords]
@@ -26,8 +29,8 @@ def default_grid(prior: Prior, obs: Sources) -> xr.Dataset:
     values = np.concatenate([np.atleast_1d(axis_numbers(t, origin)) for t in times])
     if not np.isfinite(values).all():
         raise ValueError(f"the observations' {layout.time!r} holds NaN or NaT; drop those observations")
-    steps = max(int(np.ceil((values.max() - values.min()) / layout.dt - 1e-6)) + 1, prior.window)
-    offsets = np.arange(prior.length or steps) * layout.dt
+    steps = max(int(np.ceil((values.max() - values.min()) / layout.dt - 1e-6)) + 1, prior.length or prior.window)
+    offsets = np.arange(steps if long else prior.length or steps) * layout.dt
     time: np.ndarray = values.min() + offsets
     if origin is not None:
         if times[0].dtype.kind != "M":

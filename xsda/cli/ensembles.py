@@ -1,4 +1,4 @@
-"""Commands that draw ensembles: ``assimilate`` from a posterior, ``sample`` from a prior."""
+"""Commands that draw ensembles: ``assimilate`` and ``reanalyse`` from a posterior, ``sample`` from a prior."""
 
 from __future__ import annotations
 
@@ -8,40 +8,45 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xsda.cli.reports import choice_options, choices, read_observations
+from xsda.cli.reports import as_given, choice_options, choices, read_sources
 from xsda.cli.shared import (
     FILE,
+    correlation_option,
     draw_options,
+    grid_option,
+    likelihood_option,
+    model_option,
     models_option,
     out_option,
     overwrite_option,
     sigma_option,
 )
-from xsda.cli.values import LAWS, Name, law, settings, standard_deviation
+from xsda.cli.values import law, number_or_text, settings, standard_deviation
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from xsda.priors import Pool, Prior
 
+WINDOWS = {  # as in the docstring of ``xsda.reanalyse``, which cannot be read without torch
+    "window": "Number of states that are sampled together. Default: the length of the prior if that is fixed, "
+    "otherwise 32, or four times the window of its network.",
+    "lag": "Number of states at the end of a window that are drawn again with later observations. Zero uses "
+    "observations up to the end of each window only. Default: a quarter of the window.",
+    "overlap": "Number of settled states at the beginning of a window. A process without memory needs one. Default: "
+    "those that a network sees on one side, or a third of the rest of the window for Gaussians.",
+    "horizon": "How far to continue after the end of the record, without observations: a number of states, or a length "
+    "of time such as 2D.",
+}
+
 
 @click.command()
 @click.argument("observations", nargs=-1, required=True, type=FILE)
 @models_option
-@click.option(
-    "--grid", default=None, type=FILE,
-    help="File whose coordinates say what is estimated [default: the points of the prior, and its time steps from the "
-    "first to the last observation].",
-)  # fmt: skip
+@grid_option
 @sigma_option
-@click.option(
-    "--likelihood", multiple=True, metavar="LAW | NAME=LAW", type=Name(LAWS),
-    help=f"Law of the observation errors: {', '.join(LAWS)} [default: gaussian]; may be repeated.",
-)  # fmt: skip
-@click.option(
-    "--correlation", multiple=True, metavar="NAME/COORDINATE=LENGTH",
-    help="Correlation length of the observation errors along a coordinate, e.g. t2m/time=6h; may be repeated.",
-)  # fmt: skip
+@likelihood_option
+@correlation_option
 @click.option(
     "--background", default=None, type=FILE, metavar="FILE",
     help="File with a first guess on the grid, or on a part of it.",
@@ -77,12 +82,52 @@ def assimilate(
         **choices(quality, outside, superobs),
     }  # fmt: skip
     prior = _load(models)
-    sources = {path.stem: read_observations(path) for path in observations}
-    if len(sources) < len(observations):
-        raise ValueError("two observation files have the same name; rename one")
+    sources = read_sources(observations)
     target = read(grid) if grid else default_grid(_longest(prior), sources)
-    obs = sources if len(sources) > 1 else next(iter(sources.values()))
+    obs = as_given(sources)
     _finish(assimilation.assimilate(target, obs, prior, **said, **draw, out=out, overwrite=overwrite), out)
+
+
+@click.command()
+@click.argument("observations", nargs=-1, required=True, type=FILE)
+@model_option
+@grid_option
+@click.option("--window", default=None, type=int, help=WINDOWS["window"])
+@click.option("--lag", default=None, type=int, help=WINDOWS["lag"])
+@click.option("--overlap", default=None, type=int, help=WINDOWS["overlap"])
+@click.option(
+    "--horizon", default=0, show_default=True, metavar="N | LENGTH", type=number_or_text, help=WINDOWS["horizon"]
+)
+@sigma_option
+@likelihood_option
+@correlation_option
+@choice_options
+@draw_options("tiles")
+@click.option("--out", required=True, type=FILE, help="Folder of a Zarr store (.zarr). The same command continues it.")
+@overwrite_option
+def reanalyse(
+    observations: tuple[Path, ...], model: str, grid: Path | None, sigma: tuple[str, ...], likelihood: tuple[str, ...],
+    correlation: tuple[str, ...], quality: tuple[str, ...], outside: str, superobs: str | None, out: Path,
+    **how: Any,
+) -> None:  # fmt: skip
+    """Draw continuous trajectories through a long record of OBSERVATIONS, window by window.
+
+    OBSERVATIONS are files as of `xsda assimilate`. Settled states are written as they come. After an interruption, or
+    if the record has become longer, the same command continues.
+    """
+    from xsda import reanalysis
+    from xsda.cli.default_grid import default_grid
+    from xsda.files import read
+    from xsda.priors import load_model
+
+    prior, sources = load_model(model), read_sources(observations)
+    run = reanalysis.reanalyse(
+        read(grid) if grid else default_grid(prior, sources, long=True), as_given(sources), prior,
+        sigma=standard_deviation(sigma, "--sigma"), likelihood=law(likelihood),
+        correlation=settings(correlation, "--correlation") or None, **choices(quality, outside, superobs), out=out,
+        **how,
+    )  # fmt: skip
+    _finish(run, out)
 
 
 @click.command()

@@ -13,7 +13,7 @@ import click
 
 from xsda.cli.before import check, explain
 from xsda.cli.demo import demo
-from xsda.cli.ensembles import assimilate, sample
+from xsda.cli.ensembles import assimilate, reanalyse, sample
 from xsda.cli.look import evaluate, models, plot
 from xsda.cli.prepare import fit, simulate, train
 from xsda.cli.spoken import spoken
@@ -91,5 +91,5 @@ def program(ctx: click.Context, debug: bool) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (demo, simulate, fit, train, explain, check, assimilate, sample, evaluate, plot, models):
+for command in (demo, simulate, fit, train, explain, check, assimilate, reanalyse, sample, evaluate, plot, models):
     program.add_command(command)

@@ -63,3 +63,16 @@ def read_observations(path: Path) -> Any:
         return table
     except (ValueError, OSError) as error:  # those of pandas are ValueErrors
         raise ValueError(f"{path} cannot be read as a table with commas: {str(error).strip()}") from error
+
+
+def read_sources(paths: tuple[Path, ...]) -> dict[str, Any]:
+    """Open several files of observations, by their names."""
+    sources = {path.stem: read_observations(path) for path in paths}
+    if len(sources) < len(paths):
+        raise ValueError("two observation files have the same name; rename one")
+    return sources
+
+
+def as_given(sources: dict[str, Any]) -> Any:
+    """All sources by name, or the only one as it is."""
+    return sources if len(sources) > 1 else next(iter(sources.values()))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from xsda.cli.values import DEVICES, GUIDANCE, SAMPLERS, Members, Name, Names, Sizes, model_names
+from xsda.cli.values import DEVICES, GUIDANCE, LAWS, SAMPLERS, Members, Name, Names, Sizes, model_names
 from xsda.sampling.options import PRECISIONS, SamplingOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -45,6 +45,23 @@ sigma_option = click.option(
 models_option = click.option(
     "--model", "models", required=True, multiple=True, type=Name(model_names, files=True),
     help="Name of a prior (see `xsda models`) or its file. Several priors share the members among them.",
+)  # fmt: skip
+model_option = click.option(
+    "--model", required=True, type=Name(model_names, files=True),
+    help="Name of a prior (see `xsda models`) or its file.",
+)  # fmt: skip
+grid_option = click.option(
+    "--grid", default=None, type=FILE,
+    help="File whose coordinates say what is estimated [default: the points of the prior, and its time steps from the "
+    "first to the last observation].",
+)  # fmt: skip
+likelihood_option = click.option(
+    "--likelihood", multiple=True, metavar="LAW | NAME=LAW", type=Name(LAWS),
+    help=f"Law of the observation errors: {', '.join(LAWS)} [default: gaussian]; may be repeated.",
+)  # fmt: skip
+correlation_option = click.option(
+    "--correlation", multiple=True, metavar="NAME/COORDINATE=LENGTH",
+    help="Correlation length of the observation errors along a coordinate, e.g. t2m/time=6h; may be repeated.",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import re
 
 import click
 
-COMMANDS = "assimilate|check|evaluate|explain|fit|plot|sample|simulate|train"
+COMMANDS = "assimilate|check|evaluate|explain|fit|plot|reanalyse|sample|simulate|train"
 FUNCTION = re.compile(rf"\b(?:xsda(?:\.\w+)*|\w+\.sda)\.({COMMANDS})\b(?:\([^()]*\))?")
 ARGUMENT = re.compile(r"\b([a-z_]+)=('[^']*'|\.\.\.|\[[^\]]*\]|[\w.+-]*\w)?")
 

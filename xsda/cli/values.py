@@ -96,6 +96,14 @@ def model_names() -> list[str]:
         return names
 
 
+def number_or_text(value: str) -> int | str:
+    """A whole number, or the text where it is none."""
+    try:
+        return int(value)
+    except ValueError:
+        return value
+
+
 def settings(pairs: Iterable[str], option: str) -> dict[str, Any]:
     """``NAME=VALUE`` pairs; values are read as JSON where they can be. ``A/B=VALUE`` gives ``{"A": {"B": VALUE}}``."""
     out: dict[str, Any] = {}

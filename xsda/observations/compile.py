@@ -147,23 +147,53 @@ def _spread(place: Place, sizes: Mapping[str, int]) -> Stencil:
     return place.stencil.take(np.broadcast_to(rows, tuple(sizes.values())).ravel())
 
 
+def check_places(grid: Grid, ds: xr.Dataset, name: str, derived: Mapping[str, Derived] | None = None) -> None:
+    """Raise what ``compile_variable`` raises if an observed variable lies outside the grid in space.
+
+    Times are not looked at.
+
+    Parameters
+    ----------
+    grid, ds, name, derived
+        As in ``compile_variable``.
+
+    Examples
+    --------
+    >>> from xsda.labels import Grid, Layout
+    >>> from xsda.observations.compile import check_places
+    >>> grid = Grid.match(Layout.of(weather), weather)
+    >>> check_places(grid, weather.isel(lat=[0]).assign_coords(lat=[-80.0]), "t2m")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: observations lie outside the grid along 'lat': -80; ...
+    """
+    _in_space(grid, ds, ds[name])
+    variable = None if name in (derived or {}) else _variable(grid, name, derived or {})
+    if variable is not None and variable.channel_dim is not None:
+        _place_channels(ds[name], variable, variable.channel_dim, grid)
+
+
 def _places(grid: Grid, ds: xr.Dataset, da: xr.DataArray) -> list[Place]:
     """Find where the observations lie on the grid."""
-    mesh, (time, *space) = Mesh.of(grid), grid.core_dims
+    return [_place(grid, ds, da, grid.core_dims[0]), *_in_space(grid, ds, da)]
+
+
+def _in_space(grid: Grid, ds: xr.Dataset, da: xr.DataArray) -> list[Place]:
+    """Find where the observations lie along the dimensions of space."""
+    mesh, space = Mesh.of(grid), grid.core_dims[1:]
     if mesh is not None:
-        positions, along = sphere_positions(mesh, grid, da), _place(grid, ds, da, time)
+        positions = sphere_positions(mesh, grid, da)
         if positions is not None:
             lat, lon = positions
             stencil = mesh.locate(lat.values.ravel(), lon.values.ravel())
-            return [along, Place(tuple(space), tuple(map(str, lat.dims)), stencil)]
+            return [Place(tuple(space), tuple(map(str, lat.dims)), stencil)]
         if all(matching_coordinate(da, grid, d) is None and _averaged(da, d) for d in space):
-            return [along, Place(tuple(space), (), Stencil.mean(mesh.areas()))]
+            return [Place(tuple(space), (), Stencil.mean(mesh.areas()))]
     if _swapped_axes(grid, da):
         raise ValueError(
             f"the positions of {da.name!r} lie outside the grid, and inside if latitude and longitude are swapped; "
             "exchange their names"
         )
-    return [_place(grid, ds, da, dim) for dim in grid.core_dims]
+    return [_place(grid, ds, da, dim) for dim in space]
 
 
 def swapped(grid: Grid, da: xr.DataArray) -> bool:

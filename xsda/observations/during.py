@@ -10,15 +10,18 @@ import numpy as np
 import xarray as xr
 
 from xsda.arguments import warn
-from xsda.labels.axes import axis_numbers
+from xsda.labels.axes import axis_numbers, axis_text
 from xsda.labels.cf import cell_method, standard_error
 from xsda.labels.grid import Grid
-from xsda.observations.compile import cell_edges, matching_coordinate
+from xsda.observations.compile import cell_edges, check_places, matching_coordinate, swapped
 from xsda.observations.errors import error_std
-from xsda.observations.read import dims_of, units_of
+from xsda.observations.observed import NothingObserved
+from xsda.observations.quality import NothingAccepted
+from xsda.observations.read import dims_of, read, units_of
 from xsda.observations.selected import Selection
 from xsda.observations.sources import Sources, as_sources, observed_variables
 
+READ_LATER = ("derived", "likelihood", "correlation", "outside", "superobs")  # options that each period needs
 ROUNDING = 1e-6  # of a time step
 Opener = Callable[[Any, Any], Sources]
 
@@ -33,10 +36,13 @@ class Period:
         All observations by source, or a function of two times.
     whole
         The grid of the whole record. Observations outside it are left out.
+    quality
+        The flags of values that are used, if ``obs`` is a function.
     """
 
     obs: Mapping[str, xr.Dataset] | Opener
     whole: Grid
+    quality: Any = None
 
     def __call__(self, grid: Grid, known: int = 0) -> dict[str, xr.Dataset]:
         """Return the observations of the states of ``grid``, the first of which are ``known``.
@@ -77,7 +83,22 @@ class Period:
         opened = self.obs(times[0], times[-1])
         if opened is None or (isinstance(opened, list | tuple | Mapping) and not len(opened)):
             return {}  # nothing in this period
-        return as_sources(opened, units_of(grid), dims_of(grid))
+        return self._good(as_sources(opened, units_of(grid), dims_of(grid)))
+
+    def _good(self, sources: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+        """Mark values whose flags are not accepted as missing, which all of one period may be."""
+        selection, kept = Selection(self.quality), dict(sources)
+        for source, ds in sources.items():
+            for name in observed_variables(ds):
+                try:
+                    ds = selection.keep_good(ds, name, source)
+                except NothingAccepted as reason:
+                    warn(f"in some windows {reason}", UserWarning)
+                    ds = ds.assign({name: xr.full_like(ds[name], np.nan, dtype=float)})
+            kept[source] = ds
+        if selection.texts:
+            warn("; ".join(selection.texts), UserWarning)
+        return kept
 
 
 def divided(obs: Sources | Opener, whole: Grid, reading: Mapping[str, Any]) -> tuple[Period, dict[str, Any]]:
@@ -100,8 +121,8 @@ def divided(obs: Sources | Opener, whole: Grid, reading: Mapping[str, Any]) -> t
         The observations, and the options that are left for each period.
     """
     if callable(obs):
-        return Period(obs, whole), dict(reading)
-    sources, selection = as_sources(obs, units_of(whole), dims_of(whole)), Selection(reading["quality"], "raise", None)
+        return Period(obs, whole, reading["quality"]), {**reading, "quality": None}
+    sources, selection = as_sources(obs, units_of(whole), dims_of(whole)), Selection(reading["quality"])
     _check_within(sources, whole, drop=reading["outside"] == "drop")
     prepared = {}
     for source, ds in sources.items():
@@ -112,6 +133,7 @@ def divided(obs: Sources | Opener, whole: Grid, reading: Mapping[str, Any]) -> t
             own = selection.keep_good(own, name, source)
         prepared[source] = own
     selection.say()
+    _check_places(prepared, whole, reading)
     return Period(prepared, whole), {**reading, "sigma": None, "quality": None}
 
 
@@ -137,11 +159,40 @@ def _check_within(sources: Mapping[str, xr.Dataset], whole: Grid, *, drop: bool)
         away = np.ravel(~((values >= numbers[0] - slack) & (values <= numbers[-1] + slack)))
         if not away.any():
             continue
-        first = np.ravel(coord.values)[np.flatnonzero(away)[0]]
+        first = axis_text(np.ravel(values)[np.flatnonzero(away)[0]], whole.origin)
         text = f"{int(away.sum())} of {away.size} times of {source} lie outside the record (the first is {first})"
         if not drop:
             raise ValueError(f"{text}; extend the record, or pass outside='drop'")
         warn(f"{text} and are not used", UserWarning)
+
+
+def _check_places(sources: Mapping[str, xr.Dataset], whole: Grid, reading: Mapping[str, Any]) -> None:
+    """Raise if observations lie outside the grid, or with ``outside="drop"`` if all do, or if options do not fit them.
+
+    No value is read.
+    """
+    places = {source: _places(source, ds, whole) for source, ds in sources.items()}
+    options: dict[str, Any] = {name: reading.get(name) for name in READ_LATER}
+    found = read(places, units_of(whole), errors=False, grid=whole, **options)
+    if not any(o.da.size for o in found):
+        given = [ds[n] for ds in sources.values() for n in observed_variables(ds)]
+        if not any(da.size for da in given):
+            raise NothingObserved("there are no observations; for samples of the prior use ds.sda.sample")
+        hint = ", but inside if latitude and longitude are swapped" if any(swapped(whole, da) for da in given) else ""
+        raise NothingObserved(
+            f"no observation lies inside the grid and the times of the record{hint}; check units, positions and times"
+        )
+    for o in found:
+        check_places(whole, o.ds, o.name, o.derived)
+
+
+def _places(source: str, ds: xr.Dataset, whole: Grid) -> xr.Dataset:
+    """Return observations in the record without their values, at one time if they do not move."""
+    coord = _times(source, ds, whole)
+    inside = np.flatnonzero(~np.isnan(_extent(source, ds, coord, whole)[0]))
+    moving = {d for c in ds.coords.values() if c.name != coord.name for d in c.dims}
+    ds = ds.isel({d: inside if d in moving else inside[:1] for d in coord.dims})
+    return ds.assign({n: xr.full_like(ds[n], np.nan, dtype=float) for n in observed_variables(ds)})
 
 
 def _extent(source: str, ds: xr.Dataset, coord: xr.DataArray, whole: Grid) -> tuple[np.ndarray, np.ndarray]:

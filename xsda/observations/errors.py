@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from xsda.arguments import choose
 from xsda.labels.cf import find_scale, standard_error
-from xsda.observations.sources import by_source
+from xsda.observations.sources import by_source, check_observed
 
 
 def error_std(
@@ -108,8 +107,6 @@ def _argument(sigma: Any, name: str, source: str, sources: Mapping[str, xr.Datas
         sigma = sigma.get(source)
     if isinstance(sigma, (Mapping, xr.Dataset)):
         names = {str(v) for s in sources.values() for v in s.data_vars}
-        unknown = [k for k in sigma if str(k) not in names]
-        if unknown:
-            raise KeyError(f"{argument} names {unknown[0]!r}, which is not observed; {choose(unknown[0], names)}")
+        check_observed(sigma, sources, names, argument)
         return sigma.get(name)
     return sigma

@@ -15,6 +15,10 @@ STANDARD = ("quality_flag", "status_flag")
 SUFFIXES = ("_quality", "_qc", "_flag")
 
 
+class NothingAccepted(ValueError):
+    """No value of an observed variable has an accepted flag."""
+
+
 def is_flag(ds: xr.Dataset, name: str) -> bool:
     """Whether a variable holds quality flags of others."""
     named = name == "quality" or any(name.endswith(s) and name.removesuffix(s) in ds.data_vars for s in SUFFIXES)
@@ -46,6 +50,6 @@ def accepted(ds: xr.Dataset, name: str, quality: Any, source: str) -> xr.DataArr
     came = set(np.ravel(flags.values).tolist()) - {None}
     if came and not wanted & came:
         shown = ", ".join(sorted(map(repr, [*came, *meanings]))[:8])
-        raise ValueError(f"quality={quality!r} accepts no value of {name!r} in {source}; its flags are {shown}")
+        raise NothingAccepted(f"quality={quality!r} accepts no value of {name!r} in {source}; its flags are {shown}")
     good = np.array([f in wanted for f in np.ravel(flags.values).tolist()], dtype=bool).reshape(flags.shape)
     return xr.DataArray(good, dims=flags.dims)

@@ -25,7 +25,15 @@ from xsda.observations.errors import check_positive, error_std, known_error
 from xsda.observations.observed import Observed
 from xsda.observations.operator import Derived, check_derived
 from xsda.observations.selected import Selection
-from xsda.observations.sources import Sources, as_sources, by_source, is_text, is_time, observed_variables
+from xsda.observations.sources import (
+    Sources,
+    as_sources,
+    by_source,
+    check_observed,
+    is_text,
+    is_time,
+    observed_variables,
+)
 
 Units = Mapping[str, str | None]
 
@@ -250,7 +258,5 @@ def _by_variable(given: Any, sources: Mapping[str, xr.Dataset], argument: str) -
     if by_source(given, sources):
         each = [_by_variable(value, {source: sources[source]}, argument) for source, value in given.items()]
         return {pair: value for found in each for pair, value in found.items()}
-    unknown = [k for k in given if k not in names]
-    if unknown:
-        raise KeyError(f"{argument} names {unknown[0]!r}, which is not observed; {choose(unknown[0], names)}")
+    check_observed(given, sources, names, argument)
     return {(source, name): given[name] for source, name in pairs if name in given}

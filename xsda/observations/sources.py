@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from xsda.arguments import choose, warn
 from xsda.labels.axes import is_datelike
 from xsda.labels.cf import helper_variables
 from xsda.observations.quality import is_flag
@@ -114,6 +115,51 @@ def is_text(da: xr.DataArray) -> bool:
     if da.dtype == object:
         return any(isinstance(v, str) for v in np.ravel(da.values)[:100])
     return da.dtype.kind in "US" or isinstance(da.dtype, pd.StringDtype)
+
+
+def check_observed(given: Iterable[Any], sources: Mapping[str, xr.Dataset], names: Collection[str], what: str) -> None:
+    """Raise if an option names what is not among these observed variables; sources are suggested too."""
+    unknown = [k for k in given if str(k) not in names]
+    if unknown:
+        strange = next((k for k in unknown if k not in sources), unknown[0])
+        known = [*names, *sources] if len(sources) > 1 else names
+        raise KeyError(f"{what} names {strange!r}, which is not observed; {choose(strange, known)}")
+
+
+def known_names(given: Any, sources: Mapping[str, xr.Dataset], what: str) -> Any:
+    """Leave out of an option by variable or by source what is not there, with a warning.
+
+    For one window of a record, where a source or a variable may have no observations.
+
+    Parameters
+    ----------
+    given
+        The option. Other values than mappings are returned as they are.
+    sources
+        The observations by source.
+    what
+        The name of the option, for the warning.
+
+    Examples
+    --------
+    >>> from xsda.observations.sources import known_names
+    >>> known_names({"buoy": 0.5}, {"buoy": obs}, "sigma"), known_names(0.5, {"buoy": obs}, "sigma")
+    ({'buoy': 0.5}, 0.5)
+    """
+    if not isinstance(given, Mapping):
+        return given
+    names = sorted({name for ds in sources.values() for name in observed_variables(ds)})
+    absent = [k for k in given if k not in names and k not in sources]
+    if absent:
+        warn(
+            f"{what} names {', '.join(map(repr, absent))}, which is not among the sources and variables of a window "
+            f"({', '.join(map(repr, [*sources, *names]))}); correct the name, unless other windows have it"
+        )
+    return {
+        k: known_names(v, {str(k): sources[str(k)]}, what) if k in sources and k not in names else v
+        for k, v in given.items()
+        if k not in absent
+    }
 
 
 def by_source(given: Mapping[Any, Any], sources: Mapping[str, xr.Dataset]) -> bool:

@@ -26,6 +26,7 @@ from xsda.labels.grid import Field, Grid
 from xsda.likelihood import Likelihood
 from xsda.observations.joint import compile_observations
 from xsda.observations.observed import NothingObserved
+from xsda.observations.sources import known_names
 from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference
 from xsda.sampling.blocks import compute
@@ -137,7 +138,7 @@ class Chain:
                 try:
                     values = self.settled(prior, window, members, kept)
                 except Exception as error:
-                    first, last = self.record[self.time].values[[window.start, window.stop - 1]]
+                    first, last = self.record[self.time].to_index()[[window.start, window.stop - 1]]
                     error.add_note(f"This was in the window from {first} to {last}")
                     raise
                 rows = [members.index(m) for m in missing]
@@ -170,8 +171,11 @@ class Chain:
     def likelihood(self, grid: Grid, known: int) -> Likelihood | None:
         """Return the likelihood of the observations of a window that do not belong to known states alone."""
         sources = self.opened(grid, known)
+        if not sources:
+            return None
+        named = {n: known_names(self.reading.get(n), sources, n) for n in ("sigma", "likelihood", "correlation")}
         try:
-            return compile_observations(grid, sources, **self.reading) if sources else None
+            return compile_observations(grid, sources, **{**self.reading, **named})
         except NothingObserved as reason:
             warn(f"some windows are drawn without observations: {str(reason).partition(';')[0]}")
             return None

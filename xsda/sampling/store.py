@@ -253,7 +253,7 @@ def _continued(path: Path, template: xr.Dataset, time: str, run: Mapping[str, st
 def _resize(arrays: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
     """Give arrays with the dimension ``member`` these sizes, the coordinate of the members last."""
     for array in sorted(arrays.values(), key=lambda a: a.basename == "member"):
-        dims = array.metadata.dimension_names
+        dims = array.metadata.dimension_names or ()  # none for scalars
         shape = tuple(sizes.get(d, n) for d, n in zip(dims, array.shape, strict=True))
         if "member" in dims and shape != array.shape:
             array.resize(shape)
@@ -264,7 +264,7 @@ def _check(path: Path, old: xr.Dataset, new: xr.Dataset, time: str, run: Mapping
     was = json.loads(old[MARK].attrs["run"])
     different = [f"{k} was {was.get(k)}, now {run.get(k)}" for k in {**was, **run} if was.get(k) != run.get(k)]
     if (lost := old.sizes.get(time, 0) - new.sizes[time]) > 0:
-        different.append(f"it has {lost} more states")
+        different.append(f"its record and horizon are {lost} states longer")
     for name in {**new.variables, **old.variables}:
         if name != MARK and (how := _difference(old.variables.get(name), new.variables.get(name), time)):
             different.append(f"{name!r} {how}")
@@ -283,8 +283,8 @@ def _difference(old: xr.Variable | None, new: xr.Variable | None, time: str) -> 
         return f"had the dimensions {old.dims}, now {new.dims}"
     if "member" in old.dims:
         return "" if old.dtype == new.dtype else f"was {old.dtype}, now {new.dtype}"
-    common = {time: slice(old.sizes.get(time))} if time in old.dims else {}
-    a, b = old.values, new.isel(common).values
+    common = {time: slice(min(old.sizes[time], new.sizes[time]))} if time in old.dims else {}
+    a, b = old.isel(common).values, new.isel(common).values
     if a.shape == b.shape and a.dtype.kind == b.dtype.kind == "f":
         return "" if np.allclose(a, b, rtol=1e-6, atol=0, equal_nan=True) else "has other values"
     return "" if np.array_equal(a, b) else "has other values"
