@@ -109,7 +109,7 @@ class SdaAccessor:
         steps: int | None = None,
         likelihood: str | ErrorLaw | Mapping[str, str | ErrorLaw] | None = None,
         correlation: Mapping[str, Any] | None = None,
-        redraw: int = 16,
+        redraw: int = 4,
         seed: int = 0,
         chunks: Any = None,
         batch: int | None = None,

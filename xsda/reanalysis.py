@@ -59,7 +59,7 @@ def reanalyse(
     steps: int | None = None,
     likelihood: str | ErrorLaw | Mapping[str, str | ErrorLaw] | None = None,
     correlation: Mapping[str, Any] | None = None,
-    redraw: int = 16,
+    redraw: int = 4,
     seed: int = 0,
     chunks: Any = None,
     batch: int | None = None,
@@ -111,7 +111,8 @@ def reanalyse(
     outside
         What to do with observations outside the grid or the record, as in ``xsda.assimilate``.
     redraw
-        For networks: how often at most a member is drawn again in one window if it does not fit the observations.
+        For networks: how often at most a member is drawn again in one window if it does not fit the observations. Few
+        members that failed so often succeed later, because what they know of the past does not fit.
     seed
         Seed of the noise. A record of one window gives what ``xsda.assimilate`` gives.
     chunks

@@ -67,10 +67,10 @@ def test_the_command_has_every_argument_of_the_function():
 def test_names_defaults_and_help_of_reanalyse():
     typed, known = of_command(reanalyse), of_function(xsda.reanalyse)
     assert set(typed) == set(known)
-    assert drawn(typed) == {k: v for k, v in DEFAULTS.items() if k != "tiles"}
+    assert drawn(typed) == {k: v for k, v in DEFAULTS.items() if k != "tiles"} | {"redraw": 4}
     texts = {n: t.replace("``", "").replace('"2D"', "2D") for n, t in descriptions(xsda.reanalyse).items()}
     helps = {p.name: p.help for p in reanalyse.params if isinstance(p, click.Option)}
-    for name in ("window", "lag", "overlap", "horizon"):
+    for name in ("window", "lag", "overlap", "horizon", "redraw"):
         assert (helps[name], typed[name]) == (texts[name], known[name])
 
 
@@ -89,8 +89,9 @@ def test_defaults_of_train_are_those_of_the_function():
 def test_help_of_the_draw_is_that_of_the_dataclass(command):
     texts = descriptions(SamplingOptions)
     assert set(texts) == set(DEFAULTS)
+    own = {"members", "chunks", "progress"} | ({"redraw"} if command is reanalyse else set())
     for option in command.params:
-        if option.name in DEFAULTS and option.name not in ("members", "chunks", "progress"):
+        if option.name in DEFAULTS and option.name not in own:
             assert option.help.startswith(texts[option.name])
 
 

@@ -1,6 +1,7 @@
 """Samplers of an exact Gaussian denoiser: the law they produce is known at every time."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from xsda.diffusion.samplers import (
     Heun,
     NonFiniteSampleError,
     PredictorCorrector,
-    Sampler,
     time_grid,
     velocity,
 )
@@ -80,10 +80,17 @@ def part(schedule, steps, grid, end=0.2):
 @pytest.mark.parametrize("grid", ["linear", "log_snr"])
 @pytest.mark.parametrize(
     ("sampler", "order"),
-    [(DDIM(), 1), (DDIM(eta=0.5), 1), (DDPM(), 1), (Euler(), 1), (Heun(), 2), (DPMpp2M(), 2), (DPMpp2MSDE(), 2)],
-    ids=lambda v: (
-        type(v).__name__ + ("-half" if getattr(v, "eta", 0) == 0.5 else "") if isinstance(v, Sampler) else str(v)
-    ),
+    [
+        (DDIM(), 1),
+        (DDIM(eta=0.5), 1),
+        (DDPM(), 1),
+        (Euler(), 1),
+        (Heun(), 2),
+        (DPMpp2M(), 2),
+        (DPMpp2MSDE(), 2),
+        (DPMpp2MSDE(eta=2.0), 2),
+    ],
+    ids=str,
 )
 def test_the_law_converges_at_the_order_of_the_sampler(schedule, grid, sampler, order):
     errors = []
@@ -171,6 +178,25 @@ def test_grids_are_uniform_in_what_they_say():
     step, middle = -fine.diff(), (fine[1:] + fine[:-1]) / 2
     density = 1 + 3 * torch.exp(-((middle / 1.5) ** 2) / 2)
     torch.testing.assert_close(step * density, (step * density).mean().expand(2000), rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_grids_keep_within_the_levels_that_are_asked_for(schedule, grid):
+    levels = schedule.noise_level(time_grid(schedule, 9, grid, high=5.0, low=0.1))
+    assert levels[[0, -1]].tolist() == pytest.approx([5.0, 0.1], rel=1e-4)
+    assert (levels.diff() < 0).all()
+    wide = time_grid(schedule, 9, grid, high=1e9, low=1e-9)
+    torch.testing.assert_close(wide, time_grid(schedule, 9, grid))  # the schedule has no others
+
+
+@pytest.mark.parametrize("kind", [DPMpp2M, partial(DPMpp2MSDE, eta=4.0)])
+def test_a_gaussian_is_drawn_between_two_levels(kind):
+    """Noise alone at a high level, and the denoised state at a low one, give the law of the data."""
+    schedule, sampler = VE(0.002, 80.0), kind(steps=96, high=30.0, low=0.01)
+    x = sampler.sample(exact(COV, schedule), MemberNoise(0, range(4096), (1, len(COV), 1), dtype=torch.float64))
+    found = torch.cov(x.flatten(1).T)
+    assert (found - COV).norm() / COV.norm() < 0.06
 
 
 SPREAD = torch.tensor([0.05, 0.3, *[1.0] * 14], dtype=torch.float64)
@@ -278,6 +304,9 @@ def test_a_member_that_explodes_is_named_with_its_step():
         (lambda: Heun(tau=0.0), ValueError, "tau=0.0"),
         (lambda: Euler(grid="cosine"), ValueError, "grid='cosine'"),
         (lambda: DDIM(eta=1.5), ValueError, "eta=1.5"),
+        (lambda: DPMpp2MSDE(eta=0.0), ValueError, "eta=0.0"),
+        (lambda: DPMpp2M(high=-1.0), ValueError, "high=-1.0"),
+        (lambda: time_grid(VP(), 4, high=0.1, low=0.2), ValueError, "high=0.1 must be above low=0.2"),
         (lambda: DDIM(order=2), TypeError, "order"),
         (lambda: time_grid(VP(), 1), ValueError, "steps=1"),
         (lambda: time_grid(VP(), 4, "cosine"), ValueError, "grid='cosine'"),

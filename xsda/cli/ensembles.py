@@ -37,6 +37,8 @@ WINDOWS = {  # as in the docstring of ``xsda.reanalyse``, which cannot be read w
     "those that a network sees on one side, or a third of the rest of the window for Gaussians.",
     "horizon": "How far to continue after the end of the record, without observations: a number of states, or a length "
     "of time such as 2D.",
+    "redraw": "For networks: how often at most a member is drawn again in one window if it does not fit the "
+    "observations. Few members that failed so often succeed later, because what they know of the past does not fit.",
 }
 
 
@@ -102,7 +104,8 @@ def assimilate(
 @likelihood_option
 @correlation_option
 @choice_options
-@draw_options("tiles")
+@draw_options("tiles", "redraw")
+@click.option("--redraw", default=4, show_default=True, help=WINDOWS["redraw"])
 @click.option("--out", required=True, type=FILE, help="Folder of a Zarr store (.zarr). The same command continues it.")
 @overwrite_option
 def reanalyse(

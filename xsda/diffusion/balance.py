@@ -232,14 +232,14 @@ def measure_balance(
     rates = []
     for i, (t, s) in enumerate(pairwise(times)):
         x0, level, clean = denoiser(x, t.to(x.device)), schedule.noise_level(t), x / schedule.alpha(t).to(x)
-        mean, spread, _ = multistep(schedule, x, x0, t, s, dict(memory), stochastic=True)
-        pushed, _, _ = multistep(schedule, x, x0 + clean, t, s, dict(memory), stochastic=True)
+        mean, spread, _ = multistep(schedule, x, x0, t, s, dict(memory), eta=1.0)
+        pushed, _, _ = multistep(schedule, x, x0 + clean, t, s, dict(memory), eta=1.0)
         wanted = schedule.alpha(s) ** 2 * spectrum + schedule.sigma(s) ** 2 - spread.cpu().double() ** 2
         rate = (wanted - power(mean)) / (2 * power(mean, pushed - mean))
         signal = spectrum / level**2
         rate = torch.where(numbers > 0, rate * signal / (signal + FAINT), 0)
         x0 = x0 + Balance(torch.stack([level, 2 * level]), numbers, rate.expand(2, -1, -1)).correction(clean, level)
-        mean, spread, _ = multistep(schedule, x, x0, t, s, memory, stochastic=True)
+        mean, spread, _ = multistep(schedule, x, x0, t, s, memory, eta=1.0)
         x = mean + spread * draw()
         rates.append(rate)
         if callback is not None:

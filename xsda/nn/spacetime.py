@@ -22,7 +22,7 @@ from xsda.nn.boundary import BoundaryConv, convolve
 from xsda.nn.embedding import NoiseEmbedding
 from xsda.nn.extension import Extension, check_signs
 from xsda.nn.gate import gated
-from xsda.nn.norm import ChannelNorm
+from xsda.nn.norm import ChannelNorm, along_channels
 from xsda.nn.tiles import Tiles, few_tiles, tile_by_tile
 
 AT_ONCE = 2**16  # positions in one tensor: the allocator reuses the memory of small tensors, but not of large ones
@@ -58,13 +58,13 @@ class SpaceTimeBlock(nn.Module):
 
     def forward(self, pieces: list[Tensor], emb: Tensor, batch: int) -> list[Tensor]:
         """Take ``pieces``, consecutive groups of states, and ``emb`` (batch or 1, features)."""
-        parts = self.modulate(emb).reshape(len(emb), -1, *(1,) * (pieces[0].ndim - 2))
+        parts = self.modulate(emb)
         hs, gains = [], []
         for x in pieces:
-            each = parts if len(emb) == 1 else parts.repeat(len(x) // batch, *(1,) * (x.ndim - 1))
+            each = parts if len(emb) == 1 else parts.repeat(len(x) // batch, 1)
             scale, shift, gain = each.chunk(3, dim=1)
-            hs.append(gated(self.space(torch.addcmul(shift, self.norm(x), 1 + scale))))
-            gains.append(1 + gain)
+            hs.append(gated(self.space(self.norm(x, 1 + scale, shift))))
+            gains.append(along_channels(1 + gain, x))
         nothing = torch.zeros_like(hs[0][:batch])
         ends = [_ends(h, batch) for h in hs]
         past = [nothing, *(last for _, last in ends[:-1])]

@@ -60,7 +60,11 @@ def make_network(
         return _by_class(network, layout, window, given | {"boundaries": boundaries})
     if network == "temporal":
         dilations = reach_dilations((window - 1) // 2)
-        return TemporalNet(boundaries=boundaries, width=width or 64, kernel=3, dilations=dilations, **given)
+        space_kernel = 5 if len(boundaries) == 1 else 3
+        return TemporalNet(
+            boundaries=boundaries, width=width or (32 if boundaries else 64), kernel=3, dilations=dilations,
+            space_kernel=space_kernel, **given,
+        )  # fmt: skip
     base = width or (32 if network == "spacetime" else 64)
     hidden = (base, 2 * base, 4 * base)
     if network == "spacetime":

@@ -26,7 +26,7 @@ class DDIM(Sampler):
     ----------
     eta
         From 0 (deterministic) to 1 (ancestral sampling).
-    steps, grid, corrections, tau, bounded, resampling
+    steps, grid, high, low, corrections, tau, bounded, resampling
         As for ``Sampler``.
     """
 
@@ -55,7 +55,7 @@ class DDPM(DDIM):
 
     Parameters
     ----------
-    steps, grid, corrections, tau, bounded, resampling, eta
+    steps, grid, high, low, corrections, tau, bounded, resampling, eta
         As for ``DDIM``.
     """
 
@@ -69,7 +69,7 @@ class PredictorCorrector(DDIM):
 
     Parameters
     ----------
-    steps, grid, corrections, tau, bounded, resampling, eta
+    steps, grid, high, low, corrections, tau, bounded, resampling, eta
         As for ``DDIM``.
     """
 

@@ -5,7 +5,9 @@ With lambda = log(alpha / sigma), its step h, and the denoised state D extrapola
 .. math:: x_s = \tfrac{\sigma_s}{\sigma_t} e^{-\eta h} x_t + \alpha_s (1 - e^{-(1+\eta) h}) D
    + \sigma_s \sqrt{1 - e^{-2\eta h}}\, z
 
-with eta = 0 for the ODE and 1 for the SDE. It is of second order and takes one evaluation per step.
+with eta = 0 for the ODE and 1 for the reverse SDE. With eta > 1, Langevin noise is added and removed along the way, in
+the same evaluations. Errors of earlier steps and of an approximate guidance are then forgotten sooner, and members can
+leave trajectories that the observations exclude. It is of second order and takes one evaluation per step.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xsda.arguments import real_number
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.samplers.sampler import Draw, Sampler
 from xsda.diffusion.schedules import Schedule
@@ -27,14 +30,14 @@ class DPMpp2M(Sampler):
 
     Parameters
     ----------
-    steps, grid, corrections, tau, bounded, resampling
+    steps, grid, high, low, corrections, tau, bounded, resampling
         As for ``Sampler``.
     """
 
     def transition(
         self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
     ) -> Tensor:
-        mean, _, _ = multistep(denoiser.schedule, x, denoiser(x, t), t, s, memory, stochastic=False)
+        mean, _, _ = multistep(denoiser.schedule, x, denoiser(x, t), t, s, memory, eta=0.0)
         return mean
 
 
@@ -44,19 +47,27 @@ class DPMpp2MSDE(Sampler):
 
     Parameters
     ----------
-    steps, grid, corrections, tau, bounded, resampling
+    steps, grid, high, low, corrections, tau, bounded, resampling
         As for ``Sampler``.
+    eta
+        Amount of noise: 1 for the reverse SDE, more for Langevin noise as well.
     """
+
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real_number("eta", self.eta, "be positive: it is the amount of noise", above=0)
 
     def transition(
         self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, draw: Draw, memory: dict[str, Any]
     ) -> Tensor:
-        mean, spread, _ = multistep(denoiser.schedule, x, denoiser(x, t), t, s, memory, stochastic=True)
+        mean, spread, _ = multistep(denoiser.schedule, x, denoiser(x, t), t, s, memory, eta=self.eta)
         return mean + spread * draw()
 
 
 def multistep(
-    schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor, memory: dict[str, Any], *, stochastic: bool
+    schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor, memory: dict[str, Any], *, eta: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute one transition of DPM-Solver++(2M).
 
@@ -70,8 +81,8 @@ def multistep(
         Times before and after the transition, s < t.
     memory
         The previous evaluation, which is updated.
-    stochastic
-        Whether to follow the SDE (True) or the ODE (False).
+    eta
+        Amount of noise: 0 for the ODE, 1 for the reverse SDE.
 
     Returns
     -------
@@ -83,7 +94,7 @@ def multistep(
     >>> from xsda.diffusion.samplers.dpm import multistep
     >>> schedule, x = xsda.diffusion.VE(), torch.ones(1, 1)
     >>> t, s = torch.tensor(0.6), torch.tensor(0.5)
-    >>> mean, _, weight = multistep(schedule, x, torch.ones(1, 1), t, s, {}, stochastic=False)
+    >>> mean, _, weight = multistep(schedule, x, torch.ones(1, 1), t, s, {}, eta=0.0)
     >>> mean, bool(0 < weight < 1)
     (tensor([[1.]]), True)
     """
@@ -92,8 +103,7 @@ def multistep(
     if "x0" in memory:
         slope = (memory.pop("arrived", x0) - memory["x0"]) * (h / memory["h"]).to(x)
     memory["x0"], memory["h"] = x0, h
-    rate = 2 if stochastic else 1
-    keep = schedule.sigma(s) / schedule.sigma(t) * torch.exp(-(rate - 1) * h)
-    weight = -(schedule.alpha(s) * torch.expm1(-rate * h)).to(x)
-    spread = (schedule.sigma(s) * torch.sqrt(-torch.expm1(-2 * h))).to(x)
+    keep = schedule.sigma(s) / schedule.sigma(t) * torch.exp(-eta * h)
+    weight = -(schedule.alpha(s) * torch.expm1(-(1 + eta) * h)).to(x)
+    spread = (schedule.sigma(s) * torch.sqrt(-torch.expm1(-2 * eta * h))).to(x)
     return keep.to(x) * x + weight * (x0 + slope / 2), spread, weight

@@ -51,7 +51,7 @@ class Euler(Sampler):
 
     Parameters
     ----------
-    steps, grid, corrections, tau, bounded, resampling
+    steps, grid, high, low, corrections, tau, bounded, resampling
         As for ``Sampler``.
     """
 
@@ -69,7 +69,7 @@ class Heun(Sampler):
 
     Parameters
     ----------
-    steps, grid, corrections, tau, bounded, resampling
+    steps, grid, high, low, corrections, tau, bounded, resampling
         As for ``Sampler``.
     """
 

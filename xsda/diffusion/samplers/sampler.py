@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xsda.arguments import real_number
 from xsda.diffusion.denoisers import Denoiser, noise_estimate
 from xsda.diffusion.schedules import Schedule
 
@@ -35,8 +36,16 @@ class NonFiniteSampleError(FloatingPointError):
     """A member of the ensemble became NaN or infinite."""
 
 
-def time_grid(schedule: Schedule, steps: int, grid: str = "log_snr", *, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Make a decreasing grid of times from 1 to 0.
+def time_grid(
+    schedule: Schedule,
+    steps: int,
+    grid: str = "log_snr",
+    *,
+    high: float | None = None,
+    low: float | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Make a decreasing grid of times, by default from 1 to 0.
 
     Parameters
     ----------
@@ -48,6 +57,8 @@ def time_grid(schedule: Schedule, steps: int, grid: str = "log_snr", *, dtype: t
         "log_snr": uniform in log(sigma / alpha). "centered": the same, but up to four times denser where the noise is
         as large as the (standardised) data; there the observations decide between different futures. "linear": uniform
         in t. "karras": uniform in (sigma / alpha)^(1/7).
+    high, low
+        Noise levels, sigma / alpha, of the first and the last time. Default, and limits: those of the schedule.
     dtype
         Precision of the times.
 
@@ -64,9 +75,14 @@ def time_grid(schedule: Schedule, steps: int, grid: str = "log_snr", *, dtype: t
     """
     if steps < 2:
         raise ValueError(f"steps={steps} must be at least 2")
+    top, bottom = (float(schedule.noise_level(torch.tensor(e, dtype=torch.float64))) for e in (1.0, 0.0))
+    high, low = min(high or top, top), max(low or bottom, bottom)
+    if high <= low:
+        raise ValueError(f"high={high:g} must be above low={low:g}: sampling goes from much noise to little")
+    first, last = schedule.time(torch.tensor([high, low], dtype=torch.float64)).tolist()
+    first, last = 1.0 if high == top else first, 0.0 if low == bottom else last
     if grid == "linear":
-        return torch.linspace(1, 0, steps, dtype=dtype)
-    high, low = (float(schedule.noise_level(torch.tensor(e, dtype=torch.float64))) for e in (1.0, 0.0))
+        return torch.linspace(first, last, steps, dtype=dtype)
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     if grid == "log_snr":
         levels = torch.exp(math.log(high) + ramp * (math.log(low) - math.log(high)))
@@ -80,7 +96,7 @@ def time_grid(schedule: Schedule, steps: int, grid: str = "log_snr", *, dtype: t
     else:
         raise ValueError(f"grid={grid!r} is unknown; choose one of {GRIDS}")
     times = schedule.time(levels)
-    times[0], times[-1] = 1.0, 0.0
+    times[0], times[-1] = first, last
     return times.to(dtype)
 
 
@@ -94,6 +110,8 @@ class Sampler(ABC):
         Number of times on the grid.
     grid
         Spacing of the times: "log_snr", "centered", "linear" or "karras"; see ``time_grid``.
+    high, low
+        Noise levels at which to start and to end, in standard deviations of the data. Default: those of the schedule.
     corrections
         Number of Langevin corrections after each transition. Each costs one evaluation.
     tau
@@ -107,6 +125,8 @@ class Sampler(ABC):
 
     steps: int = 32
     grid: str = "log_snr"
+    high: float | None = None
+    low: float | None = None
     corrections: int = 0
     tau: float = 0.1
     bounded: bool = True
@@ -137,6 +157,9 @@ class Sampler(ABC):
             raise ValueError(f"tau={self.tau} must be positive: it is the size of a Langevin correction")
         if self.grid not in GRIDS:
             raise ValueError(f"grid={self.grid!r} is unknown; choose one of {GRIDS}")
+        for name in ("high", "low"):
+            if getattr(self, name) is not None:
+                real_number(name, getattr(self, name), "be positive: it is a noise level", above=0)
 
     @abstractmethod
     def transition(
@@ -220,7 +243,7 @@ class Sampler(ABC):
             Samples, (batch, ...).
         """
         z = draw()
-        times = time_grid(denoiser.schedule, self.steps, self.grid).to(z.device)
+        times = self.times(denoiser.schedule).to(z.device)
         scale = torch.sqrt(denoiser.schedule.alpha(times[0]) ** 2 + denoiser.schedule.sigma(times[0]) ** 2)
         with torch.no_grad():
             x = self.integrate(denoiser, z * scale.to(z), times, draw, callback=callback)
@@ -229,6 +252,10 @@ class Sampler(ABC):
         if callback is not None:
             callback(self.steps - 1)
         return x
+
+    def times(self, schedule: Schedule) -> Tensor:
+        """Return the times at which the denoiser is evaluated."""
+        return time_grid(schedule, self.steps, self.grid, high=self.high, low=self.low)
 
     @property
     def evaluations(self) -> int:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from xsda.diffusion.denoisers import Denoiser
 from xsda.diffusion.samplers.dpm import DPMpp2MSDE, multistep
-from xsda.diffusion.samplers.sampler import check_finite, time_grid
+from xsda.diffusion.samplers.sampler import check_finite
 from xsda.diffusion.schedules import Schedule
 
 
@@ -109,7 +109,7 @@ class TDS(DPMpp2MSDE):
         if len(z) % self.particles:
             raise ValueError(f"a batch of {len(z)} cannot be divided into populations of {self.particles} particles")
         schedule = denoiser.schedule
-        times = time_grid(schedule, self.steps, self.grid).to(z.device)
+        times = self.times(schedule).to(z.device)
         x = z * torch.sqrt(schedule.alpha(times[0]) ** 2 + schedule.sigma(times[0]) ** 2).to(z)
         log_w = x.new_zeros(len(x), dtype=torch.float64)
         least = torch.full((len(x) // self.particles,), float(self.particles))
@@ -122,7 +122,7 @@ class TDS(DPMpp2MSDE):
             chosen, log_w = self._resample(log_w, draw, least)
             x, x0, change, evidence = x[chosen], x0[chosen], change[chosen], evidence[chosen]
             memory = {k: v[chosen] if k == "x0" else v for k, v in memory.items()}
-            mean, spread, weight = multistep(schedule, x, x0, t, s, memory, stochastic=True)
+            mean, spread, weight = multistep(schedule, x, x0, t, s, memory, eta=1.0)
             shift, noise = weight * change / spread, draw()
             x = mean + spread * (shift + noise)
             # log p / q of the step, whose unguided mean is ``shift`` away in units of the spread
