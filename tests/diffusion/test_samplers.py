@@ -23,7 +23,8 @@ from xsda.diffusion.samplers import (
     time_grid,
     velocity,
 )
-from xsda.diffusion.samplers.sampler import GRIDS, time_posterior
+from xsda.diffusion.samplers.grids import GRIDS
+from xsda.diffusion.samplers.sampler import time_posterior
 from xsda.diffusion.schedules import VE, VP, LinearBeta, SubVP
 from xsda.guidance import MMPS
 from xsda.likelihood import Likelihood

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from xsda.diffusion.denoisers import Denoiser, Preconditioned
 from xsda.diffusion.error import interpolate
 from xsda.diffusion.samplers.dpm import multistep
-from xsda.diffusion.samplers.sampler import time_grid
+from xsda.diffusion.samplers.grids import time_grid
 from xsda.diffusion.schedules import expand
 
 FAINT = 0.01  # below this ratio of signal to noise in a mode, the estimate of the rate is too noisy

@@ -2,8 +2,9 @@
 
 from xsda.diffusion.samplers.ancestral import DDIM, DDPM, PredictorCorrector
 from xsda.diffusion.samplers.dpm import DPMpp2M, DPMpp2MSDE
+from xsda.diffusion.samplers.grids import time_grid
 from xsda.diffusion.samplers.ode import Euler, Heun, velocity
-from xsda.diffusion.samplers.sampler import NonFiniteSampleError, Sampler, langevin, time_grid
+from xsda.diffusion.samplers.sampler import NonFiniteSampleError, Sampler, langevin
 from xsda.diffusion.samplers.twisted import TDS
 
 SAMPLERS: dict[str, type[Sampler]] = {
