@@ -328,6 +328,28 @@ def test_copies_of_an_observation_pull_as_one(copies):
     torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("time", TIMES)
+def test_known_states_do_not_weaken_observations(time):
+    """Two blocks, each of copies of one number with correlated errors, solve the two by two system of the numbers."""
+    rho, std = 0.5, torch.tensor([0.1, 0.02], dtype=torch.float64)
+    t, s, x = state(time)
+    mean, cov = moments(COV, s, x)
+    rows = torch.eye(N, dtype=torch.float64)[[0, 1]]  # neighbours in time
+    d = torch.tensor(
+        [[0.9, 0.7], [1.0, 1.0], [-0.6, -0.8]], dtype=torch.float64
+    )  # of each member; no factor is negative
+    y = mean @ rows.T + d
+    copied = [
+        linear(row.expand(40, N), y[:, [i]].expand(3, 40), (std[i] * 40**0.5).expand(40)) for i, row in enumerate(rows)
+    ]
+    curve = ErrorCurve(LEVELS, RMS, torch.full_like(RMS, rho))
+    guided = Calibrated(limit=1e6).guide(gaussian(COV), copied[0].joined(copied[1]), curve)
+    error = s**2 / (1 + s**2)
+    system = torch.diag(std**2) + error * torch.tensor([[1, rho], [rho, 1]], dtype=torch.float64)
+    expected = mean + d @ torch.linalg.inv(system) @ rows @ cov
+    torch.testing.assert_close(guided(x, t).flatten(1), expected, rtol=1e-3, atol=1e-3)
+
+
 # --- MMPS ---
 
 

@@ -8,9 +8,9 @@ errors along time and space. Both are measured on validation data and stored wit
 The system with R + H C H' is not solved, because the solution would depend on details that rho^|i - j| does not
 describe. Each observation is weighted by its own variance (the diagonal). All weights are then multiplied by the
 factor, at most one, that solves the system best in this direction. A thousand observations of the same error therefore
-do not pull a thousand times as hard. If the observation errors are correlated, R is used in full, and the contribution
-of the prior is replaced by its diagonal D: (R + D) u = y - H x0hat is solved by conjugate gradients, without the
-network.
+do not pull a thousand times as hard. Known first states of a long record have a factor of their own, so that they do
+not weaken the observations. If the observation errors are correlated, R is used in full, and the contribution of the
+prior is replaced by its diagonal D: (R + D) u = y - H x0hat is solved by conjugate gradients, without the network.
 
 The measured errors are averages. Where a trajectory is about to branch, errors are far larger, and innovations of many
 standard deviations occur. Innovations are therefore limited to ``limit`` standard deviations, which prevents overshoot.
@@ -33,6 +33,7 @@ from xsda.likelihood.likelihood import Likelihood
 
 TOLERANCE, ITERATIONS = 1e-3, 300  # of the solves with correlated errors
 SMALL = 0.15  # below this ratio of D to the variance of the observations, the whitened system needs fewer iterations
+SAME = 1e-6  # relative; blocks that observe the same numbers share the pull equally
 FIELD_NUMBERS = 2**20  # numbers of these fields that are in memory at once
 PATTERNS = 16  # random fields that estimate the diagonal of H C H' if the footprints of H are unknown
 
@@ -85,12 +86,7 @@ class _Calibrated(GuidedDenoiser):
         if self.likelihood.whitening is not None:
             weight = self._solved(innovation, variance, own, self._variance(self._plain, x0, t))
         if self.curve.lag is not None:
-            error = self._error(x0, t) * self.likelihood.adjoint(x0.detach(), weight)
-            for axis, root in self._roots(x0, t):
-                error = _along(error, root.T, axis)
-            size = error.flatten(1).square().sum(1) + (variance * weight.square()).sum(1)  # w' (H C H' + R) w
-            share = ((weight * innovation).sum(1) / size.clamp(min=1e-30)).clamp(max=1)
-            weight = share[:, None] * weight
+            weight = self._rescaled(weight, innovation, variance, x0, t)
         return self.pull(weight, x_t, t, predicted)
 
     def own_variance(self, x0: Tensor, t: Tensor) -> Tensor:
@@ -106,6 +102,28 @@ class _Calibrated(GuidedDenoiser):
             "observations have too little weight. Thin or average them, give shorter correlation lengths or a matrix "
             "instead of an object with whiten(), or use guidance='mmps' if the prior is exact"
         )
+
+    def _rescaled(self, weight: Tensor, innovation: Tensor, variance: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        """Multiply the weights w_k of each block of observations by a factor f_k in [0, 1].
+
+        The factors solve G f = b with G_kl = w_k' (R + H C H') w_l and b_k = w_k' innovation (Galerkin's method).
+        """
+        counts = torch.tensor(self.likelihood.blocks or [weight.shape[1]], device=weight.device)
+        blocks = torch.arange(len(counts), device=weight.device)
+        weights = torch.where(blocks.repeat_interleave(counts) == blocks[:, None], weight[:, None], 0)
+        errors = []
+        for w in weights.unbind(1):
+            error = self._error(x0, t) * self.likelihood.adjoint(x0.detach(), w)
+            for axis, root in self._roots(x0, t):
+                error = _along(error, root.T, axis)
+            errors.append(error.flatten(1))
+        field = torch.stack(errors, 1)
+        gram = (field @ field.mT + (weights * variance[:, None]) @ weights.mT).double()
+        size = gram.diagonal(dim1=1, dim2=2).clamp(min=1e-30).sqrt()
+        gram = gram / (size[:, :, None] * size[:, None]) + SAME * torch.eye(len(counts)).to(gram)
+        target = (weights * innovation[:, None]).sum(2) / size
+        factor = (torch.linalg.solve(gram, target[:, :, None])[:, :, 0] / size).clamp(0, 1)
+        return (factor.to(weight)[:, :, None] * weights).sum(1)
 
     def _solved(self, innovation: Tensor, variance: Tensor, own: Tensor, plain: Tensor) -> Tensor:
         """W'^-1 (R + D)^-1 W^-1 applied to the whitened innovation, where W R W' = diag(variance) and D = diag(plain).

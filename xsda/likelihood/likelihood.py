@@ -76,6 +76,8 @@ class Likelihood:
         Whether H is linear.
     groups
         Variable and law of errors of consecutive observations, in their order. Default: one Gaussian group.
+    blocks
+        Numbers of consecutive observations that ``Calibrated`` weights together. Default: all.
     whitening
         The map that makes correlated errors independent. ``y`` and ``std`` are then those of the whitened values. It
         takes differences, so an error that all values share may cancel.
@@ -97,6 +99,7 @@ class Likelihood:
     std: Tensor
     linear: bool = True
     groups: tuple[Group, ...] = ()
+    blocks: tuple[int, ...] = ()
     whitening: Whitening | None = None
     footprints: tuple[Footprint, ...] | None = None
     places: Places | None = None
@@ -120,9 +123,13 @@ class Likelihood:
         return self if self.whitening is None else replace(self, whitening=None, _amplification={})
 
     def joined(self, other: Likelihood) -> Likelihood:
-        """Return the likelihood of both sets of observations; the errors of ``other`` must be independent."""
+        """Return the likelihood of both sets of observations, which stay blocks of their own.
+
+        The errors of ``other`` must be independent.
+        """
         assert other.whitening is None
         first, second = self.operator, other.operator
+        counts = tuple(one.blocks or (one.y.shape[-1],) for one in (self, other))
         rows = torch.broadcast_shapes(self.y.shape[:-1], other.y.shape[:-1])
         ys = [values.expand(*rows, -1) for values in (self.y, other.y)]
         prints = None if self.footprints is None or other.footprints is None else (*self.footprints, *other.footprints)
@@ -130,7 +137,7 @@ class Likelihood:
             self, operator=lambda x: torch.cat([first(x), second(x)], 1), y=torch.cat(ys, -1),
             std=torch.cat([self.std, other.std]), linear=self.linear and other.linear,
             groups=(*(self.groups or (Group(self.y.shape[-1]),)), *(other.groups or (Group(other.y.shape[-1]),))),
-            footprints=prints, places=None, _amplification={},
+            blocks=counts[0] + counts[1], footprints=prints, places=None, _amplification={},
         )  # fmt: skip
 
     def log_evidence(self, predicted: Tensor, variance: Tensor) -> Tensor:
