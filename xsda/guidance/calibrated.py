@@ -8,9 +8,10 @@ errors along time and space. Both are measured on validation data and stored wit
 The system with R + H C H' is not solved, because the solution would depend on details that rho^|i - j| does not
 describe. Each observation is weighted by its own variance (the diagonal). All weights are then multiplied by the
 factor, at most one, that solves the system best in this direction. A thousand observations of the same error therefore
-do not pull a thousand times as hard. Known first states of a long record have a factor of their own, so that they do
-not weaken the observations. If the observation errors are correlated, R is used in full, and the contribution of the
-prior is replaced by its diagonal D: (R + D) u = y - H x0hat is solved by conjugate gradients, without the network.
+do not pull a thousand times as hard. The known state before a window of a long record has a factor of its own, so that
+it does not weaken the observations. If the observation errors are correlated, R is used in full, and the contribution
+of the prior is replaced by its diagonal D: (R + D) u = y - H x0hat is solved by conjugate gradients, without the
+network.
 
 The measured errors are averages. Where a trajectory is about to branch, errors are far larger, and innovations of many
 standard deviations occur. Innovations are therefore limited to ``limit`` standard deviations, which prevents overshoot.

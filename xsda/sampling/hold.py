@@ -12,14 +12,17 @@ from xsda.diffusion.denoisers import Denoiser
 from xsda.likelihood import Group, Likelihood
 from xsda.priors.held import Held, base_of
 
-HELD_ERROR = 0.001  # standard deviation, in those of the prior, with which known states are observed by a network
+HELD_ERROR = (
+    0.001  # standard deviation, in those of the prior, with which the last known state is observed by a network
+)
 
 
 def hold(denoiser: Denoiser, likelihood: Likelihood | None, past: Tensor) -> tuple[Denoiser, Likelihood | None]:
     """Return denoiser and likelihood of trajectories that begin with known states.
 
-    A Gaussian, or a network that corrects one, takes them exactly. Another network observes them with a small error, so
-    that the other states agree with them, and ``Pinned`` keeps them.
+    A Gaussian, or a network that corrects one, takes them exactly. With another network ``Pinned`` keeps them, so that
+    the denoiser sees them with less and less noise. The last of them is also observed, with a small error. If all were
+    observed, their joint factor in ``Calibrated`` would be small, and the next state would follow the last one less.
 
     Parameters
     ----------
@@ -32,9 +35,10 @@ def hold(denoiser: Denoiser, likelihood: Likelihood | None, past: Tensor) -> tup
     """
     if base_of(denoiser) is not None:
         return Held(denoiser, past), likelihood
+    last = past[:, -1].flatten(1)
     known = Likelihood(
-        _First(past.shape[1]), past.flatten(1), torch.full_like(past[0].flatten(), HELD_ERROR),
-        groups=(Group(past[0].numel(), "known states"),), footprints=(_Numbers(tuple(past.shape[1:])),),
+        _State(past.shape[1] - 1), last, torch.full_like(last[0], HELD_ERROR),
+        groups=(Group(last.shape[1], "known state"),), footprints=(_Numbers(tuple(past.shape[2:])),),
     )  # fmt: skip
     return denoiser, known if likelihood is None else likelihood.joined(known)
 
@@ -59,21 +63,21 @@ class Pinned(Denoiser):
 
 
 @dataclass(frozen=True)
-class _First:
-    """The operator that observes all numbers of the first states."""
+class _State:
+    """The operator that observes all numbers of one state."""
 
-    states: int
+    index: int
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x[:, : self.states].flatten(1)
+        return x[:, self.index].flatten(1)
 
 
 @dataclass(frozen=True)
 class _Numbers:
-    """The footprint of each number of states of this shape: itself."""
+    """The footprint of each number of a state of this shape: itself."""
 
     shape: tuple[int, ...]
 
     def variance(self, std: Tensor, rho: Sequence[float]) -> Tensor:
-        column = std.double().cpu().reshape(-1, *(1,) * (len(self.shape) - 2))
+        column = std.double().cpu().reshape(-1, *(1,) * (len(self.shape) - 1))
         return (column**2).expand(self.shape).flatten()
