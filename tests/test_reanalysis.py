@@ -1,6 +1,7 @@
 """Long records against the fixed-lag smoother in closed form, and runs that stop and go on."""
 
 import warnings
+from datetime import timedelta
 from functools import partial
 from itertools import pairwise
 
@@ -244,6 +245,9 @@ def test_tables_and_dates(obs):
     runs = [grid.sda.reanalyse(o, prior, members=2, horizon=h, **OPTIONS) for o, h in three]
     np.testing.assert_allclose(runs[0].v, runs[1].v, atol=1e-5)
     assert runs[0].time.values[-1] == grid.time.values[-1] + np.timedelta64(3, "h")
+    lengths = {"window": "10h", "lag": timedelta(hours=LAG), "overlap": "120min"}
+    again = grid.sda.reanalyse(dated, prior, members=2, horizon=3, **{**OPTIONS, **lengths})
+    np.testing.assert_array_equal(again.v, runs[0].v)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +257,7 @@ def test_tables_and_dates(obs):
         ({"lag": 5, "overlap": 5}, "overlap=5 and lag=5 fill window=10"),
         ({"window": 8}, "exactly 10 states"),
         ({"horizon": "2D"}, "holds no dates"),
+        ({"lag": "6h"}, "lag='6h' is a length of time, but 'time' holds no dates"),
         ({"horizon": -1}, "horizon=-1 must be"),
         ({"sampler": "tds"}, "weighted particles"),
     ],

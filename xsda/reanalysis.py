@@ -47,9 +47,9 @@ def reanalyse(
     obs: Sources | Callable[[Any, Any], Sources],
     model: Model,
     *,
-    window: int | None = None,
-    lag: int | None = None,
-    overlap: int | None = None,
+    window: str | int | timedelta | None = None,
+    lag: str | int | timedelta | None = None,
+    overlap: str | int | timedelta | None = None,
     members: int | Sequence[int] = 16,
     out: str | Path | None = None,
     horizon: str | int | timedelta = 0,
@@ -88,14 +88,14 @@ def reanalyse(
     model
         A prior, the path of one, or a name.
     window
-        Number of states that are sampled together. Default: the length of the prior if that is fixed, otherwise 32, or
-        four times the window of its network.
+        Number of states that are sampled together, or a length of time such as "2D". Default: the length of the prior
+        if that is fixed, otherwise 32, or four times the window of its network.
     lag
-        Number of states at the end of a window that are drawn again with later observations. Zero uses observations
-        up to the end of each window only. Default: a quarter of the window.
+        Number of states at the end of a window that are drawn again with later observations, or a length of time such
+        as "6h". Zero uses observations up to the end of each window only. Default: a quarter of the window.
     overlap
-        Number of settled states at the beginning of a window. A process without memory needs one. Default: those that a
-        network sees on one side, or a third of the rest of the window for Gaussians.
+        Number of settled states at the beginning of a window, or a length of time. A process without memory needs one.
+        Default: those that a network sees on one side, or a third of the rest of the window for Gaussians.
     members
         Size of the ensemble, or the numbers of the members.
     out
@@ -133,8 +133,8 @@ def reanalyse(
     -----
     The result is a sample of the fixed-lag smoother if the prior is a Gaussian, or if ``overlap`` states determine what
     follows as well as the whole past does. Priors in closed form, and networks that correct a Gaussian, take the
-    settled states exactly. Other networks keep them too, and make the following states agree with
-    them to about a thousandth of a standard deviation.
+    settled states exactly. Other networks keep them too, and observe the last of them with a very small error, so that
+    the next states follow from it.
 
     Examples
     --------
@@ -168,12 +168,13 @@ def reanalyse(
     if time not in ds.coords:
         raise ValueError(f"the record has no coordinate {time!r}, which divides the observations; assign one to it")
     check_time(whole)
-    sizes = _sizes(prior, observed, window, lag, overlap)
+    wanted = {"window": window, "lag": lag, "overlap": overlap}
+    sizes = _sizes(prior, observed, *(v if v is None else _states_of(n, v, whole) for n, v in wanted.items()))
     with without_repeats():
         prior.bind(ds.isel({time: slice(sizes[0])}))  # raises, and warns, before anything is drawn
         whole = Grid.match(prior.layout, _without_values(ds, time))  # it goes to each task
         period, reading = divided(obs, whole, reading)
-        record = _without_values(_extended(whole, _steps_of(horizon, whole)), time)
+        record = _without_values(_extended(whole, _states_of("horizon", horizon, whole)), time)
         chain = Chain(
             prior, record, time, plan_windows(observed, record.sizes[time], *sizes), period, reading, options,
             stepper, pick_guidance(guidance, prior),
@@ -242,28 +243,24 @@ def _sizes(prior: Prior, states: int, window: int | None, lag: int | None, overl
     return window, lag, overlap
 
 
-def _steps_of(horizon: str | int | timedelta, whole: Grid) -> int:
-    """Return a horizon as a number of states."""
+def _states_of(name: str, length: str | int | timedelta, whole: Grid) -> int:
+    """Return an option, a number of states or a length of time, as a number of states."""
     time = whole.core_dims[0]
-    if not isinstance(horizon, str | timedelta | np.timedelta64):
-        return whole_number("horizon", horizon, least=0)
+    if not isinstance(length, str | timedelta | np.timedelta64):
+        return whole_number(name, length, least=0)
     if not is_datelike(whole.template[time]):
-        raise ValueError(
-            f"horizon={horizon!r} is a length of time, but {time!r} holds no dates; give a number of states"
-        )
+        raise ValueError(f"{name}={length!r} is a length of time, but {time!r} holds no dates; give a number of states")
     try:
-        length = pd.Timedelta(horizon).total_seconds()  # NaN for "NaT"
+        seconds = pd.Timedelta(length).total_seconds()  # NaN for "NaT"
     except ValueError:
-        length = np.nan
-    if np.isnan(length):
-        raise ValueError(
-            f"horizon={horizon!r} is no length of time; use one such as '2D' or '6h', or a number of states"
-        )
+        seconds = np.nan
+    if np.isnan(seconds):
+        raise ValueError(f"{name}={length!r} is no length of time; use one such as '2D' or '6h', or a number of states")
     numbers = whole.numbers(time)
-    steps = length / float(numbers[1] - numbers[0])
+    steps = seconds / float(numbers[1] - numbers[0])
     if steps < 0 or abs(steps - round(steps)) > 1e-6:
         raise ValueError(
-            f"horizon={horizon!r} must be a positive multiple of the time step ({numbers[1] - numbers[0]:g} s)"
+            f"{name}={length!r} must be a positive multiple of the time step ({numbers[1] - numbers[0]:g} s)"
         )
     return round(steps)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 
 import click
 import numpy as np
@@ -68,7 +69,7 @@ def test_names_defaults_and_help_of_reanalyse():
     typed, known = of_command(reanalyse), of_function(xsda.reanalyse)
     assert set(typed) == set(known)
     assert drawn(typed) == {k: v for k, v in DEFAULTS.items() if k != "tiles"} | {"redraw": 4}
-    texts = {n: t.replace("``", "").replace('"2D"', "2D") for n, t in descriptions(xsda.reanalyse).items()}
+    texts = {n: re.sub(r"``|(?<=as )\"|\"(?=\.)", "", t) for n, t in descriptions(xsda.reanalyse).items()}
     helps = {p.name: p.help for p in reanalyse.params if isinstance(p, click.Option)}
     for name in ("window", "lag", "overlap", "horizon", "redraw"):
         assert (helps[name], typed[name]) == (texts[name], known[name])

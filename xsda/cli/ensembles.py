@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from xsda.priors import Pool, Prior
 
 WINDOWS = {  # as in the docstring of ``xsda.reanalyse``, which cannot be read without torch
-    "window": "Number of states that are sampled together. Default: the length of the prior if that is fixed, "
-    "otherwise 32, or four times the window of its network.",
-    "lag": "Number of states at the end of a window that are drawn again with later observations. Zero uses "
-    "observations up to the end of each window only. Default: a quarter of the window.",
-    "overlap": "Number of settled states at the beginning of a window. A process without memory needs one. Default: "
-    "those that a network sees on one side, or a third of the rest of the window for Gaussians.",
+    "window": "Number of states that are sampled together, or a length of time such as 2D. Default: the length of the "
+    "prior if that is fixed, otherwise 32, or four times the window of its network.",
+    "lag": "Number of states at the end of a window that are drawn again with later observations, or a length of time "
+    "such as 6h. Zero uses observations up to the end of each window only. Default: a quarter of the window.",
+    "overlap": "Number of settled states at the beginning of a window, or a length of time. A process without memory "
+    "needs one. Default: those that a network sees on one side, or a third of the rest of the window for Gaussians.",
     "horizon": "How far to continue after the end of the record, without observations: a number of states, or a length "
     "of time such as 2D.",
     "redraw": "For networks: how often at most a member is drawn again in one window if it does not fit the "
@@ -94,9 +94,9 @@ def assimilate(
 @click.argument("observations", nargs=-1, required=True, type=FILE)
 @model_option
 @grid_option
-@click.option("--window", default=None, type=int, help=WINDOWS["window"])
-@click.option("--lag", default=None, type=int, help=WINDOWS["lag"])
-@click.option("--overlap", default=None, type=int, help=WINDOWS["overlap"])
+@click.option("--window", default=None, metavar="N | LENGTH", type=number_or_text, help=WINDOWS["window"])
+@click.option("--lag", default=None, metavar="N | LENGTH", type=number_or_text, help=WINDOWS["lag"])
+@click.option("--overlap", default=None, metavar="N | LENGTH", type=number_or_text, help=WINDOWS["overlap"])
 @click.option(
     "--horizon", default=0, show_default=True, metavar="N | LENGTH", type=number_or_text, help=WINDOWS["horizon"]
 )
