@@ -12,9 +12,7 @@ from xsda.diffusion.denoisers import Denoiser
 from xsda.likelihood import Group, Likelihood
 from xsda.priors.held import Held, base_of
 
-HELD_ERROR = (
-    0.001  # standard deviation, in those of the prior, with which the last known state is observed by a network
-)
+HELD_ERROR = 0.001  # of the last known state as an observation, in standard deviations of the prior
 
 
 def hold(denoiser: Denoiser, likelihood: Likelihood | None, past: Tensor) -> tuple[Denoiser, Likelihood | None]:
