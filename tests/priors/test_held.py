@@ -108,7 +108,7 @@ def test_a_network_that_adds_nothing_is_the_wider_gaussian():
         torch.testing.assert_close(Held(anchored, past).linearised(x_t, t), expected, rtol=1e-3, atol=3e-4)
 
 
-def test_a_network_observes_known_states_beside_the_observations():
+def test_a_network_observes_the_last_known_state_beside_the_observations():
     """The log-likelihoods add up, each member with its own past and with the law of each observation."""
     g = torch.Generator().manual_seed(0)
     x, past = torch.randn(3, *SHAPE, generator=g), torch.randn(3, KNOWN, 1, *SPACE, generator=g)
@@ -116,8 +116,9 @@ def test_a_network_observes_known_states_beside_the_observations():
     x = torch.cat([near, x[:, KNOWN:]], 1)
     groups = (Group(1), Group(1, "t", StudentT(df=4)))
     obs = Likelihood(lambda x: x[:, 4, 0, 0, :2], torch.tensor([0.3, 2.0]), torch.tensor([0.5, 0.1]), groups=groups)
-    known = torch.distributions.Normal(past.flatten(1), HELD_ERROR).log_prob(near.flatten(1)).sum(1)
-    for own, expected in ((None, known), (obs, known + obs.log_prob(x))):
+    last = torch.distributions.Normal(past[:, -1].flatten(1), HELD_ERROR).log_prob(near[:, -1].flatten(1)).sum(1)
+    for own, expected, blocks in ((None, last, ()), (obs, last + obs.log_prob(x), (2, POINTS))):
         _, joined = hold(nn.Identity(), own, past)
         assert joined is not None
         torch.testing.assert_close(joined.log_prob(x), expected, rtol=1e-4, atol=1e-4)
+        assert joined.blocks == blocks
