@@ -28,6 +28,7 @@ LENGTH, SCALE = 65, 8.0
 SYSTEM = Lorenz63()
 METHODS = {
     "default": {},
+    "quick": {"sampler": DPMpp2MSDE(steps=32, grid="centered", eta=4, high=10)},
     "default, redraw 0": {"redraw": 0},
     "default, 32 steps": {"steps": 32},
     "default, 64 steps": {"steps": 64},

@@ -16,7 +16,7 @@ from xsda.observations.operator import Derived
 from xsda.observations.sources import Sources
 from xsda.priors.pool import Pool
 from xsda.priors.registry import Model, Models, load_model
-from xsda.sampling.choose import default_sampler, pick_guidance, pick_sampler
+from xsda.sampling.choose import default_sampler, pick_guidance, pick_sampler, quick_sampler
 from xsda.sampling.draw import draw_ensemble
 from xsda.sampling.evidence import variance_factor
 from xsda.sampling.keep import check_out, write_out
@@ -210,12 +210,14 @@ def assimilate(
         **_settings(compiled, correlation, background, redraw),
         **({} if superobs is None else {"superobs": str(superobs)}),
     }
+    alone = sampler != "auto" or steps is not None or not redraw  # no other sampler is to be used
+    quick = None if alone else quick_sampler(prior, compiled, grid.shape)
     factor = variance_factor(prior, compiled, grid.shape)
     if factor != 1.0:
         attrs["variance_factor"] = round(factor, 4)
     return draw_ensemble(
-        prior, grid, options, stepper, guidance=chosen, likelihood=compiled, attrs=attrs, factor=factor, out=path,
-        overwrite=overwrite,
+        prior, grid, options, stepper, quick=quick, guidance=chosen, likelihood=compiled, attrs=attrs, factor=factor,
+        out=path, overwrite=overwrite,
     )  # fmt: skip
 
 

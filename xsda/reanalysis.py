@@ -177,7 +177,7 @@ def reanalyse(
         record = _without_values(_extended(whole, _states_of("horizon", horizon, whole)), time)
         chain = Chain(
             prior, record, time, plan_windows(observed, record.sizes[time], *sizes), period, reading, options,
-            stepper, pick_guidance(guidance, prior),
+            stepper, pick_guidance(guidance, prior), sampler == "auto" and steps is None and redraw > 0,
         )  # fmt: skip
         if out is None:
             return _in_memory(chain, prior, sizes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -9,7 +11,13 @@ from xsda.arguments import choose, what
 from xsda.diffusion.anchored import Anchored
 from xsda.diffusion.samplers import SAMPLERS, DPMpp2M, DPMpp2MSDE, Sampler
 from xsda.guidance import GUIDANCE, MMPS, Calibrated, Guidance
+from xsda.likelihood import Likelihood
 from xsda.priors.prior import Prior
+
+# Fields over two axes are first drawn with a quick sampler if there are observations for more than the share FEW of all
+# numbers, whose squared anomalies are on average below PRECISE times the variance of their errors. Above MANY, fewer
+# steps suffice.
+FEW, MANY, PRECISE = 1 / 70, 1 / 20, 1000.0
 
 
 def pick_sampler(sampler: str | Sampler, steps: int | None, default: Sampler) -> Sampler:
@@ -46,7 +54,7 @@ def default_sampler(prior: Prior, guided: bool) -> Sampler:
     For a prior in closed form, with or without a network that corrects it, it takes 32 evaluations per six decades of
     noise, and at least 32. For another network it takes one correction per step, so that members can leave trajectories
     that the observations exclude. With two space axes it takes 24 steps; 48 steps reduce the CRPS by a tenth with
-    nonlinear or very precise observations.
+    nonlinear or very precise observations. ``quick_sampler`` is tried before.
     """
     if prior.exact or isinstance(prior.denoiser, Anchored):
         low, high = (float(prior.schedule.noise_level(torch.tensor(t, dtype=torch.float64))) for t in (0.0, 1.0))
@@ -55,3 +63,25 @@ def default_sampler(prior: Prior, guided: bool) -> Sampler:
         return DPMpp2MSDE(steps=64)
     steps = 24 if len(prior.layout.space) == 2 else 48
     return DPMpp2MSDE(steps=steps, grid="centered", corrections=1, tau=0.5)
+
+
+def quick_sampler(prior: Prior, likelihood: Likelihood, shape: tuple[int, ...]) -> Sampler | None:
+    """Return a sampler for first draws at a third of the cost of the default one, or None.
+
+    Langevin noise within its steps takes the place of corrections. With one space axis members are as good, but more of
+    them are in wrong trajectories and are drawn again. Members of fields over two axes are as good if many linear
+    observations determine them; with few, nonlinear or very precise ones they are worse. Without space they are
+    slightly worse, and draws cost little anyway.
+    """
+    axes = len(prior.layout.space)
+    if not axes or prior.exact or isinstance(prior.denoiser, Anchored):
+        return None
+    if axes == 1:
+        return DPMpp2MSDE(steps=32, grid="centered", eta=4.0, high=10.0)
+    share = likelihood.y.numel() / math.prod(shape)
+    if share < FEW or not (likelihood.linear and likelihood.gaussian):
+        return None
+    nothing = torch.zeros(1, *shape, dtype=likelihood.y.dtype, device=likelihood.y.device)
+    if float(likelihood.deviance(nothing)) > PRECISE * likelihood.y.numel():
+        return None
+    return DPMpp2MSDE(steps=16 if share > MANY else 20, grid="centered", eta=4.0, high=10.0, low=0.01)

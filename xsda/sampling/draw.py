@@ -100,6 +100,7 @@ def draw_ensemble(
     options: SamplingOptions,
     sampler: Sampler,
     *,
+    quick: Sampler | None = None,
     guidance: Guidance | None = None,
     likelihood: Likelihood | None = None,
     attrs: Mapping[str, Any],
@@ -128,7 +129,7 @@ def draw_ensemble(
     task = SamplingTask(
         refer(prior) if away else prior, grid.shape, grid.fields, sampler, guidance,
         pack(content) if away else Shipment(content), options.seed, options.device, options.precision,
-        options.redraw, factor, tiles=tiles,
+        options.redraw, factor, tiles=tiles, quick=quick,
     )  # fmt: skip
     if client is not None:
         from xsda.sampling.sending import send
@@ -137,6 +138,7 @@ def draw_ensemble(
     attrs = {
         "prior": prior.name, "prior_hash": prior.hash, "sampler": str(sampler), "steps": sampler.steps,
         "denoiser_evaluations": sampler.evaluations, "seed": options.seed, **attrs,
+        **({} if quick is None else {"quick_sampler": str(quick), "quick_evaluations": quick.evaluations}),
     }  # fmt: skip
     label = partial(_label, grid, task, numbers, attrs)
     own: dict[str, Any] = {
@@ -181,6 +183,7 @@ def _run(prior: Prior, content: tuple[Any, ...], task: SamplingTask) -> dict[str
         "states": str(task.shape[0]),
         "guidance": str(task.guidance),
         "sampler": str(task.sampler),
+        "quick_sampler": str(task.quick),
         "seed": str(task.seed),
         "redraw": str(task.redraw),
         "precision": task.precision,

@@ -30,6 +30,7 @@ from xsda.observations.sources import known_names
 from xsda.priors.prior import Prior
 from xsda.priors.reference import PriorReference
 from xsda.sampling.blocks import compute
+from xsda.sampling.choose import quick_sampler
 from xsda.sampling.evidence import variance_factor
 from xsda.sampling.options import SamplingOptions
 from xsda.sampling.shipping import Shipment
@@ -112,6 +113,8 @@ class Chain:
         How they are read: options of ``compile_observations``.
     options, sampler, guidance
         How members are drawn.
+    tries
+        Whether a quicker sampler may be tried first (``xsda.sampling.choose.quick_sampler``).
     """
 
     prior: Prior | PriorReference
@@ -123,6 +126,7 @@ class Chain:
     options: SamplingOptions
     sampler: Sampler
     guidance: Guidance
+    tries: bool = False
     warned: set[str] = field(default_factory=set)  # keys of warnings that were given, for all windows
 
     def drawn(self, members: Sequence[int], kept: Trajectories) -> Iterator[float]:
@@ -152,11 +156,12 @@ class Chain:
         grid = prior.bind(self.record.isel({self.time: slice(window.start, window.stop)}))
         likelihood = self.likelihood(grid, window.known)
         factor = 1.0 if likelihood is None else variance_factor(prior, likelihood, grid.shape)
+        quick = quick_sampler(prior, likelihood, grid.shape) if self.tries and likelihood is not None else None
         task = SamplingTask(
             prior, grid.shape, grid.fields, self.sampler, self.guidance,
             Shipment((likelihood, grid.context(), grid.scaling)), self.options.seed + (window.number << APART),
             self.options.device, self.options.precision, self.options.redraw, factor,
-            self._past(grid, window, members, kept) if window.known else None,
+            self._past(grid, window, members, kept) if window.known else None, quick=quick,
         )  # fmt: skip
         task.shared.warned = self.warned
         batch = min(self.options.at_once(grid.shape), len(members))

@@ -38,6 +38,8 @@ from xsda.sampling.shipping import Shipment
 
 DIVERGED = 100.0  # members beyond this many standard deviations have diverged
 HELD = 0.5  # share of the energy correction with observations, which constrain the large scales (docs/kolmogorov.md)
+FIT = 1.5  # chi-square over its mean up to which quick draws of fields are kept
+QUICK = 8  # attempts with the quick sampler for series
 KEPT = 2  # ensembles whose weights stay on the devices of a dask worker
 _WARNING = threading.Lock()
 
@@ -85,6 +87,7 @@ class Placed:
 class SamplingTask:
     """Draws members of the prior, or of the posterior if there is a likelihood.
 
+    ``quick`` is a cheaper sampler for first draws; members that do not fit the observations are drawn with ``sampler``.
     ``factor`` multiplies the variances of a prior with patterns. ``past`` holds the first states (known, channel,
     *space) of each member, if they are known. ``shipment`` holds (likelihood or None, context or None, scaling).
     """
@@ -102,6 +105,7 @@ class SamplingTask:
     factor: float = 1.0
     past: Mapping[int, Tensor] | None = None
     tiles: tuple[int | None, ...] | None = None
+    quick: Sampler | None = None
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     places: dict[torch.device, Placed] = field(default_factory=dict)  # freed with the task
 
@@ -118,7 +122,7 @@ class SamplingTask:
 
         return str(tokenize(
             self.prior, self.shape, self.fields, str(self.sampler), str(self.guidance), self.shipment.hash, self.seed,
-            self.device, self.precision, self.redraw, self.factor, self.tiles,
+            self.device, self.precision, self.redraw, self.factor, self.tiles, str(self.quick),
         ))  # fmt: skip
 
     @property
@@ -134,6 +138,13 @@ class SamplingTask:
     @property
     def notes(self) -> tuple[str, ...]:
         return self.sampler.notes
+
+    @property
+    def careful(self) -> int:
+        """The attempt from which on ``sampler`` draws, and not ``quick``."""
+        if self.quick is None:
+            return 0
+        return QUICK if len(self.shape) < 4 else 1
 
     @property
     def group(self) -> int:
@@ -158,6 +169,7 @@ class SamplingTask:
                 again = draw_again(
                     x, run.placed.likelihood, members, attempts,
                     lambda wanted, attempt: run.draw(wanted, attempt, advance)[0], run.settle, self.shared,
+                    self.careful,
                 )  # fmt: skip
                 self.warn("misfit", again)
             run.check_far(x, members)
@@ -201,12 +213,27 @@ class Run:
     def draw(
         self, wanted: Sequence[int], attempt: int, advance: Advance | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw members, with the sampler's notes on them.
+        """Draw members, with the sampler's notes on them."""
+        task, likelihood = self.task, self.placed.likelihood
+        if task.quick is None or attempt >= task.careful:
+            return self._drawn(task.sampler, wanted, attempt, advance)
+        try:
+            x, notes = self._drawn(task.quick, wanted, attempt, advance)
+        except NonFiniteSampleError:
+            return self._drawn(task.sampler, wanted, attempt, advance)
+        if likelihood is None or len(task.shape) < 4:  # members of series are judged by each other (draw_again)
+            return x, notes
+        poor = (~(likelihood.deviance(x) <= FIT * likelihood.y.numel())).nonzero().flatten().tolist()
+        if poor:
+            x[poor] = self._drawn(task.sampler, [wanted[i] for i in poor], attempt, advance)[0]
+        return x, notes
 
-        If the sampler uses weighted particles, whole populations are sampled.
-        """
+    def _drawn(
+        self, sampler: Sampler, wanted: Sequence[int], attempt: int, advance: Advance | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw members with this sampler. If it uses weighted particles, whole populations are sampled."""
         task = self.task
-        size = task.sampler.population
+        size = sampler.population
         everyone = (
             [size * p + k for p in sorted({m // size for m in wanted}) for k in range(size)] if size > 1 else wanted
         )
@@ -225,10 +252,10 @@ class Run:
         notes: dict[str, Tensor] = {}
         with torch.inference_mode(likelihood is None):
             source = guided if task.past is None else Pinned(guided, past)
-            x = task.sampler.sample(source, noise, callback=advance, notes=notes)
+            x = sampler.sample(source, noise, callback=advance, notes=notes)
         if isinstance(guided, GuidedDenoiser):
             task.warn("guidance", guided.complaint())
-        task.warn("sampler", task.sampler.complaint(notes))
+        task.warn("sampler", sampler.complaint(notes))
         place_of = {m: i for i, m in enumerate(everyone)}
         rows = [place_of[m] for m in wanted]
         return x[rows], {k: v[rows] for k, v in notes.items()}
