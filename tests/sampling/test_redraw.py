@@ -123,3 +123,23 @@ def test_right_members_are_seldom_drawn_again(share, again, variance):
         left.append(float(z[8:][kept].square().mean()) / share)
     assert np.mean(worse) == pytest.approx(again, abs=0.002)
     assert np.mean(left) == pytest.approx(variance, abs=0.002)
+
+
+@pytest.mark.parametrize(("good", "accepted"), [(0, 8), (1, 1), (3, 3)])
+def test_first_draws_of_a_quick_sampler_are_compared_with_careful_ones_if_the_observations_exclude_them(good, accepted):
+    """800 values: chi-square of wrong members is 1.3 times its mean, ten of its standard deviations above it."""
+    n, wrong, right = 800, 1.3**0.5, 0.98**0.5
+    likelihood = SimpleNamespace(deviance=lambda x: x.square().sum(1), y=torch.zeros(n))
+    drawn = []
+
+    def draw(members, attempt):
+        drawn.append((members, attempt))
+        return torch.stack([torch.full((n,), right if m < good else wrong) for m in members])
+
+    first = torch.full((8, n), wrong)
+    excess, judge = judged(first, likelihood, range(8), draw, lambda x: x, Shared(), careful=5)
+    assert drawn == [(list(range(8)), 5)]
+    assert int((judge(draw(range(8), 5)) == 0).sum()) == accepted
+    assert bool((excess == 0).all()) == (
+        good == 0
+    )  # if all are alike, sigma or the prior is wrong, and none is drawn again

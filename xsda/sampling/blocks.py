@@ -30,6 +30,7 @@ class Shared:
 
     warned: set[str] = field(default_factory=set)  # keys of warnings that were given
     best: tuple[float, float] | None = None  # second smallest deviance of the first members, and of their modes
+    careful: bool = False  # whether members are drawn again by the careful sampler from the start
     room: int | None = None  # how many members at once fit into the memory of the device, once it was too small
     halved: int = 0  # how often the memory for activations was halved
 

@@ -15,6 +15,7 @@ from xsda.sampling.blocks import Shared
 
 # Members are compared with the second best of the first eight. The best may lie in a mode that is hardly ever reached.
 FIRST, BEST = 8, 2
+PRICE = 3  # of a draw of the careful sampler, in draws of the quick one
 # A mode whose chi-square exceeds that of another by SELDOM is a hundred times less likely. ROUNDS guided denoisings at
 # the noise level LEVEL (in standard deviations of the data) move a member to its mode.
 SELDOM, ROUNDS, LEVEL = 2 * np.log(100), 4, 0.3
@@ -52,7 +53,8 @@ def draw_again(
 ) -> str | None:
     """Draw unlikely members of ``x`` again, in place; keep the attempt that fits the observations best.
 
-    Attempts before ``careful`` are those of a quicker sampler.
+    Attempts before ``careful`` are those of a quicker sampler. The careful one takes over if it gives more members that
+    the observations do not exclude for its price.
 
     Returns a warning if the observations still exclude some members, otherwise None.
     """
@@ -63,7 +65,7 @@ def draw_again(
         if not len(rows):
             break
         try:
-            again = draw([members[i] for i in rows.tolist()], attempt)
+            again = draw([members[i] for i in rows.tolist()], attempt + (careful if shared.careful else 0))
         except NonFiniteSampleError:  # this attempt is no better
             continue
         new = judge(again)
@@ -113,9 +115,14 @@ def judged(
         size = len(members)
         return [measured(draw(wanted[i : i + size], attempt)) for i in range(0, len(wanted), size)]
 
-    def credible(found: list[Tensor], place: int) -> bool:
-        """Whether the errors of observations alone may give the deviance at this place among the least."""
-        return float(torch.cat(found, 1)[0].kthvalue(place).values) <= n + 3 * np.sqrt(2 * n)
+    def credible(values: Tensor) -> int:
+        """Return how many of the members the errors of observations do not exclude."""
+        return int((values[0] <= n + 3 * np.sqrt(2 * n)).sum())
+
+    def tolerated(best: float) -> float:
+        """Return by how much the deviance of a right member may exceed the best."""
+        most = max(n, best)
+        return float(max(3 * np.sqrt(2 * most) + 4, ALIKE * most))
 
     values = measured(x)
     if bool((values[0] <= known).all()):
@@ -123,15 +130,17 @@ def judged(
     if shared.best is None:
         here = [i for i, m in enumerate(members) if m < FIRST]
         found = [values[:, here], *drawn(sorted(set(range(FIRST)) - set(members)), 0)]
-        if careful and not credible(found, BEST):
-            found += drawn(list(range(FIRST)), careful)
-        # if the errors of observations exclude the second best, but not the best, the best counts
-        place = 1 if credible(found, 1) and not credible(found, BEST) else BEST
-        own, mode = torch.cat(found, 1).kthvalue(place, dim=1).values.tolist()
-        shared.best = own, mode
+        first = torch.cat(found, 1)
+        if careful and not known and credible(first) < BEST:
+            others = torch.cat(drawn(list(range(FIRST)), careful), 1)
+            shared.careful = credible(others) > PRICE * credible(first)
+            first = torch.cat([first, others], 1)
+        best, second = (first.kthvalue(k, dim=1).values.tolist() for k in (1, BEST))
+        # if the errors of observations exclude the second best, but not the best, which is much better, the best counts
+        alone = credible(first) == 1 and second[0] > best[0] + tolerated(best[0])
+        shared.best = tuple(best if alone else second)
     own, mode = shared.best
-    most = max(n, own)
-    limit = max(known, own + max(3 * np.sqrt(2 * most) + 4, ALIKE * most))
+    limit = max(known, own + tolerated(own))
     limit_of_mode = mode + max(SELDOM * max(1.0, mode / n), ALIKE_MODE * mode)
 
     def excess(values: Tensor) -> Tensor:

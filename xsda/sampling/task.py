@@ -39,7 +39,6 @@ from xsda.sampling.shipping import Shipment
 DIVERGED = 100.0  # members beyond this many standard deviations have diverged
 HELD = 0.5  # share of the energy correction with observations, which constrain the large scales (docs/kolmogorov.md)
 FIT = 1.5  # chi-square over its mean up to which quick draws of fields are kept
-QUICK = 8  # attempts with the quick sampler for series
 KEPT = 2  # ensembles whose weights stay on the devices of a dask worker
 _WARNING = threading.Lock()
 
@@ -144,7 +143,7 @@ class SamplingTask:
         """The attempt from which on ``sampler`` draws, and not ``quick``."""
         if self.quick is None:
             return 0
-        return QUICK if len(self.shape) < 4 else 1
+        return self.redraw + 1 if len(self.shape) < 4 else 1
 
     @property
     def group(self) -> int:
