@@ -98,7 +98,7 @@ def judged(
 
     The reference is the second best of the first members, which are drawn if they are not among ``members``. If the
     errors of observations exclude it, and it comes from a quicker sampler, the attempt ``careful`` of the same members
-    is considered too. The deviance is the chi-square if errors are Gaussian. Deviances of correct members for the same
+    is considered too, if that fits better. The deviance is the chi-square if errors are Gaussian. Deviances of correct members for the same
     observations differ with a variance of at most twice the larger of the best deviance and the number of values.
     """
     n = likelihood.y.numel()
@@ -134,7 +134,8 @@ def judged(
         if careful and not known and credible(first) < BEST:
             others = torch.cat(drawn(list(range(FIRST)), careful), 1)
             shared.careful = credible(others) > PRICE * credible(first)
-            first = torch.cat([first, others], 1)
+            if shared.careful:
+                first = torch.cat([first, others], 1)
         best, second = (first.kthvalue(k, dim=1).values.tolist() for k in (1, BEST))
         # if the errors of observations exclude the second best, but not the best, which is much better, the best counts
         alone = credible(first) == 1 and second[0] > best[0] + tolerated(best[0])
