@@ -98,8 +98,9 @@ def judged(
 
     The reference is the second best of the first members, which are drawn if they are not among ``members``. If the
     errors of observations exclude it, and it comes from a quicker sampler, the attempt ``careful`` of the same members
-    is considered too, if that fits better. The deviance is the chi-square if errors are Gaussian. Deviances of correct members for the same
-    observations differ with a variance of at most twice the larger of the best deviance and the number of values.
+    is considered too, if that fits better. The deviance is the chi-square if errors are Gaussian. Deviances of correct
+    members for the same observations differ with a variance of at most twice the larger of the best deviance and the
+    number of values.
     """
     n = likelihood.y.numel()
     known = KNOWN * n if x.ndim == 5 else 0.0
