@@ -77,7 +77,7 @@ def quick_sampler(prior: Prior, likelihood: Likelihood, shape: tuple[int, ...]) 
     if not axes or prior.exact or isinstance(prior.denoiser, Anchored):
         return None
     if axes == 1:
-        return DPMpp2MSDE(steps=32, grid="centered", eta=4.0, high=10.0)
+        return DPMpp2MSDE(steps=40, grid="centered", eta=4.0, high=10.0)
     share = likelihood.y.numel() / math.prod(shape)
     if share < FEW or not (likelihood.linear and likelihood.gaussian):
         return None

@@ -134,7 +134,7 @@ def judged(
         first = torch.cat(found, 1)
         if careful and not known and credible(first) < BEST:
             others = torch.cat(drawn(list(range(FIRST)), careful), 1)
-            shared.careful = credible(others) > PRICE * credible(first)
+            shared.careful = credible(others) >= max(BEST, PRICE * credible(first))
             if shared.careful:
                 first = torch.cat([first, others], 1)
         best, second = (first.kthvalue(k, dim=1).values.tolist() for k in (1, BEST))
