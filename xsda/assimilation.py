@@ -211,7 +211,7 @@ def assimilate(
         **({} if superobs is None else {"superobs": str(superobs)}),
     }
     alone = sampler != "auto" or steps is not None or not redraw  # no other sampler is to be used
-    quick = None if alone else quick_sampler(prior, compiled, grid.shape)
+    quick = None if alone else quick_sampler(prior, chosen, compiled, grid.shape)
     factor = variance_factor(prior, compiled, grid.shape)
     if factor != 1.0:
         attrs["variance_factor"] = round(factor, 4)

@@ -65,7 +65,7 @@ def default_sampler(prior: Prior, guided: bool) -> Sampler:
     return DPMpp2MSDE(steps=steps, grid="centered", corrections=1, tau=0.5)
 
 
-def quick_sampler(prior: Prior, likelihood: Likelihood, shape: tuple[int, ...]) -> Sampler | None:
+def quick_sampler(prior: Prior, guidance: Guidance, likelihood: Likelihood, shape: tuple[int, ...]) -> Sampler | None:
     """Return a sampler for first draws at a third of the cost of the default one, or None.
 
     Langevin noise within its steps takes the place of corrections. With one space axis members are as good, but more of
@@ -74,7 +74,7 @@ def quick_sampler(prior: Prior, likelihood: Likelihood, shape: tuple[int, ...]) 
     slightly worse, and draws cost little anyway.
     """
     axes = len(prior.layout.space)
-    if not axes or prior.exact or isinstance(prior.denoiser, Anchored):
+    if not axes or not isinstance(guidance, Calibrated) or prior.exact or isinstance(prior.denoiser, Anchored):
         return None
     if axes == 1:
         return DPMpp2MSDE(steps=40, grid="centered", eta=4.0, high=10.0)

@@ -156,7 +156,9 @@ class Chain:
         grid = prior.bind(self.record.isel({self.time: slice(window.start, window.stop)}))
         likelihood = self.likelihood(grid, window.known)
         factor = 1.0 if likelihood is None else variance_factor(prior, likelihood, grid.shape)
-        quick = quick_sampler(prior, likelihood, grid.shape) if self.tries and likelihood is not None else None
+        quick = None
+        if self.tries and likelihood is not None:
+            quick = quick_sampler(prior, self.guidance, likelihood, grid.shape)
         task = SamplingTask(
             prior, grid.shape, grid.fields, self.sampler, self.guidance,
             Shipment((likelihood, grid.context(), grid.scaling)), self.options.seed + (window.number << APART),

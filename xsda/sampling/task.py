@@ -218,8 +218,10 @@ class Run:
             return self._drawn(task.sampler, wanted, attempt, advance)
         try:
             x, notes = self._drawn(task.quick, wanted, attempt, advance)
-        except NonFiniteSampleError:
-            return self._drawn(task.sampler, wanted, attempt, advance)
+        except NonFiniteSampleError:  # of some member: the others must not depend on it
+            if len(wanted) == 1:
+                return self._drawn(task.sampler, wanted, attempt, advance)
+            return torch.cat([self.draw([m], attempt, advance)[0] for m in wanted]), {}
         if likelihood is None or len(task.shape) < 4:  # members of series are judged by each other (draw_again)
             return x, notes
         poor = (~(likelihood.deviance(x) <= FIT * likelihood.y.numel())).nonzero().flatten().tolist()
