@@ -1,8 +1,7 @@
 """What a posterior of Kolmogorov flow costs, each as a ratio in one run on one machine.
 
-    OMP_NUM_THREADS=1 python benchmarks/kolmogorov_speed.py a b c d e f s [--prior kolmogorov] [--device cuda]
+    OMP_NUM_THREADS=1 python benchmarks/kolmogorov_speed.py b c d e f s [--prior kolmogorov] [--device cuda]
 
-a. fair CRPS over time: default assimilation and the SDA paper's recipe at several numbers of steps, same network.
 b. the loop's overhead over the bare network calls that it makes.
 c. forward and product of the network of the paper's size, executed in several ways. ``--public DIR`` adds the authors' own
    network, from a checkout of github.com/francois-rozet/sda (which needs zuko).
@@ -30,10 +29,8 @@ from record import add_options, record
 from torch.nn import functional
 
 import xsda
-from xsda import flow
 from xsda.diffusion import VE, Preconditioned
-from xsda.diffusion.samplers import DPMpp2MSDE, PredictorCorrector
-from xsda.guidance import GaussianScore
+from xsda.diffusion.samplers import DPMpp2MSDE
 from xsda.labels.layout import Layout
 from xsda.nn import WindowUNet
 from xsda.nn.boundary import BoundaryConv
@@ -48,7 +45,6 @@ from xsda.training.parallel import Team
 from xsda.training.windows import Windows
 
 SIGMA, FRAMES = 0.1, 8
-OVER_TIME: list[dict[str, object]] = []  # part a
 NETWORK: dict[str, dict[str, object]] = {}  # parts c and f
 LENGTHS: list[dict[str, object]] = []  # part d
 PARTS_COST: list[dict[str, object]] = []  # parts b, e and s
@@ -84,41 +80,6 @@ def observed(seed: int, every: int = 4) -> tuple[xr.Dataset, xr.Dataset]:
     points = slice(every // 2, None, every)
     like = truth[["u", "v"]].isel(y=points, x=points)
     return truth, truth.sda.observe(like, sigma=SIGMA, seed=seed)
-
-
-def part_a(o: argparse.Namespace) -> None:
-    def default(steps: int) -> dict[str, object]:
-        return {"sampler": DPMpp2MSDE(steps=steps, grid="centered", corrections=1, tau=0.5)}
-
-    def paper(steps: int) -> dict[str, object]:
-        sampler = PredictorCorrector(steps=steps, corrections=1, tau=0.5)
-        return {"guidance": GaussianScore(gamma=1e-2), "sampler": sampler, "redraw": 0}
-
-    ways = {f"default, {n} steps": default(n) for n in (8, 16, 24, 48)}
-    ways |= {f"paper, {n} steps": paper(n) for n in (32, 64, 128, 256)}
-    print(f"\na. every fourth point, {FRAMES} states, {o.members} members, {o.truths} truths\n")
-    print("| | evaluations | seconds | CRPS | RMSE | spread/skill | misfit / sigma |\n|---|---|---|---|---|---|---|")
-    cases = [observed(i) for i in range(o.truths)]
-    for name, how in ways.items():
-        rows = []
-        for truth, obs in cases:
-            started = time.perf_counter()
-            prior = o.prior.unbalanced() if "guidance" in how else o.prior  # it was balanced for our sampler
-            post = truth.sda.assimilate(
-                obs, prior, members=o.members, sigma=SIGMA, device=o.device, progress=False, **how
-            )
-            spent = time.perf_counter() - started
-            w, right = (flow.vorticity(d).to_dataset(name="w") for d in (post, truth))
-            t = xsda.evaluate(w, right).isel(variable=0)
-            misfit = (xsda.observe(post[["u", "v"]], obs) - obs).to_array() / SIGMA
-            rows.append([post.denoiser_evaluations, spent, t.crps, t.rmse, t.spread_skill, np.sqrt((misfit**2).mean())])
-        means = np.array(rows, dtype=float).mean(0)
-        names = ("evaluations", "seconds", "crps", "rmse", "spread_skill", "misfit")
-        method, steps = name.split(", ")
-        OVER_TIME.append(
-            {"method": method, "steps": int(steps.split()[0]), **dict(zip(names, means.tolist(), strict=True))}
-        )
-        print(f"| {name} | {means[0]:.0f} | " + " | ".join(f"{m:.3g}" for m in means[1:]) + " |", flush=True)
 
 
 def part_b(o: argparse.Namespace) -> None:
@@ -405,11 +366,6 @@ def write_results(folder: Path) -> None:
         return {k: (units.get(k, "1"), f) for k, f in formats.items()}
 
     tables = {
-        "kolmogorov_speed": (
-            OVER_TIME, "How long does a posterior of turbulence take, and how good is it for that?",
-            {"method": "", **numbers({"seconds": "s", "misfit": "sigma"}, steps=".0f", evaluations=".0f", seconds="#.3g",
-             crps=".3f", rmse=".3f", spread_skill=".2f", misfit=".2f")},
-        ),
         "kolmogorov_speed_network": (
             list(NETWORK.values()), "How fast is the network of the paper's size, and how fast does it train?",
             {"network": "", **numbers({"seconds_forward": "s", "seconds_training": "s"}, seconds_forward=".3f",
@@ -430,7 +386,7 @@ def write_results(folder: Path) -> None:
             record(name, rows, folder=folder, columns=columns, question=question, seed=0)
 
 
-PARTS = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e, "f": part_f, "s": part_s, "one": part_one}
+PARTS = {"b": part_b, "c": part_c, "d": part_d, "e": part_e, "f": part_f, "s": part_s, "one": part_one}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

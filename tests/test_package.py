@@ -96,5 +96,9 @@ def test_import_is_light():
     assert not [m for m in heavy if m in loaded]
 
 
+def test_loading_a_prior_does_not_load_the_compiler_of_torch():
+    assert run("import sys, xsda; xsda.load_model('lorenz63'); print('torch._dynamo' in sys.modules)") == "False\n"
+
+
 def test_every_public_name_exists():
     assert all(hasattr(xsda, name) for name in xsda.__all__)

@@ -141,3 +141,17 @@ def test_first_draws_that_the_observations_exclude_are_compared_with_careful_one
     assert shared.careful == takes_over
     # if all are alike, sigma or the prior is wrong, and none is drawn again
     assert int((excess == 0).sum()) == (8 if quick + careful == 0 else quick)
+
+
+@pytest.mark.parametrize(("axes", "batches"), [(1, [[0, 2, 3, 4, 5, 6, 7]]), (2, [[0], [2], [3], [4], [5], [6], [7]])])
+def test_missing_first_members_are_drawn_at_once_unless_they_are_fields(axes, batches):
+    """One member at a time, as ``chunks={"member": 1}`` asks for: fields may fill the memory."""
+    shape, drawn = (6, 1, *(4,) * axes), []
+    likelihood = SimpleNamespace(deviance=lambda x: x.flatten(1).square().sum(1), y=torch.zeros(20))
+
+    def draw(members, attempt):
+        drawn.append(list(members))
+        return torch.ones(len(members), *shape)
+
+    judged(torch.ones(1, *shape), likelihood, [1], draw, lambda x: x, Shared())
+    assert drawn == batches

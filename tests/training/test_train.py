@@ -204,7 +204,7 @@ def test_gradients_of_the_parts_of_a_batch_add_up(spring, parts):
 def test_a_checkpoint_of_another_training_is_refused(spring, tmp_path):
     path = tmp_path / "a.checkpoint"
     xsda.train(spring, window=8, network=network(), steps=10, checkpoint=path, **QUICK)
-    with pytest.raises(ValueError, match=r"learning_rate: 0\.001 then, 0\.1 now"):
+    with pytest.raises(ValueError, match=r"learning_rate: 0\.005 then, 0\.1 now"):
         xsda.train(spring, window=8, network=network(), steps=10, learning_rate=0.1, checkpoint=path, **QUICK)
     with pytest.raises(ValueError, match=r"is at step 10, beyond steps=9"):
         xsda.train(spring, window=8, network=network(), steps=9, checkpoint=path, **QUICK)

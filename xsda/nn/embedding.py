@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +22,8 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(self, features: int, waves: int = 16):
         super().__init__()
-        self.register_buffer("frequencies", torch.pi * torch.logspace(-1.5, 0.5, waves, base=10), persistent=False)
+        frequencies = np.pi * np.logspace(-1.5, 0.5, waves)  # torch.logspace is slow on the device "meta"
+        self.register_buffer("frequencies", torch.tensor(frequencies.tolist()), persistent=False)
         self.project = nn.Sequential(
             nn.Linear(2 * waves, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU()
         )

@@ -78,4 +78,4 @@ class Footprints:
         for r, distance in zip(rho, self.distance, strict=True):
             share *= (torch.tensor(r, dtype=torch.float64) ** torch.arange(int(distance.max()) + 1))[distance]
         weight = self.weight.double() * std[self.channel]
-        return torch.einsum("kp,kpq,kq->k", weight, share, weight)[self.kind]
+        return ((weight[:, None] @ share)[:, 0] * weight).sum(1)[self.kind]

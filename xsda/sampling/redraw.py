@@ -113,7 +113,7 @@ def judged(
         return torch.stack([own, torch.fmin(own, likelihood.deviance(settle(x)))])
 
     def drawn(wanted: list[int], attempt: int) -> list[Tensor]:
-        size = len(members)
+        size = len(members) if known else FIRST  # many fields may not fit into memory at once
         return [measured(draw(wanted[i : i + size], attempt)) for i in range(0, len(wanted), size)]
 
     def credible(values: Tensor) -> int:

@@ -18,7 +18,7 @@ from xsda.training.geo import GEO, static_names, training_layout
 from xsda.training.training_options import TrainingOptions
 
 REGIONAL: dict[str, Any] = {  # options for regional fields, where a record is short
-    "steps": 1000, "batch_size": 4, "optimizer": "muon", "learning_rate": 1e-2, "warmup": 50, "ema": 0.99,
+    "steps": 1000, "batch_size": 4, "learning_rate": 1e-2, "warmup": 50, "ema": 0.99,
     "noise_center": 1.0, "noise_width": 1.7, "validate_every": 60, "validation_batches": 8, "patience": 4,
 }  # fmt: skip
 WIDTH, STATES, DAY, PARTS = 16, 12, 86400.0, 15  # of regional fields: width, window, and record over window at least

@@ -35,7 +35,7 @@ class TrainingOptions:
     accumulate
         Number of batches whose gradients are added up for one step.
     optimizer
-        "adamw" or "muon" (orthogonal steps for the weights: fewer steps for large networks; see docs/priors.md).
+        "muon" (orthogonal steps for the weights of convolutions, which learn faster) or "adamw".
     learning_rate, decay, warmup, weight_decay
         Options of the optimiser. The learning rate rises over ``warmup`` steps, and then falls along "cosine" or
         "linear", or stays "constant".
@@ -64,14 +64,14 @@ class TrainingOptions:
     Examples
     --------
     >>> xsda.training.TrainingOptions(steps=100, warmup=0, decay="linear").rate(50)
-    0.0005
+    0.0025
     """
 
     steps: int = 10_000
     batch_size: int = 64
     accumulate: int = 1
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
+    optimizer: str = "muon"
+    learning_rate: float = 5e-3
     decay: str = "cosine"
     warmup: int = 200
     weight_decay: float = 1e-3
