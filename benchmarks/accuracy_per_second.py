@@ -170,7 +170,7 @@ def draw(rows: list[dict[str, object]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     cases = list(dict.fromkeys(r["case"] for r in rows))
-    fig, axes = plt.subplots(1, len(cases), figsize=(3.2 * len(cases), 3.4), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(1, len(cases), figsize=(3.2 * len(cases) + 2.6, 3.4), layout="constrained", squeeze=False)
     marks = {"default": ("*", "C3"), "careful": ("o", "C1"), "noise": ("^", "C0"), "mmps": ("s", "C4")}
     for ax, case in zip(axes[0], cases, strict=True):
         here = {r["method"]: (r["seconds"], r["crps"]) for r in rows if r["case"] == case}
@@ -186,8 +186,10 @@ def draw(rows: list[dict[str, object]], path: Path) -> None:
             crps_ = here["filter"][1]
             ax.axhline(crps_, ls="--", color="C2", label="filter")
         ax.set(xscale="log", yscale="log", title=case, xlabel="CPU seconds a member")
+        for ticks in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter, ax.xaxis.set_major_formatter):
+            ticks("{x:g}")
     axes[0, 0].set_ylabel("CRPS")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     fig.savefig(path, dpi=120)
 
 
