@@ -8,7 +8,6 @@ import torch
 
 import xsda
 from xsda.systems import CylinderWake
-from xsda.systems.wake import _flow
 
 
 def small(**options):
@@ -33,11 +32,9 @@ def developed():
 
 def inside(wake, x):
     """The solver of a system, its arrays of the state, and the stream functions of its levels."""
-    shape = (wake.levels, *wake.space.values())
-    flow = _flow(wake.reynolds, wake.dt / wake.substeps, wake.resolution, shape, wake.upstream * wake.resolution)
-    w = x.numpy().copy()
-    flow.nest(w)
-    return flow, w, flow.stream(w)
+    w = wake._nested(x).copy()
+    wake._flow.nest(w)
+    return wake._flow, w, wake._flow.stream(w)
 
 
 def test_the_fluid_sticks_to_the_body(shedding):
@@ -148,6 +145,13 @@ def test_labels_forces_and_restarts(shedding):
     forces = wake.forces(ds.isel(member=0, drop=True))
     assert forces.drag.dims == ("time",)
     np.testing.assert_allclose([float(forces.drag[0]), float(forces.lift[0])], exact, atol=0.06)
+    flow = wake.velocity(ds).isel(member=0, time=0)
+    inner = ds.body.isel(member=0, missing_dims="ignore") == 1
+    assert float(np.abs(flow.u.where(inner)).mean()) < 0.1
+    u, v = flow.u.values, flow.v.values
+    divergence = u[1:-1, 2:] - u[1:-1, :-2] + v[2:, 1:-1] - v[:-2, 1:-1]
+    assert float(np.abs(divergence).max()) < 1e-5
+    np.testing.assert_allclose(flow.u[[0, -1]].mean(), 1.1, atol=0.1)  # it is faster beside the body
     ends = wake.step(x)[:, :1], wake.step(x[:, :1])
     error = (ends[0] - ends[1]).square().mean().sqrt()
     assert float(error) < 0.06 * float(ends[0].square().mean().sqrt())

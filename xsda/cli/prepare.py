@@ -47,8 +47,8 @@ def simulate(
 ) -> None:  # fmt: skip
     """Simulate labelled trajectories of a SYSTEM.
 
-    SYSTEM is lorenz63, lorenz96, lotkavolterra, dampedspring or kolmogorov. With --trajectories they need not fit into
-    memory, and the same command continues after an interruption.
+    SYSTEM is lorenz63, lorenz96, lotkavolterra, dampedspring, kolmogorov or wake. With --trajectories they need not
+    fit into memory, and the same command continues after an interruption.
     """
     from xsda.arguments import choose
     from xsda.files import check_output, write

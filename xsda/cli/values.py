@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 # The library's own tables of names import torch. A test compares these with them.
-SYSTEMS = ("lorenz63", "lorenz96", "lotkavolterra", "dampedspring", "kolmogorov")
+SYSTEMS = ("lorenz63", "lorenz96", "lotkavolterra", "dampedspring", "kolmogorov", "wake")
 NETWORKS = ("auto", "temporal", "spacetime", "markov")
 GUIDANCE = ("auto", "calibrated", "mmps", "sda", "dps", "pigdm", "tmpd", "projection", "proximal")
 SAMPLERS = ("auto", "dpmpp2m_sde", "dpmpp2m", "tds", "pc", "ddim", "ddpm", "heun", "euler")

@@ -36,6 +36,7 @@ SYSTEMS = {  # by the names of the command line
     "lotkavolterra": "LotkaVolterra",
     "dampedspring": "DampedSpring",
     "kolmogorov": "KolmogorovFlow",
+    "wake": "CylinderWake",
 }
 MARK = "simulation"  # the attribute of a finished file that holds its request
 
